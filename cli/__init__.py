@@ -1,0 +1,1 @@
+"""The command line: parses, composes, calls one pipeline, renders."""

@@ -1,0 +1,1 @@
+"""Configuration: Hydra groups (one YAML a choice), their typed schema, and composition."""

@@ -1,0 +1,320 @@
+"""The typed shape of every configuration; the string below a field is its help text.
+
+``Config`` is the root: each command reads the part of it that it needs. Parameters of a merge method and of a
+fine-tuning method are open dictionaries here, because their names belong to the method; they are checked against the
+method's own declaration before anything runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Dict, List, Optional
+
+from omegaconf import MISSING
+
+
+@dataclass
+class Base:
+    """The pre-trained model θ0 that all experts of a pool come from."""
+
+    name: str = "tiny"
+    """Name shown in tables."""
+    path: str = ""
+    """Folder or hub id of the checkpoint; empty for the built-in tiny model, which is made on the spot."""
+    revision: Optional[str] = None
+    """Branch, tag or commit of a hub id."""
+    seed: int = 0
+    """Seed of the built-in model's initial weights and batches."""
+    hidden: int = 96
+    """Built-in model: width."""
+    layers: int = 2
+    """Built-in model: number of layers."""
+    steps: int = 150
+    """Built-in model: pre-training steps."""
+    trust_remote_code: bool = False
+    """Run modelling code that ships with the checkpoint."""
+
+
+@dataclass
+class Task:
+    """What an expert is trained on: a built-in skill, a file, or a hub data set."""
+
+    name: str = MISSING
+    """Name of the expert's task in tables."""
+    skill: Optional[str] = None
+    """A built-in generated skill."""
+    path: Optional[str] = None
+    """JSONL, CSV or Parquet file, folder of such files (train.jsonl, …), or hub data set id."""
+    subset: Optional[str] = None
+    """Configuration name of a hub data set."""
+    revision: Optional[str] = None
+    """Branch, tag or commit of a hub data set."""
+    split: str = "train"
+    """Split that is trained on."""
+    prompt: str = "prompt"
+    """Column of the prompt."""
+    completion: str = "completion"
+    """Column of the completion: the only tokens that the loss is taken on."""
+    messages: Optional[str] = None
+    """Column of chat messages; takes the place of prompt and completion."""
+    chat_template: bool = False
+    """Put the prompt through the tokenizer's chat template."""
+    limit: Optional[int] = None
+    """Train on this many examples at most (the first ones, after a seeded shuffle)."""
+    epochs: Optional[float] = None
+    """Epochs for this task; takes the place of training.epochs and training.steps."""
+
+
+@dataclass
+class Optimizer:
+    """The base optimizer that steps at θ."""
+
+    name: str = "adamw"
+    """adamw, sgd, adafactor or adamw_8bit."""
+    lr: float = 2e-5
+    """Peak learning rate."""
+    weight_decay: float = 0.001
+    """Decoupled weight decay."""
+    betas: List[float] = field(default_factory=lambda: [0.9, 0.999])
+    """AdamW's moment decay rates."""
+    eps: float = 1e-8
+    """AdamW's denominator offset."""
+    momentum: float = 0.0
+    """SGD's momentum."""
+
+
+@dataclass
+class Lora:
+    """Low-rank adapters; the expert is saved with the adapter merged in."""
+
+    rank: int = 16
+    """Rank r."""
+    alpha: float = 32.0
+    """Scale is alpha / r."""
+    dropout: float = 0.0
+    """Dropout on the adapter's input."""
+    targets: List[str] = field(default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj"])
+    """Names of the linear layers that get an adapter."""
+
+
+@dataclass
+class Training:
+    """How long and in what precision an expert is trained."""
+
+    epochs: float = 3.0
+    """Passes over the data; steps takes its place when set."""
+    steps: Optional[int] = None
+    """Optimizer steps."""
+    batch_size: int = 8
+    """Examples a device and micro-batch."""
+    accumulation: int = 1
+    """Micro-batches an optimizer step."""
+    schedule: str = "cosine"
+    """Learning-rate schedule: cosine, linear, constant, constant_with_warmup."""
+    warmup_steps: int = 0
+    """Linear warm-up, in optimizer steps."""
+    clip: float = 1.0
+    """Gradient-norm clipping; 0 turns it off."""
+    precision: str = "float32"
+    """float32 or bf16 (autocast over float32 master weights)."""
+    max_length: Optional[int] = None
+    """Longest sequence in tokens; longer examples are an error unless truncate is set. Default: the model's context."""
+    truncate: bool = False
+    """Cut prompts that are too long from the left (the completion is kept whole)."""
+    packing: bool = False
+    """Fill each sequence with several examples (attention and positions stay per example)."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass."""
+    lora: Optional[Lora] = None
+    """Train low-rank adapters instead of all weights."""
+    save_steps: Optional[int] = None
+    """Checkpoint interval in steps, for resuming; default: no intermediate checkpoints."""
+    reporters: List[str] = field(default_factory=list)
+    """Trainer reporters: tensorboard, wandb, mlflow (extras of the same names)."""
+
+
+@dataclass
+class Checkpoint:
+    """A found expert: a hub id or a folder."""
+
+    path: str = MISSING
+    """Folder or hub id."""
+    revision: Optional[str] = None
+    """Branch, tag or commit of a hub id."""
+
+
+@dataclass
+class Pool:
+    """A base and its experts: found ones by path, made ones by task."""
+
+    base: Base = field(default_factory=Base)
+    """The base of all experts."""
+    experts: Dict[str, Checkpoint] = field(default_factory=dict)
+    """Experts that exist, by name."""
+    tasks: Dict[str, Task] = field(default_factory=dict)
+    """Experts that are fine-tuned here, one a task."""
+    finetuning: Dict[str, Any] = field(default_factory=lambda: {"method": "plain"})
+    """How the experts of `tasks` are trained: method and its parameters."""
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    """Base optimizer of the experts of `tasks`."""
+    training: Training = field(default_factory=Training)
+    """Length, batch and precision of the experts of `tasks`."""
+    seed: int = 0
+    """Training seed of the experts of `tasks`."""
+
+
+@dataclass
+class SuiteTask:
+    """One lm-eval task of a suite, with everything that fixes its number."""
+
+    task: Optional[str] = None
+    """lm-eval task or group name; default: the key in the suite."""
+    skill: Optional[str] = None
+    """A built-in generated skill, instead of an lm-eval task name."""
+    metric: str = "acc"
+    """Metric that is reported."""
+    filter: str = "none"
+    """lm-eval filter that the metric is read from."""
+    num_fewshot: Optional[int] = None
+    """Examples in the context; default: the task's own."""
+    limit: Optional[int] = None
+    """Documents at most; default: the suite's."""
+    split: Optional[str] = None
+    """Split that is scored; default: the suite's, or the task's own."""
+
+
+@dataclass
+class Suite:
+    """lm-eval tasks with their metric, few-shot count, limit and split."""
+
+    name: str = MISSING
+    """Name shown in tables."""
+    tasks: Dict[str, SuiteTask] = field(default_factory=dict)
+    """Tasks by the name shown in tables."""
+    split: Optional[str] = None
+    """Split that is scored: test or validation; default: each task's own."""
+    limit: Optional[int] = None
+    """Documents a task at most: the same seeded choice for every model."""
+    batch_size: int = 32
+    """Sequences a forward pass; halved on out-of-memory, and the size really used is recorded."""
+    dtype: str = "float32"
+    """Dtype of the model's weights while it is scored."""
+    chat_template: bool = False
+    """Put prompts through the tokenizer's chat template."""
+    max_length: Optional[int] = None
+    """Context length; default: the model's."""
+    share_prefix: bool = True
+    """Compute a context once for all of its options (same decisions, log-likelihoods to 1e-4)."""
+    include_path: Optional[str] = None
+    """Folder of further lm-eval task files."""
+    attack: str = "none"
+    """Perturbation of the prompts: none, deepwordbug, stresstest or bertattack."""
+    run_code: bool = False
+    """Allow tasks that execute generated code."""
+    seed: int = 1234
+    """Seed of few-shot examples, limits and attacks."""
+
+
+@dataclass
+class Sampler:
+    """Which subsets of a pool's experts are merged: the same for every method."""
+
+    sizes: List[int] = field(default_factory=list)
+    """Subset sizes; empty: only all experts together."""
+    samples: int = 15
+    """Distinct subsets of each size (all of them where fewer exist)."""
+    seed: int = 0
+    """Seed of the choice."""
+    base: bool = True
+    """Score the base too."""
+    singles: bool = True
+    """Score every expert alone too."""
+
+
+@dataclass
+class Executor:
+    """Where trials run."""
+
+    name: str = "local"
+    """local, or ray (extra mergebench[ray])."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    threads: Optional[int] = None
+    """CPU threads of torch; default: all cores."""
+    workers: Optional[int] = None
+    """Ray actors; default: one a GPU, or one a two CPU cores."""
+    address: Optional[str] = None
+    """Address of a Ray cluster; default: this machine."""
+    retries: int = 1
+    """Times a failing trial is tried again before it is set aside."""
+
+
+@dataclass
+class Statistics:
+    """How differences are judged."""
+
+    confidence: float = 0.95
+    """Coverage of the intervals."""
+    resamples: int = 2000
+    """Bootstrap resamples of documents."""
+    seed: int = 0
+    """Seed of the bootstrap."""
+
+
+@dataclass
+class Config:
+    """The root of the configuration; each command reads the part it needs."""
+
+    # one model
+    base: Base = field(default_factory=Base)
+    """Base model (finetune, merge)."""
+    task: Task = field(default_factory=Task)
+    """What the expert is trained on (finetune)."""
+    finetuning: Dict[str, Any] = field(default_factory=dict)
+    """Fine-tuning method and its parameters (finetune)."""
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    """Base optimizer (finetune)."""
+    training: Training = field(default_factory=Training)
+    """Length, batch and precision (finetune)."""
+    experts: List[str] = field(default_factory=list)
+    """Experts in order: folders, hub ids or store keys (merge, evaluate)."""
+    method: Dict[str, Any] = field(default_factory=dict)
+    """Merge method and its parameters (merge, evaluate)."""
+    model: Optional[str] = None
+    """What is scored: a folder, hub id or store key (evaluate)."""
+    suite: Suite = field(default_factory=Suite)
+    """What models are scored on (evaluate, sweep)."""
+    dtype: str = "auto"
+    """Dtype of merged weights: auto (the base's), float32, float16 or bfloat16."""
+    out: Optional[str] = None
+    """Folder that the result is written to, beside the store."""
+
+    # studies
+    name: Optional[str] = None
+    """Name of the study (sweep)."""
+    about: str = ""
+    """The command that runs the study and what it reproduces."""
+    pools: Dict[str, Pool] = field(default_factory=dict)
+    """Pools by name (sweep)."""
+    methods: Dict[str, Dict[str, Any]] = field(default_factory=dict)
+    """Merge methods by the name shown in tables (sweep)."""
+    sampler: Sampler = field(default_factory=Sampler)
+    """Expert subsets (sweep)."""
+    statistics: Statistics = field(default_factory=Statistics)
+    """Intervals and tests (sweep, report)."""
+    keep: str = "none"
+    """Merged checkpoints kept on disk: none, best or all (sweep)."""
+
+    # everywhere
+    executor: Executor = field(default_factory=Executor)
+    """Where work runs."""
+    store: str = "outputs/store"
+    """Folder of checkpoints and results."""
+    runs: str = "outputs/runs"
+    """Folder of tables, figures and logs of a study."""
+    datasets: Optional[str] = None
+    """Local mirror of hub data sets, by hub name; nothing is fetched from the hub then."""
+    online: bool = True
+    """Allow fetching from the hub."""
+    seed: int = 0
+    """Seed of training (finetune) and of random masks (merge, sweep)."""

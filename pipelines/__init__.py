@@ -1,0 +1,1 @@
+"""The stages: finetune, merge, evaluate, sweep, report; the store; the executors."""
