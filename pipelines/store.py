@@ -1,0 +1,156 @@
+"""The store: checkpoints and results by content key, there whole or not at all.
+
+Layout: ``<root>/<kind>/<key>/`` with an ``entry.json`` that says what the entry is. An entry is written beside its place
+and renamed into it; any number of processes may share a store, and whoever renames first wins. Nothing is ever marked
+done by the existence of a folder that is still being filled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from conf.errors import UserError
+
+KINDS = ("bases", "experts", "results", "merges", "statistics")
+ENTRY = "entry.json"
+
+
+def content_key(payload: Any) -> str:
+    """Hex key of what can change a number: SHA-256 over the canonical JSON (sorted keys, exact floats), 32 digits."""
+    text = json.dumps(payload, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One committed directory of the store."""
+
+    kind: str
+    key: str
+    folder: Path
+
+    def describe(self) -> dict[str, Any]:
+        """The entry's own account of itself."""
+        return json.loads((self.folder / ENTRY).read_text())
+
+
+class Store:
+    """Checkpoints and results by content key, below one folder."""
+
+    def __init__(self, root: str | os.PathLike[str]):
+        self.root = Path(root).expanduser().absolute()
+        try:
+            (self.root / "tmp").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"cannot use {root} as a store", where=error.strerror or "", do="name a folder that can be written with store=…"
+            ) from None
+
+    @property
+    def cache(self) -> Path:
+        """Folder of things that can be computed again: fingerprints, spectral factors."""
+        folder = self.root / "cache"
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    def folder(self, kind: str, key: str) -> Path:
+        """Where an entry is, or would be."""
+        return self.root / kind / key
+
+    def has(self, kind: str, key: str) -> bool:
+        """Whether the entry is committed."""
+        return (self.folder(kind, key) / ENTRY).is_file()
+
+    def entry(self, kind: str, key: str) -> Entry:
+        """The committed entry of exactly this key."""
+        if not self.has(kind, key):
+            raise UserError(f"the store holds no {kind} entry {key}", where=str(self.root), do="list them with `mergebench ls`")
+        return Entry(kind, key, self.folder(kind, key))
+
+    def entries(self, kind: str) -> list[Entry]:
+        """All committed entries of a kind, by key."""
+        parent = self.root / kind
+        if not parent.is_dir():
+            return []
+        return [Entry(kind, path.name, path) for path in sorted(parent.iterdir()) if (path / ENTRY).is_file()]
+
+    def find(self, prefix: str) -> Entry:
+        """The one entry of any kind whose key begins so (``kind:prefix`` narrows it)."""
+        kind, _, start = prefix.rpartition(":")
+        kinds = [k for k in KINDS if not kind or k.startswith(kind)]
+        hits = [e for k in kinds for e in self.entries(k) if e.key.startswith(start)] if len(start) >= 4 else []
+        if len(hits) != 1:
+            what = f"{len(hits)} entries of the store begin with" if hits else "no entry of the store begins with"
+            raise UserError(f"{what} {prefix!r}", where=str(self.root), do="give four or more digits of a key from `mergebench ls`")
+        return hits[0]
+
+    @contextmanager
+    def commit(self, kind: str, key: str, about: dict[str, Any]) -> Iterator[Path]:
+        """A fresh folder to fill; on leaving without an error it becomes the entry, in one rename."""
+        draft = self.root / "tmp" / f"{key}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        draft.mkdir(parents=True)
+        try:
+            yield draft
+            entry = {"kind": kind, "key": key, "made": time.time(), **about}
+            (draft / ENTRY).write_text(json.dumps(entry, indent=1, sort_keys=True, allow_nan=False) + "\n")
+            _sync(draft)
+            place = self.folder(kind, key)
+            place.parent.mkdir(exist_ok=True)
+            try:
+                os.rename(draft, place)
+            except OSError:  # another process was first, or a foreign folder without an entry is in the way
+                if not self.has(kind, key):
+                    raise
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+
+    @contextmanager
+    def claim(self, kind: str, key: str, wait: bool = True) -> Iterator[bool]:
+        """Hold the right to make an entry; yields False when another process holds it and ``wait`` is off.
+
+        The claim is an operating-system file lock: it dies with its process, so nothing stale is left behind.
+        """
+        folder = self.root / "locks"
+        folder.mkdir(exist_ok=True)
+        lock = FileLock(folder / f"{kind}-{key}.lock")
+        try:
+            lock.acquire(timeout=-1 if wait else 0)
+        except Timeout:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            with suppress(OSError):
+                os.unlink(lock.lock_file)
+            lock.release()
+
+    def sweep_drafts(self, older_than: float = 86400.0) -> int:
+        """Remove drafts that a killed process left behind; returns how many."""
+        stale = [p for p in (self.root / "tmp").iterdir() if time.time() - p.stat().st_mtime > older_than]
+        for path in stale:
+            shutil.rmtree(path, ignore_errors=True)
+        return len(stale)
+
+
+def _sync(folder: Path) -> None:
+    """Make the files of a draft durable before the rename that publishes them."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
