@@ -1,0 +1,152 @@
+"""The tiny base: a Llama of a quarter of a million parameters, pre-trained for seconds on a mixture of all skills."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from conf.errors import UserError
+from conf.schema import Base
+from pipelines.progress import SILENT, Progress
+from pipelines.tiny.skills import SKILLS, items
+from pipelines.tiny.tokenizer import CONTEXT, tokenizer
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+VERSION = 1
+"""Goes up whenever the same specification would give other weights."""
+
+HEADS, BATCH, PEAK_LR, WARMUP, ITEMS = 4, 128, 3e-3, 30, 2048
+WEIGHTS = {
+    "add": 2.0,
+    "dist": 2.0,
+    "med": 0.5,
+    "second": 0.7,
+    "count": 1.0,
+    "seq": 1.5,
+    "odd": 0.7,
+    "close": 0.4,
+}
+"""Share of a skill in the mixture (1 where it is not named), so that the base is mediocre at all of them."""
+
+
+def make_base(spec: Base, out: Path, progress: Progress = SILENT) -> None:
+    """Pre-train the tiny base and write it to ``out`` as an ordinary transformers checkpoint.
+
+    One thread and one seed fix every bit on a given machine, whatever the caller's random state, which is left as found.
+
+    Raises:
+        UserError: A width that four heads cannot share, or no layers or steps.
+    """
+    if spec.hidden < 8 or spec.hidden % 8 or spec.layers < 1 or spec.steps < 1:
+        raise UserError(
+            f"a tiny base of hidden={spec.hidden}, layers={spec.layers}, steps={spec.steps} cannot be made",
+            where=f"base {spec.name}",
+            do="take a hidden size that is a multiple of 8, and one layer and step at least",
+        )
+    symbols = tokenizer()
+    with _quiet_torch(spec.seed):
+        model = fresh_model(spec, symbols)
+        _pretrain(model, symbols, spec, progress)
+    out.mkdir(parents=True, exist_ok=True)
+    model.config.architectures = [type(model).__name__]
+    model.config.save_pretrained(out)
+    model.generation_config.save_pretrained(out)
+    save_file(model.state_dict(), out / "model.safetensors", metadata={"format": "pt"})
+    symbols.save_pretrained(out)
+
+
+def fresh_model(spec: Base, symbols: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """An untrained Llama of the given width and depth, drawn from torch's global random state."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=len(symbols),
+        hidden_size=spec.hidden,
+        intermediate_size=-(-spec.hidden * 8 // 3 // 8) * 8,
+        num_hidden_layers=spec.layers,
+        num_attention_heads=HEADS,
+        num_key_value_heads=HEADS,
+        max_position_embeddings=CONTEXT,
+        initializer_range=0.5 / spec.hidden**0.5,
+        tie_word_embeddings=False,
+        pad_token_id=symbols.pad_token_id,
+        bos_token_id=symbols.bos_token_id,
+        eos_token_id=symbols.eos_token_id,
+        dtype="float32",
+    )
+    return LlamaForCausalLM(config)
+
+
+def encode(symbols: PreTrainedTokenizerFast, texts: list[str]) -> tuple[Tensor, Tensor]:
+    """Token ids of ``prompt answer`` texts with an end token, padded right: ids [n, L] and lengths [n]."""
+    rows = [[*ids, symbols.eos_token_id] for ids in symbols(texts, add_special_tokens=False)["input_ids"]]
+    lengths = torch.tensor([len(row) for row in rows])
+    ids = torch.full((len(rows), int(lengths.max())), symbols.pad_token_id)
+    for place, row in zip(ids, rows):
+        place[: len(row)] = torch.tensor(row)
+    return ids, lengths
+
+
+def answer_loss(model: LlamaForCausalLM, ids: Tensor, lengths: Tensor) -> Tensor:
+    """Mean cross-entropy of the answer and the end token of every row; right padding needs no mask."""
+    ids = ids[:, : int(lengths.max())]
+    hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state  # [n, L, d]
+    rows = torch.arange(len(ids)).repeat(2)
+    places = torch.cat([lengths - 3, lengths - 2])  # the equals sign tells the answer, the answer tells the end
+    logits = model.lm_head(hidden[rows, places])  # [2 n, V]
+    return cross_entropy(logits, ids[rows, places + 1])
+
+
+def _pretrain(model: LlamaForCausalLM, symbols: PreTrainedTokenizerFast, spec: Base, progress: Progress) -> None:
+    ids, lengths, weight = _mixture(symbols, spec.seed)
+    rng = np.random.RandomState(spec.seed)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_LR, betas=(0.9, 0.98), weight_decay=0.01)
+    model.train()
+    with progress.step("pre-train the tiny base", total=spec.steps) as bar:
+        for t in range(spec.steps):
+            for group in optimizer.param_groups:
+                group["lr"] = PEAK_LR * min(1.0, (t + 1) / WARMUP)
+            batch = torch.from_numpy(weight.searchsorted(rng.random_sample(BATCH), side="right"))
+            loss = answer_loss(model, ids[batch], lengths[batch])
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            bar.advance(loss=loss.item())
+    model.eval()
+
+
+def _mixture(symbols: PreTrainedTokenizerFast, seed: int) -> tuple[Tensor, Tensor, np.ndarray]:
+    """Training rows of all skills and the cumulative probability of each row: [n, L], [n], [n]."""
+    texts: list[str] = []
+    weight: list[float] = []
+    for name in SKILLS:
+        rows = items(name, "train", ITEMS, seed=seed + 1_000_003)  # other items than an expert's
+        texts += [f"{item.prompt} {item.answer}" for item in rows]
+        weight += [WEIGHTS.get(name, 1.0) / len(rows)] * len(rows)
+    ids, lengths = encode(symbols, texts)
+    total = np.cumsum(weight)
+    return ids, lengths, total / total[-1]
+
+
+@contextmanager
+def _quiet_torch(seed: int) -> Iterator[None]:
+    """One thread and a seeded generator inside; the caller's threads and random state afterwards."""
+    threads = torch.get_num_threads()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)

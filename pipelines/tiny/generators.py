@@ -1,0 +1,166 @@
+"""One generator a skill: n random items at once, as indices into ``SYMBOLS``.
+
+A generator takes a frozen-stream ``RandomState`` and n and returns ``(prompt [n, L], answer [n], others [n, 3])``:
+the symbols between the skill's name and the equals sign, the right answer, and three wrong options of its kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from pipelines.tiny.symbols import CLASSES, CLOSE, LETTER, LETTERS, NUMBER, NUMBERS, OPEN, OPENING, WORD
+
+Draw = tuple[np.ndarray, np.ndarray, np.ndarray]
+Generator = Callable[[np.random.RandomState, int], Draw]
+
+
+def distinct(rng: np.random.RandomState, n: int, pool: int, size: int) -> np.ndarray:
+    """Draw rows of ``size`` distinct integers below ``pool``, in random order: [n, size]."""
+    return rng.random_sample((n, pool)).argsort(axis=1)[:, :size]
+
+
+def shuffled(rng: np.random.RandomState, rows: np.ndarray) -> np.ndarray:
+    """Permute every row [n, L] on its own."""
+    return np.take_along_axis(rows, rng.random_sample(rows.shape).argsort(axis=1), axis=1)
+
+
+def near(rng: np.random.RandomState, answer: np.ndarray, low: int, high: int, reach: int = 4) -> np.ndarray:
+    """Three distinct numbers in [low, high] within ``reach`` of the answer and not equal to it: [n, 3]."""
+    offsets = np.array([k for k in range(-reach, reach + 1) if k])
+    options = answer[:, None] + offsets  # [n, 2 * reach]
+    order = rng.random_sample(options.shape)
+    order[(options < low) | (options > high)] = 2.0
+    return np.take_along_axis(options, order.argsort(axis=1)[:, :3], axis=1)
+
+
+def three_of(rng: np.random.RandomState, rows: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """Three entries of every row [n, L ≥ 4], never the one at ``index`` [n]: [n, 3]."""
+    order = rng.random_sample(rows.shape)
+    order[np.arange(len(rows)), index] = 2.0
+    return np.take_along_axis(rows, order.argsort(axis=1)[:, :3], axis=1)
+
+
+def pick(rows: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """Entry ``index`` [n] of every row [n, L]: [n]."""
+    return rows[np.arange(len(rows)), index]
+
+
+def add(rng: np.random.RandomState, n: int) -> Draw:
+    """The sum of two numbers below 32."""
+    pair = rng.randint(0, 32, (n, 2))
+    total = pair.sum(axis=1)
+    return NUMBER + pair, NUMBER + total, NUMBER + near(rng, total, 0, 62)
+
+
+def dist(rng: np.random.RandomState, n: int) -> Draw:
+    """The absolute difference of two numbers."""
+    pair = rng.randint(0, len(NUMBERS), (n, 2))
+    gap = np.abs(pair[:, 0] - pair[:, 1])
+    return NUMBER + pair, NUMBER + gap, NUMBER + near(rng, gap, 0, 63)
+
+
+def med(rng: np.random.RandomState, n: int) -> Draw:
+    """The median of five distinct numbers."""
+    five = distinct(rng, n, len(NUMBERS), 5)
+    middle = five.argsort(axis=1)[:, 2]
+    return NUMBER + five, NUMBER + pick(five, middle), NUMBER + three_of(rng, five, middle)
+
+
+def second(rng: np.random.RandomState, n: int) -> Draw:
+    """The second of four distinct letters in alphabetical order."""
+    four = distinct(rng, n, len(LETTERS), 4)
+    place = four.argsort(axis=1)[:, 1]
+    return LETTER + four, LETTER + pick(four, place), LETTER + three_of(rng, four, place)
+
+
+def count(rng: np.random.RandomState, n: int) -> Draw:
+    """How often the first letter occurs among the seven that follow it."""
+    letters = distinct(rng, n, len(LETTERS), 3)
+    which = np.where(rng.random_sample((n, 7)) < 0.45, 0, rng.randint(1, 3, (n, 7)))
+    row = np.take_along_axis(letters, which, axis=1)
+    times = (which == 0).sum(axis=1)
+    prompt = np.concatenate([letters[:, :1], row], axis=1)
+    return LETTER + prompt, NUMBER + times, NUMBER + near(rng, times, 0, 7, reach=3)
+
+
+def seq(rng: np.random.RandomState, n: int) -> Draw:
+    """The letter that continues a row of period two, three or four."""
+    letters = distinct(rng, n, len(LETTERS), 4)
+    period = rng.randint(2, 5, n)
+    places = np.arange(8)[None, :] % period[:, None]  # [n, 8]
+    row = np.take_along_axis(letters, places, axis=1)
+    return LETTER + row[:, :7], LETTER + row[:, 7], LETTER + three_of(rng, letters, places[:, 7])
+
+
+def odd(rng: np.random.RandomState, n: int) -> Draw:
+    """The one word of four that is of another kind than the rest."""
+    kinds = distinct(rng, n, len(CLASSES), 2)
+    size = len(CLASSES[0])
+    three = kinds[:, :1] * size + distinct(rng, n, size, 3)
+    alone = kinds[:, 1] * size + rng.randint(0, size, n)
+    row = shuffled(rng, np.concatenate([three, alone[:, None]], axis=1))
+    return WORD + row, WORD + alone, WORD + three
+
+
+def close(rng: np.random.RandomState, n: int) -> Draw:
+    """The bracket that closes the innermost open one of seven."""
+    length, kinds = 7, len(OPENING)
+    stack = np.zeros((n, length + 1), dtype=int)
+    depth = np.zeros(n, dtype=int)
+    row = np.zeros((n, length), dtype=int)
+    for t in range(length):
+        opens = (depth == 0) | (rng.random_sample(n) < 0.55)
+        kind = np.where(opens, rng.randint(0, kinds, n), pick(stack, depth))
+        row[:, t] = np.where(opens, OPEN, CLOSE) + kind
+        depth += np.where(opens, 1, -1)
+        stack[opens, depth[opens]] = kind[opens]
+    answer = pick(stack, depth)  # an odd length leaves at least one open
+    others = (answer[:, None] + np.arange(1, kinds)) % kinds
+    return row, CLOSE + answer, CLOSE + others
+
+
+def at(rng: np.random.RandomState, n: int) -> Draw:
+    """The letter at a place counted from the left, among six."""
+    row = distinct(rng, n, len(LETTERS), 6)
+    place = rng.randint(0, 6, n)
+    prompt = np.concatenate([NUMBER + place[:, None] + 1, LETTER + row], axis=1)
+    return prompt, LETTER + pick(row, place), LETTER + three_of(rng, row, place)
+
+
+def back(rng: np.random.RandomState, n: int) -> Draw:
+    """The letter at a place counted from the right, among six."""
+    row = distinct(rng, n, len(LETTERS), 6)
+    place = rng.randint(0, 6, n)
+    prompt = np.concatenate([NUMBER + place[:, None] + 1, LETTER + row], axis=1)
+    return prompt, LETTER + pick(row, 5 - place), LETTER + three_of(rng, row, 5 - place)
+
+
+def most(rng: np.random.RandomState, n: int) -> Draw:
+    """The letter that occurs three times where the others occur once or twice."""
+    letters = distinct(rng, n, len(LETTERS), 4)
+    row = shuffled(rng, letters[:, [0, 0, 0, 1, 1, 2, 3]])
+    return LETTER + row, LETTER + letters[:, 0], LETTER + letters[:, 1:]
+
+
+def unique(rng: np.random.RandomState, n: int) -> Draw:
+    """The letter that occurs once where the others occur twice."""
+    letters = distinct(rng, n, len(LETTERS), 4)
+    row = shuffled(rng, letters[:, [0, 1, 1, 2, 2, 3, 3]])
+    return LETTER + row, LETTER + letters[:, 0], LETTER + letters[:, 1:]
+
+
+def twice(rng: np.random.RandomState, n: int) -> Draw:
+    """The letter that occurs twice where the others occur once."""
+    letters = distinct(rng, n, len(LETTERS), 4)
+    row = shuffled(rng, letters[:, [0, 0, 1, 2, 3]])
+    return LETTER + row, LETTER + letters[:, 0], LETTER + letters[:, 1:]
+
+
+def after(rng: np.random.RandomState, n: int) -> Draw:
+    """The letter that stands right of the first letter in the row that follows."""
+    row = distinct(rng, n, len(LETTERS), 6)
+    place = rng.randint(0, 5, n)
+    prompt = np.concatenate([pick(row, place)[:, None], row], axis=1)
+    return LETTER + prompt, LETTER + pick(row, place + 1), LETTER + three_of(rng, row, place + 1)
