@@ -42,7 +42,7 @@ WEIGHTS = {
 def make_base(spec: Base, out: Path, progress: Progress = SILENT) -> None:
     """Pre-train the tiny base and write it to ``out`` as an ordinary transformers checkpoint.
 
-    One thread and one seed fix every bit on a given machine, whatever the caller's random state, which is left as found.
+    One thread and one seed fix every bit on a given machine; the caller's random state and threads are left as found.
 
     Raises:
         UserError: A width that four heads cannot share, or no layers or steps.

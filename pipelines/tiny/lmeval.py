@@ -89,7 +89,7 @@ def export_tasks(folder: Path, skills: Iterable[str], split: Split = "test", n: 
 def _config(name: str, scored: str) -> dict[str, Any]:
     return {
         "task": name,
-        **{key: value for key, value in _CONFIG.items()},
+        **_CONFIG,
         f"{scored}_split": scored,
         "metadata": {"version": VERSION},
     }
