@@ -1,0 +1,46 @@
+"""Intervals, paired tests, multiplicity and constructive interference, on numpy arrays."""
+
+from mergeopt_core.statistics.bootstrap import (
+    bootstrap_mean,
+    cluster_weights,
+    difference_p,
+    macro_replicates,
+    paired_bootstrap,
+    percentile_interval,
+    task_replicates,
+)
+from mergeopt_core.statistics.constructive import (
+    Standing,
+    Tally,
+    constructive,
+    performance_drop,
+    share_kept,
+    union_test,
+)
+from mergeopt_core.statistics.intervals import Interval, clopper_pearson, wilson
+from mergeopt_core.statistics.multiplicity import benjamini_hochberg, holm
+from mergeopt_core.statistics.paired_tests import binomial_test, mcnemar, sign_flip
+
+__all__ = [
+    "Interval",
+    "Standing",
+    "Tally",
+    "benjamini_hochberg",
+    "binomial_test",
+    "bootstrap_mean",
+    "clopper_pearson",
+    "cluster_weights",
+    "constructive",
+    "difference_p",
+    "holm",
+    "macro_replicates",
+    "mcnemar",
+    "paired_bootstrap",
+    "percentile_interval",
+    "performance_drop",
+    "share_kept",
+    "sign_flip",
+    "task_replicates",
+    "union_test",
+    "wilson",
+]
