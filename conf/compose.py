@@ -11,8 +11,8 @@ import itertools
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -21,8 +21,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from conf.errors import UserError, nearest
 from conf.schema import Config
@@ -84,11 +84,23 @@ def _sweep_points(overrides: Sequence[str]) -> Iterator[list[str]]:
     for text, override in zip(overrides, _parse(overrides)):
         if override.is_sweep_override():
             key = override.get_key_element()
-            choices.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+            choices.append([[f"{key}={value}"] for value in override.sweep_string_iterator()])
         else:
-            choices.append([text])
+            choices.append([list(_leaves(text, override))])
     for point in itertools.product(*choices):
-        yield list(point)
+        yield [text for texts in point for text in texts]
+
+
+def _leaves(text: str, override: Override) -> Iterator[str]:
+    """An override whose value is a dictionary, as one override a leaf: typed nodes take no dictionaries."""
+    value = override.value()
+    if not isinstance(value, dict) or not value:
+        yield text
+        return
+    key = override.get_key_element()
+    for name, leaf in value.items():
+        quoted = f"{key}.{name}={Override._get_value_element_as_str(leaf)}"
+        yield from _leaves(quoted, OverridesParser.create().parse_override(quoted))
 
 
 @contextmanager
@@ -101,82 +113,108 @@ def _hydra(extra: Path | None) -> Iterator[list[str]]:
 
 
 def _compose_one(overrides: list[str], extra: Path | None) -> tuple[Config, DictConfig]:
+    known = groups([FOLDER, extra] if extra else [FOLDER])
     with _hydra(extra) as search:
         try:
-            tree = hydra_compose("config", overrides=[*search, *overrides])
-        except (HydraException, OmegaConfBaseException) as error:
-            raise _explain(overrides, extra, search, error) from None
+            added = [o for o in _parse(overrides) if (o.is_add() or o.is_force_add()) and o.key_or_group not in known]
+            plain = [text for text, o in zip(overrides, _parse(overrides)) if o not in added]
+            tree = hydra_compose("config", overrides=[*search, *plain])
+            for override in added:
+                _add(tree, override)
+        except (HydraException, OmegaConfBaseException, AssertionError) as error:
+            raise _explain(overrides, known, search, error) from None
+    _check_keys(tree, Config, "")
     try:
         typed = OmegaConf.to_object(tree)
     except OmegaConfBaseException as error:
-        where = getattr(error, "full_key", None) or ""
-        raise UserError(
-            str(error).splitlines()[0], where=str(where), do="give it a value, see `--cfg` for the rest"
-        ) from None
+        where = str(getattr(error, "full_key", None) or "")
+        raise UserError(_first_cause(error), where=where, do="give it a value, see --cfg for the rest") from None
     assert isinstance(typed, Config)
     return typed, tree
 
 
-def _explain(overrides: list[str], extra: Path | None, search: list[str], error: Exception) -> UserError:
+def _add(tree: DictConfig, override: Override) -> None:
+    """Add a value below ``+key``, where Hydra itself cannot add an entry to a dictionary of dataclasses."""
+    *parents, last = override.key_or_group.split(".")
+    node = tree
+    for part in parents:
+        kind = node._metadata.element_type
+        if part not in node and is_dataclass(kind):
+            with open_dict(node):
+                node[part] = OmegaConf.structured(kind)
+        node = node[part]
+    if last in node and override.is_add() and not override.is_force_add():
+        raise ConfigKeyError(f"{override.key_or_group} is there already")
+    OmegaConf.update(node, last, override.value(), force_add=True)
+
+
+def _check_keys(node: DictConfig, schema: type, prefix: str) -> None:
+    """Refuse keys that the schema does not know; a plus sign can put them into the tree."""
+    known = {f.name for f in fields(schema)}
+    for key in node:
+        if key not in known:
+            raise UserError(f"no key is called {f'{prefix}{key}'!r}", where="conf/schema.py", do=nearest(str(key), known))
+        child = None if OmegaConf.is_missing(node, key) else node._get_node(key)
+        if isinstance(child, DictConfig) and not child._is_none():
+            kind = OmegaConf.get_type(child)
+            if is_dataclass(kind):
+                _check_keys(child, kind, f"{prefix}{key}.")
+            for name, entry in child.items_ex(resolve=False) if kind is dict else ():
+                if isinstance(entry, DictConfig) and is_dataclass(OmegaConf.get_type(entry)):
+                    _check_keys(entry, OmegaConf.get_type(entry), f"{prefix}{key}.{name}.")
+
+
+def _explain(overrides: list[str], known: dict[str, list[str]], search: list[str], error: BaseException) -> UserError:
     """One line for a failed composition: what, where, and the nearest valid names."""
-    folders = [FOLDER, extra] if extra else [FOLDER]
-    known = groups(folders)
     parsed = _parse(overrides)
-    for override in parsed:
-        group = override.key_or_group
-        if group in known and isinstance(override.value(), str) and override.value() not in known[group]:
-            return UserError(
-                f"no {group} is called {str(override.value())!r}", where=f"conf/{group}/", do=nearest(str(override.value()), known[group])
-            )
-    choice_overrides = [text for text, override in zip(overrides, parsed) if override.key_or_group in known]
+    chosen = [(text, override) for text, override in zip(overrides, parsed) if override.key_or_group in known]
+    for _, override in chosen:
+        group, choice = override.key_or_group, override.value()
+        if isinstance(choice, str) and choice not in known[group]:
+            return UserError(f"no {group} is called {choice!r}", where=f"conf/{group}/", do=nearest(choice, known[group]))
+    texts = [text for text, _ in chosen]
     try:
-        tree: Any = hydra_compose("config", overrides=[*search, *choice_overrides])
+        tree = hydra_compose("config", overrides=[*search, *texts], return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as inner:
-        return UserError(_first_cause(inner), where=" ".join(choice_overrides), do="mend the file named, or choose another")
+        return UserError(_first_cause(inner), where=" ".join(texts), do="mend the file named, or choose another")
+    homes = {key.split("@")[-1]: f"conf/{key.split('@')[0]}/{choice}.yaml" for key, choice in tree.hydra.runtime.choices.items()}
     for text, override in zip(overrides, parsed):
-        if override.key_or_group not in known and (problem := _explain_key(text, override, tree, choice_overrides, known)):
+        if override.key_or_group not in known and (problem := _explain_key(text, override, tree, homes, known)):
             return problem
-    return UserError(_first_cause(error), where=" ".join(overrides), do="see `--cfg` for the keys there are")
+    return UserError(_first_cause(error), where=" ".join(overrides), do="see --cfg for the keys there are")
 
 
-def _explain_key(text: str, override: Override, tree: Any, chosen: list[str], known: dict[str, list[str]]) -> UserError | None:
+def _explain_key(
+    text: str, override: Override, tree: DictConfig, homes: dict[str, str], known: dict[str, list[str]]
+) -> UserError | None:
     """Why a value override fails, or None when it is not the one at fault."""
-    key = override.key_or_group
-    parts, node = key.split("."), tree
+    parts, node = override.key_or_group.split("."), tree
     for depth, part in enumerate(parts):
-        if not isinstance(node, DictConfig):
-            return UserError(f"{'.'.join(parts[:depth])!r} is a value, not a group of keys", where=text)
+        parent = ".".join(parts[:depth])
+        if not isinstance(node, DictConfig) or node._is_none():
+            return UserError(f"{parent!r} is not a group of keys", where=text, do=f"give {parent} a value as a whole")
         if part not in node:
-            if override.is_add() and depth == len(parts) - 1 and not _typed(node):
+            if override.is_add() and depth == len(parts) - 1:
                 return None
-            where = _home(parts[:depth], chosen)
-            names = [str(k) for k in node] + (list(known) if depth == 0 else [])
-            return UserError(f"no key is called {'.'.join(parts[: depth + 1])!r}", where=where, do=nearest(part, names))
-        node = node._get_node(part) if node._get_node(part) is not None else node[part]
-        node = getattr(node, "_value", lambda n=node: n)() if not isinstance(node, DictConfig) else node
+            names = [str(k) for k in node if k != "hydra"] + (list(known) if depth == 0 else [])
+            return UserError(f"no key is called {f'{parent}.{part}'.strip('.')!r}", where=_home(parent, homes), do=nearest(part, names))
+        node = node._get_node(part)  # type: ignore[assignment]
     if override.is_add():
-        return UserError(f"{key!r} is there already", where=text, do=f"write {key}=… without the plus sign")
+        return UserError(f"{override.key_or_group!r} is there already", where=text, do="write it without the plus sign")
     try:
-        OmegaConf.update(tree, key, override.value(), force_add=False)
-    except OmegaConfBaseException as error:
-        return UserError(f"{text}: {str(error).splitlines()[0]}", where=_home(parts[:-1], chosen))
+        OmegaConf.update(tree, override.key_or_group, override.value(), force_add=False)
+    except (OmegaConfBaseException, AssertionError) as error:
+        return UserError(f"{text}: {str(error).splitlines()[0]}", where=_home(".".join(parts[:-1]), homes))
     return None
 
 
-def _typed(node: DictConfig) -> bool:
-    kind = OmegaConf.get_type(node)
-    return kind is not None and kind is not dict
-
-
-def _home(parents: list[str], chosen: list[str]) -> str:
-    """The file in which the keys below these parents live."""
-    if not parents:
-        return "conf/config.yaml"
-    for text in chosen:
-        group, _, choice = text.lstrip("+").partition("=")
-        if group == parents[0]:
-            return f"conf/{group}/{choice}.yaml"
-    return f"conf/{parents[0]}/" if (FOLDER / parents[0]).is_dir() else "conf/schema.py"
+def _home(parent: str, homes: dict[str, str]) -> str:
+    """The file in which the keys below a node live: the choice that fills the node or the nearest one above it."""
+    while parent:
+        if parent in homes:
+            return homes[parent]
+        parent = parent.rpartition(".")[0]
+    return "conf/schema.py"
 
 
 def _first_cause(error: BaseException) -> str:

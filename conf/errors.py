@@ -17,7 +17,7 @@ class UserError(Exception):
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
     """Words for the valid names nearest to a misspelt one: ``did you mean ties, ties_sb?``."""
-    names = sorted(str(k) for k in known)
+    names = sorted({str(k) for k in known})
     close = difflib.get_close_matches(name, names, n=count, cutoff=0.5)
     if close:
         return f"did you mean {', '.join(close)}?"

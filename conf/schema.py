@@ -87,8 +87,8 @@ class Optimizer:
 class Lora:
     """Low-rank adapters; the expert is saved with the adapter merged in."""
 
-    rank: int = 16
-    """Rank r."""
+    rank: int = 0
+    """Rank r; 0 trains all weights."""
     alpha: float = 32.0
     """Scale is alpha / r."""
     dropout: float = 0.0
@@ -125,8 +125,8 @@ class Training:
     """Fill each sequence with several examples (attention and positions stay per example)."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass."""
-    lora: Optional[Lora] = None
-    """Train low-rank adapters instead of all weights."""
+    lora: Lora = field(default_factory=Lora)
+    """Train low-rank adapters instead of all weights, where lora.rank is set."""
     save_steps: Optional[int] = None
     """Checkpoint interval in steps, for resuming; default: no intermediate checkpoints."""
     reporters: List[str] = field(default_factory=list)
@@ -286,6 +286,10 @@ class Config:
     """What models are scored on (evaluate, sweep)."""
     dtype: str = "auto"
     """Dtype of merged weights: auto (the base's), float32, float16 or bfloat16."""
+    vocab: str = "error"
+    """Different vocabularies among the merged: error, base (the base's rows) or union."""
+    strict: bool = True
+    """Missing and extra tensors are errors; otherwise the base's stand in and extra ones are dropped."""
     out: Optional[str] = None
     """Folder that the result is written to, beside the store."""
 

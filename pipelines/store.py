@@ -14,7 +14,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,9 +69,10 @@ class Store:
         """Where an entry is, or would be."""
         return self.root / kind / key
 
-    def has(self, kind: str, key: str) -> bool:
-        """Whether the entry is committed."""
-        return (self.folder(kind, key) / ENTRY).is_file()
+    def has(self, kind: str, key: str, complete: bool = False) -> bool:
+        """Whether the entry is committed (and, if asked, carries no failed part)."""
+        file = self.folder(kind, key) / ENTRY
+        return file.is_file() and not (complete and json.loads(file.read_text()).get("incomplete", False))
 
     def entry(self, kind: str, key: str) -> Entry:
         """The committed entry of exactly this key."""
@@ -98,7 +99,11 @@ class Store:
 
     @contextmanager
     def commit(self, kind: str, key: str, about: dict[str, Any]) -> Iterator[Path]:
-        """A fresh folder to fill; on leaving without an error it becomes the entry, in one rename."""
+        """A fresh folder to fill; on leaving without an error it becomes the entry, in one rename.
+
+        ``about`` is read when the block ends, so the block may still add to it. An entry that is there already stays,
+        unless it is marked incomplete (a result with failed tasks): then it is replaced.
+        """
         draft = self.root / "tmp" / f"{key}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         draft.mkdir(parents=True)
         try:
@@ -107,14 +112,21 @@ class Store:
             (draft / ENTRY).write_text(json.dumps(entry, indent=1, sort_keys=True, allow_nan=False) + "\n")
             _sync(draft)
             place = self.folder(kind, key)
-            place.parent.mkdir(exist_ok=True)
-            try:
-                os.rename(draft, place)
-            except OSError:  # another process was first, or a foreign folder without an entry is in the way
-                if not self.has(kind, key):
-                    raise
+            self._publish(draft, kind, key)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
+
+    def _publish(self, draft: Path, kind: str, key: str) -> None:
+        place = self.folder(kind, key)
+        place.parent.mkdir(exist_ok=True)
+        if place.exists() and not self.has(kind, key, complete=True):
+            os.rename(place, draft.with_name(draft.name + "-replaced"))
+            shutil.rmtree(draft.with_name(draft.name + "-replaced"), ignore_errors=True)
+        try:
+            os.rename(draft, place)
+        except OSError:  # another process was first
+            if not self.has(kind, key):
+                raise
 
     @contextmanager
     def claim(self, kind: str, key: str, wait: bool = True) -> Iterator[bool]:
@@ -133,8 +145,6 @@ class Store:
         try:
             yield True
         finally:
-            with suppress(OSError):
-                os.unlink(lock.lock_file)
             lock.release()
 
     def sweep_drafts(self, older_than: float = 86400.0) -> int:

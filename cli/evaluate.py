@@ -1,0 +1,60 @@
+"""``mergebench evaluate``: the scores of one model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+
+from cli.options import Cfg, ConfigDir, Json, Overrides, compose_all, print_cfg
+
+HELP = """Score a base, an expert, a folder, a hub id or a merge on a suite.
+
+[bold]Examples[/]
+
+  mergebench evaluate suite=skills
+
+  mergebench evaluate model=merged suite=real_mini datasets=mirror
+
+  mergebench evaluate experts=[out/a,out/b] method=ties suite=skills
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+
+    @app.command(help=HELP, rich_help_panel="One model")
+    def evaluate(overrides: Overrides = None, cfg: Cfg = False, json: Json = False, config_dir: ConfigDir = None) -> None:
+        composed = compose_all(overrides, config_dir)
+        if cfg:
+            return print_cfg(composed)
+        from cli import console
+        from pipelines.single import evaluate_model
+
+        entries = []
+        with console.listening() as progress:
+            for config, _ in composed:
+                entries.append(evaluate_model(config, progress))
+        if json:
+            return console.print_json([{"folder": e.folder, **e.describe()} for e in entries])
+        for entry in entries:
+            console.out.print(_table(entry.describe()))
+            console.out.print(f"[dim]{entry.folder}[/]", soft_wrap=True, highlight=False)
+
+
+def _table(about: dict[str, Any]) -> Any:
+    from rich.table import Table
+
+    table = Table(title=" ".join([about["suite"], "·", *about["names"]]), title_justify="left")
+    for column, justify in (("task", "left"), ("metric", "left"), ("value", "right"), ("±", "right"), ("n", "right")):
+        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    for name, task in about["tasks"].items():
+        if task["error"]:
+            table.add_row(name, f"[red]{task['error']}[/]", "", "", "")
+        else:
+            table.add_row(name, task["metric"], f"{task['value']:.4f}", f"{1.96 * (task['stderr'] or 0):.4f}", str(task["n"]))
+    values = [task["value"] for task in about["tasks"].values() if not task["error"]]
+    if values:
+        table.add_row("[bold]mean[/]", "", f"[bold]{sum(values) / len(values):.4f}[/]", "", "")
+    table.caption = "± is half of a 95 % interval over documents"
+    return table

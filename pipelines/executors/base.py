@@ -1,0 +1,43 @@
+"""What every executor does: take trials, tell of each as it ends, keep going past the ones that fail."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from conf.errors import UserError, nearest
+from conf.schema import Executor
+from pipelines.sources import Access
+from pipelines.trial import Trial
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A trial that was set aside."""
+
+    trial: Trial
+    reason: str
+
+
+@dataclass
+class Outcome:
+    """How a set of trials ended."""
+
+    done: int = 0
+    elsewhere: int = 0
+    """Finished by another process while this one ran."""
+    failures: list[Failure] = field(default_factory=list)
+    interrupted: bool = False
+
+
+OnTrial = Callable[[Trial, str], None]
+"""Called with each trial and what became of it: done, elsewhere or failed."""
+
+
+def run_trials(trials: Sequence[Trial], executor: Executor, access: Access, on_trial: OnTrial) -> Outcome:
+    """Run trials with the executor that the configuration names."""
+    if executor.name == "local":
+        from pipelines.executors.local import run_local
+
+        return run_local(trials, executor, access, on_trial)
+    raise UserError(f"no executor is called {executor.name!r}", where="executor.name", do=nearest(executor.name, ["local"]))

@@ -1,0 +1,118 @@
+"""One model at a time: fine-tune one expert, write one merge, score one model."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from conf.errors import UserError
+from conf.schema import Checkpoint, Config
+from mergeopt_core.merging.mergekit_api import describe
+from pipelines.evaluate import check_suite, suite_fingerprint
+from pipelines.executors import run_trials
+from pipelines.merge.recipe import Recipe
+from pipelines.merge.stream import Merge, write_merge
+from pipelines.progress import SILENT, Progress
+from pipelines.sources import Access, ExpertRecipe, Source, Unmade, find_base, find_checkpoint, find_expert, make_base, make_expert, resolve
+from pipelines.store import Entry
+from pipelines.study import access_of, check_method
+from pipelines.trial import Trial
+
+
+@dataclass(frozen=True)
+class Made:
+    """A checkpoint and what is known of it."""
+
+    folder: Path
+    entry: dict[str, Any]
+    new: bool
+
+
+def finetune_expert(config: Config, progress: Progress = SILENT) -> Made:
+    """Fine-tune ``base`` on ``task``; the expert goes into the store, and a copy to ``out`` where that is set."""
+    from pipelines.finetune import check_finetuning
+
+    check_finetuning(config.finetuning)
+    access = access_of(config)
+    recipe = ExpertRecipe(
+        config.task.name, config.base, config.task, config.finetuning, config.optimizer, config.training, config.seed
+    )
+    base = make_base(config.base, access, progress)
+    new = isinstance(find_expert(recipe, base, access), Unmade)
+    expert = make_expert(recipe, base, access, progress)
+    folder = Path(expert.path)
+    entry = Entry("experts", folder.name, folder).describe()
+    return Made(_copy_out(folder, config.out), entry, new)
+
+
+def merge_checkpoint(config: Config, progress: Progress = SILENT) -> Made:
+    """Merge ``experts`` over ``base`` by ``method`` into an ordinary checkpoint folder at ``out``."""
+    if not config.out:
+        raise UserError("there is no folder to write the merged model to", where="out", do="name one with out=DIR")
+    access = access_of(config)
+    merge = _merge(config, access, progress)
+    if problems := merge.problems():
+        first = problems[0]
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise UserError(f"{first.what}{more}", where=f"{first.who} {first.tensor}".strip(), do=first.do)
+    write_merge(merge, Path(config.out), progress)
+    return Made(Path(config.out), {"recipe": merge.recipe.to_dict()}, True)
+
+
+def evaluate_model(config: Config, progress: Progress = SILENT) -> Entry:
+    """Score ``model`` (a folder, hub id or store key), or the merge of ``experts``, or ``base``, on ``suite``."""
+    if problems := check_suite(config.suite, config.datasets):
+        raise UserError(problems[0], where=f"suite {config.suite.name}", do="mend the suite, or name a mirror with datasets=DIR")
+    access = access_of(config)
+    trial = _trial(config, access, progress)
+    with progress.step(f"evaluate on {config.suite.name}"):
+        outcome = run_trials([trial], config.executor, access, lambda _trial, _became: None)
+    if outcome.failures:
+        raise UserError(f"the model could not be scored: {outcome.failures[0].reason}", where=trial.base.path)
+    if outcome.interrupted:
+        raise KeyboardInterrupt
+    return access.store.entry("results", trial.key)
+
+
+def _trial(config: Config, access: Access, progress: Progress) -> Trial:
+    fingerprint = suite_fingerprint(config.suite, config.datasets)
+    if config.model:
+        model = access.source(access.open(resolve(config.model, access.store)))
+        return Trial("base", model, (), config.suite, fingerprint, names=(config.model,))
+    if not config.experts:
+        return Trial("base", make_base(config.base, access, progress), (), config.suite, fingerprint, names=(config.base.name,))
+    base, experts = _sources(config, access, progress)
+    recipe = _recipe(config, base, experts)
+    random = describe(recipe.method).random
+    return Trial("merge", base, experts, config.suite, fingerprint, recipe, random, tuple(config.experts))
+
+
+def _merge(config: Config, access: Access, progress: Progress) -> Merge:
+    base, experts = _sources(config, access, progress)
+    opened = [access.open(expert.path) for expert in experts]
+    return Merge(_recipe(config, base, experts), access.open(base.path), opened, [expert.fingerprint for expert in experts])
+
+
+def _sources(config: Config, access: Access, progress: Progress) -> tuple[Source, tuple[Source, ...]]:
+    if not config.experts:
+        raise UserError("there is nothing to merge", where="experts", do="name folders, hub ids or store keys: experts=[a,b]")
+    check_method(config.method)
+    experts = tuple(find_checkpoint(Checkpoint(path=path), access) for path in config.experts)
+    found = find_base(config.base, access)
+    return (found if isinstance(found, Source) else make_base(config.base, access, progress)), experts
+
+
+def _recipe(config: Config, base: Source, experts: tuple[Source, ...]) -> Recipe:
+    method, parameters = check_method(config.method, experts=len(experts))
+    return Recipe(base.path, tuple(expert.path for expert in experts), method, parameters, config.seed, config.dtype, config.vocab, config.strict)
+
+
+def _copy_out(folder: Path, out: str | None) -> Path:
+    if out is None:
+        return folder
+    if Path(out).exists() and any(Path(out).iterdir()):
+        raise UserError("the folder is not empty", where=out, do="name a new folder with out=DIR")
+    shutil.copytree(folder, out, dirs_exist_ok=True)
+    return Path(out)

@@ -1,0 +1,184 @@
+"""Where weights come from: checkpoints that are found, and bases and experts that are made and kept in the store."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from conf.schema import Base, Checkpoint, Optimizer, Pool, Task, Training
+from pipelines.merge.checkpoint import OpenCheckpoint, open_checkpoint
+from pipelines.progress import SILENT, Progress
+from pipelines.store import Store, content_key
+
+TRAINING_VERSION = 1
+"""Part of an expert's key: raised when the same training recipe would give other weights."""
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "spiece.model")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Weights that exist: where they are and what they are."""
+
+    path: str
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Unmade:
+    """Weights that a study still has to make; the key is unknown while what they start from is unmade too."""
+
+    what: str
+    key: str | None
+
+
+@dataclass(frozen=True)
+class Access:
+    """How checkpoints and data sets may be reached."""
+
+    store: Store
+    datasets: str | None = None
+    online: bool = True
+
+    def open(self, path: str, revision: str | None = None) -> OpenCheckpoint:
+        """Open a checkpoint's headers; nothing is read of its weights."""
+        return open_checkpoint(path, revision=revision, online=self.online)
+
+    def source(self, checkpoint: OpenCheckpoint) -> Source:
+        """What a study refers to: the folder and the fingerprint of its weights."""
+        return Source(str(checkpoint.folder), checkpoint.fingerprint(self.store.cache))
+
+
+def tokenizer_fingerprint(folder: str | Path) -> str:
+    """SHA-256 over the tokenizer's own files, the same for a copy that lies beside other weights."""
+    digest = hashlib.sha256()
+    for name in TOKENIZER_FILES:
+        file = Path(folder) / name
+        if file.is_file():
+            digest.update(name.encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()[:32]
+
+
+def find_base(base: Base, access: Access) -> Source | Unmade:
+    """The base where it exists, or what is to be made."""
+    if base.path:
+        return access.source(access.open(base.path, base.revision))
+    key = _builtin_key(base)
+    if access.store.has("bases", key):
+        return access.source(access.open(str(access.store.folder("bases", key))))
+    return Unmade(f"base {base.name}", key)
+
+
+def make_base(base: Base, access: Access, progress: Progress = SILENT) -> Source:
+    """The base, pre-trained now if it is the built-in one and not in the store yet."""
+    found = find_base(base, access)
+    if isinstance(found, Source):
+        return found
+    from pipelines.tiny.base import make_base as pretrain
+
+    assert found.key is not None
+    with access.store.claim("bases", found.key):
+        if not access.store.has("bases", found.key):
+            with access.store.commit("bases", found.key, {"name": base.name, "spec": dataclasses.asdict(base)}) as draft:
+                pretrain(base, draft, progress)
+    return access.source(access.open(str(access.store.folder("bases", found.key))))
+
+
+def _builtin_key(base: Base) -> str:
+    from pipelines.tiny.skills import VERSION
+
+    spec = {k: v for k, v in dataclasses.asdict(base).items() if k in ("seed", "hidden", "layers", "steps")}
+    return content_key({"base": "built-in", "version": VERSION, **spec})
+
+
+@dataclass(frozen=True)
+class ExpertRecipe:
+    """Everything that fixes a fine-tuned expert."""
+
+    name: str
+    base: Base
+    task: Task
+    finetuning: dict[str, Any]
+    optimizer: Optimizer
+    training: Training
+    seed: int
+
+    def key(self, base: Source, access: Access) -> str:
+        """Content key: base weights, data, fine-tuning method and parameters, optimizer, training, seed."""
+        from pipelines.finetune import check_finetuning, task_fingerprint
+
+        training = {k: v for k, v in dataclasses.asdict(self.training).items() if k not in ("reporters", "save_steps")}
+        task = {k: v for k, v in dataclasses.asdict(self.task).items() if k not in ("name", "path", "skill")}
+        return content_key(
+            {
+                "version": TRAINING_VERSION,
+                "base": base.fingerprint,
+                "data": task_fingerprint(self.task, datasets=access.datasets, online=access.online),
+                "task": task,
+                "finetuning": check_finetuning(self.finetuning),
+                "optimizer": dataclasses.asdict(self.optimizer),
+                "training": training,
+                "seed": self.seed,
+            }
+        )
+
+
+def pool_recipes(pool: Pool) -> dict[str, ExpertRecipe]:
+    """The experts of a pool that are made by fine-tuning."""
+    return {
+        name: ExpertRecipe(name, pool.base, task, pool.finetuning, pool.optimizer, pool.training, pool.seed)
+        for name, task in pool.tasks.items()
+    }
+
+
+def find_expert(recipe: ExpertRecipe, base: Source | Unmade, access: Access) -> Source | Unmade:
+    """The expert where it exists, or what is to be made."""
+    if isinstance(base, Unmade):
+        return Unmade(f"expert {recipe.name}", None)
+    key = recipe.key(base, access)
+    if access.store.has("experts", key):
+        return access.source(access.open(str(access.store.folder("experts", key))))
+    return Unmade(f"expert {recipe.name}", key)
+
+
+def make_expert(recipe: ExpertRecipe, base: Source, access: Access, progress: Progress = SILENT) -> Source:
+    """The expert, fine-tuned now if the store does not hold it yet."""
+    found = find_expert(recipe, base, access)
+    if isinstance(found, Source):
+        return found
+    from pipelines.finetune import finetune
+
+    assert found.key is not None
+    with access.store.claim("experts", found.key):
+        if not access.store.has("experts", found.key):
+            about: dict[str, Any] = {
+                "name": recipe.name,
+                "task": recipe.task.name,
+                "finetuning": recipe.finetuning,
+                "optimizer": dataclasses.asdict(recipe.optimizer),
+                "training": dataclasses.asdict(recipe.training),
+                "seed": recipe.seed,
+                "base": dataclasses.asdict(base),
+            }
+            with access.store.commit("experts", found.key, about) as draft:
+                about["summary"] = finetune(
+                    Path(base.path), recipe.task, recipe.finetuning, recipe.optimizer, recipe.training, recipe.seed,
+                    draft, progress, name=recipe.name, datasets=access.datasets, online=access.online,
+                )  # fmt: skip
+    return access.source(access.open(str(access.store.folder("experts", found.key))))
+
+
+def find_checkpoint(checkpoint: Checkpoint, access: Access) -> Source:
+    """A found expert; a store key stands for the entry it names."""
+    return access.source(access.open(resolve(checkpoint.path, access.store), checkpoint.revision))
+
+
+def resolve(path: str, store: Store) -> str:
+    """A folder or hub id as it is; ``kind:key`` as the folder of that store entry."""
+    kind, colon, _ = path.partition(":")
+    if colon and not Path(path).exists() and kind in ("base", "bases", "expert", "experts", "merge", "merges"):
+        return str(store.find(path).folder)
+    return path

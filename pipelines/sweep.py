@@ -1,0 +1,113 @@
+"""A whole study: plan, make what is missing, run what is new, report. Repeating it resumes or extends it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from conf.schema import Config
+from pipelines.executors import Outcome, run_trials
+from pipelines.plan import Plan, make_plan
+from pipelines.progress import SILENT, Progress
+from pipelines.report import Report, write_report
+from pipelines.rows import trial_rows
+from pipelines.sources import Access
+from pipelines.study import access_of, make_pools
+from pipelines.trial import Trial
+
+
+@dataclass
+class Sweep:
+    """How a study went."""
+
+    name: str
+    plan: Plan
+    outcome: Outcome
+    report: Report | None
+    folder: Path
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Wall time: plan, make (bases and experts), trials, of which merge and evaluate, report."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether every trial of the study has its result."""
+        return not self.outcome.failures and not self.outcome.interrupted
+
+
+def run_study(config: Config, progress: Progress = SILENT) -> Sweep:
+    """Run a study; what the store holds already is not computed again.
+
+    Raises UserError when the plan finds something wrong, before anything is spent.
+    """
+    access, clock = access_of(config), _Clock()
+    plan = make_plan(config, access)
+    plan.check()
+    clock.lap("plan")
+    if plan.layout.unmade:
+        make_pools(config, access, progress)
+        clock.lap("make")
+        plan = make_plan(config, access)
+        plan.check()
+        clock.lap("plan")
+    outcome = _run(config, plan, access, progress, clock)
+    clock.lap("trials")
+    report = _report(config, plan, access, progress)
+    clock.lap("report")
+    return Sweep(plan.name, plan, outcome, report, _folder(config), clock.seconds)
+
+
+def report_study(config: Config, progress: Progress = SILENT) -> Sweep:
+    """Tables, figures and page of what the store holds of a study; nothing is run."""
+    access = access_of(config)
+    plan = make_plan(config, access)
+    return Sweep(plan.name, plan, Outcome(), _report(config, plan, access, progress), _folder(config))
+
+
+class _Clock:
+    """Wall time by name."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.add(name, now - self._last)
+        self._last = now
+
+    def add(self, name: str, seconds: float) -> None:
+        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+
+
+def _run(config: Config, plan: Plan, access: Access, progress: Progress, clock: _Clock) -> Outcome:
+    new = [trial for trial in plan.layout.trials if not access.store.has("results", trial.key, complete=True)]
+    if not new:
+        return Outcome()
+    with progress.step("trials", len(new)) as step:
+
+        def on_trial(trial: Trial, became: str) -> None:
+            step.advance(1, trial=_title(trial), became=became)
+            if became == "done":
+                for part, seconds in access.store.entry("results", trial.key).describe()["seconds"].items():
+                    clock.add(part, seconds)
+
+        return run_trials(new, config.executor, access, on_trial)
+
+
+def _title(trial: Trial) -> str:
+    if trial.merge is None:
+        return " ".join([trial.kind, *trial.names])
+    return f"{trial.merge.method} of {len(trial.experts)}"
+
+
+def _report(config: Config, plan: Plan, access: Access, progress: Progress) -> Report | None:
+    rows = trial_rows(plan, access, config.suite.name)
+    if not rows:
+        return None
+    with progress.step("report"):
+        return write_report(rows, _folder(config), statistics=config.statistics, title=plan.name)
+
+
+def _folder(config: Config) -> Path:
+    return Path(config.runs) / (config.name or "study")

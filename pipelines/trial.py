@@ -1,0 +1,71 @@
+"""A trial: one model (base, expert or recipe) on one suite. Its key holds what can change its number, nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from conf.schema import Suite
+from pipelines.merge.recipe import Recipe
+from pipelines.sources import Source, tokenizer_fingerprint
+from pipelines.store import content_key
+
+RESULT_VERSION = 1
+"""Part of every key: raised when the same trial would give other numbers."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One model on one suite.
+
+    ``kind`` is base, expert or merge; ``base`` is the pool's base, whose tokenizer and architecture the model is read
+    with; ``experts`` are the weights that are scored (one expert) or merged (in order); ``merge`` is the recipe.
+    """
+
+    kind: str
+    base: Source
+    experts: tuple[Source, ...]
+    suite: Suite
+    suite_fingerprint: dict[str, Any]
+    merge: Recipe | None = None
+    random: bool = True
+    names: tuple[str, ...] = field(default=(), compare=False)
+
+    @cached_property
+    def key(self) -> str:
+        """Content key over weights, method, parameters, seed, dtypes, suite and evaluation settings."""
+        return content_key({"version": RESULT_VERSION, "model": self._model(), "suite": self._suite()})
+
+    def _model(self) -> dict[str, Any]:
+        if self.kind == "base":
+            return {"weights": self.base.fingerprint}
+        if self.merge is None:
+            return {"weights": self.experts[0].fingerprint}
+        return {
+            "base": self.base.fingerprint,
+            "experts": [expert.fingerprint for expert in self.experts],
+            "method": self.merge.method,
+            "parameters": self.merge.parameters,
+            "seed": self.merge.seed if self.random else None,
+            "dtype": self.merge.dtype,
+            "vocab": self.merge.vocab,
+            "strict": self.merge.strict,
+        }
+
+    def _suite(self) -> dict[str, Any]:
+        return {**self.suite_fingerprint, "tokenizer": tokenizer_fingerprint(self.base.path)}
+
+    def about(self) -> dict[str, Any]:
+        """What the store's entry says of the trial."""
+        return {
+            "trial": self.kind,
+            "model": self._model(),
+            "names": list(self.names),
+            "base": dataclasses.asdict(self.base),
+            "experts": [dataclasses.asdict(expert) for expert in self.experts],
+            "recipe": self.merge.to_dict() if self.merge else None,
+            "suite": self.suite.name,
+            "settings": self._suite(),
+        }

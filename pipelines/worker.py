@@ -1,0 +1,133 @@
+"""What runs trials: one live model whose weights are swapped, one evaluator whose requests are built once."""
+
+from __future__ import annotations
+
+import platform
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from conf.errors import UserError
+from conf.schema import Executor, Suite
+from pipelines.evaluate import Evaluation, Evaluator
+from pipelines.merge.checkpoint import OpenCheckpoint
+from pipelines.merge.recipe import Recipe
+from pipelines.merge.stream import Merge, merge_into
+from pipelines.sources import Access
+from pipelines.store import content_key
+from pipelines.trial import Trial
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+PACKAGES = ("torch", "transformers", "mergekit", "lm-eval", "mergebench")
+
+
+class Worker:
+    """Runs trials one after another; what they share (model, requests, mapped experts) is made once."""
+
+    def __init__(self, access: Access, executor: Executor):
+        self.access = access
+        self.device = _device(executor.device)
+        self.threads = executor.threads
+        self._checkpoints: dict[str, OpenCheckpoint] = {}
+        self._evaluators: dict[str, Evaluator] = {}
+        self._live: tuple[tuple[str, str], nn.Module] | None = None
+
+    def run(self, trial: Trial) -> None:
+        """Score one trial and commit its result; a result that the store already holds is left alone."""
+        store = self.access.store
+        if store.has("results", trial.key, complete=True):
+            return
+        start = time.perf_counter()
+        model = self.model(trial)
+        merged = time.perf_counter()
+        evaluation = self.evaluator(trial).evaluate(model)
+        evaluated = time.perf_counter()
+        about = {**trial.about(), **_account(evaluation), "device": _device_name(self.device), "versions": _versions()}
+        with store.commit("results", trial.key, about) as draft:
+            evaluation.write(draft)
+            about["seconds"] = {
+                "merge": merged - start,
+                "evaluate": evaluated - merged,
+                "commit": time.perf_counter() - evaluated,
+            }
+
+    def model(self, trial: Trial) -> nn.Module:
+        """The live model, holding the trial's weights."""
+        model = self._live_model(trial.base.path, trial.suite.dtype)
+        sources = trial.experts or (trial.base,)
+        recipe = trial.merge or Recipe(trial.base.path, (sources[0].path,), "passthrough", strict=False)
+        opened = [self._open(source.path) for source in sources]
+        merge_into(model, Merge(recipe, self._open(trial.base.path), opened, [source.fingerprint for source in sources]))
+        return model
+
+    def evaluator(self, trial: Trial) -> Evaluator:
+        """The evaluator of the trial's suite and tokenizer, its requests already built."""
+        key = content_key({"suite": trial.suite_fingerprint, "tokenizer": trial.base.path})
+        if key not in self._evaluators:
+            self._evaluators[key] = Evaluator(
+                trial.suite,
+                Path(trial.base.path),
+                device=str(self.device),
+                datasets=self.access.datasets,
+                online=self.access.online,
+                threads=self.threads,
+            )
+        return self._evaluators[key]
+
+    def _open(self, path: str) -> OpenCheckpoint:
+        if path not in self._checkpoints:
+            self._checkpoints[path] = self.access.open(path)
+        return self._checkpoints[path]
+
+    def _live_model(self, base: str, dtype: str) -> nn.Module:
+        if self._live is None or self._live[0] != (base, dtype):
+            self._live = None  # free the previous base before the next one is loaded
+            self._live = ((base, dtype), _load(base, dtype, self.device))
+        return self._live[1]
+
+
+def _load(folder: str, dtype: str, device: torch.device) -> nn.Module:
+    from transformers import AutoModelForCausalLM
+
+    if dtype not in DTYPES:
+        raise UserError(f"no dtype is called {dtype!r}", where="suite.dtype", do=f"choose one of {', '.join(DTYPES)}")
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[dtype])
+    return model.to(device).eval()
+
+
+def _device(name: str) -> torch.device:
+    """The device of a name; ``auto`` takes a GPU where there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"no device is called {name!r}", where="executor.device", do="choose auto, cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
+        raise UserError(f"this machine has no device {name}", where="executor.device", do="choose cpu, or see `mergebench doctor`")
+    return device
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})"
+
+
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in PACKAGES}
+
+
+def _account(evaluation: Evaluation) -> dict[str, Any]:
+    """The numbers of an evaluation, as the store's entry keeps them."""
+    tasks = {
+        name: {"metric": t.metric, "value": t.value, "stderr": t.stderr, "n": t.n, "error": t.error}
+        for name, t in evaluation.tasks.items()
+    }
+    return {
+        "tasks": tasks,
+        "batch_size": evaluation.batch_size,
+        "incomplete": any(task["error"] for task in tasks.values()),
+    }
