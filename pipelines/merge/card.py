@@ -1,0 +1,55 @@
+"""The model card of a merge: from what, how, and how to make it again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mergeopt_core import merging
+
+if TYPE_CHECKING:
+    from pipelines.merge.stream import Merge
+
+
+def model_card(merge: Merge, title: str) -> str:
+    """Markdown with front matter: base, experts, method, parameters, seed and the recipe as mergekit YAML."""
+    recipe = merge.recipe.with_parameters(merge.parameters)
+    info = merging.describe(recipe.method)
+    rows = "\n".join(f"| {name} | `{value}` |" for name, value in recipe.parameters.items())
+    experts = "\n".join(f"- `{expert}`" for expert in recipe.experts)
+    hub = [name for name in (recipe.base, *recipe.experts) if not name.startswith((".", "/", "~")) and "/" in name]
+    front = ["---", "library_name: transformers", "tags:", "- merge", "- mergebench"]
+    front += ["base_model:", *(f"- {name}" for name in hub)] if hub else []
+    link = f"[{info.pretty}]({info.url})" if info.url else info.pretty
+    return "\n".join(
+        [
+            *front,
+            "---",
+            f"# {title}",
+            "",
+            f"{len(recipe.experts)} experts merged with {link} (`{recipe.method}`) by mergebench.",
+            "",
+            f"Base: `{recipe.base}`",
+            "",
+            "Experts, in order:",
+            "",
+            experts,
+            "",
+            f"Seed {recipe.seed}; weights computed in float32 and stored as {_dtype(merge)}.",
+            "",
+            *(["| parameter | value |", "|---|---|", rows, ""] if rows else []),
+            "The recipe in mergekit's form:",
+            "",
+            "```yaml",
+            recipe.mergekit_yaml(_dtype(merge)).rstrip(),
+            "```",
+            "",
+        ]
+    )
+
+
+def _dtype(merge: Merge) -> str:
+    """The dtype that most merged elements have."""
+    counts: dict[str, int] = {}
+    for info in merge.layout.outputs.values():
+        counts[info.dtype] = counts.get(info.dtype, 0) + info.count
+    return max(counts, key=lambda name: counts[name])

@@ -1,0 +1,147 @@
+"""An open checkpoint: headers known, tensors mapped on demand, a fingerprint over what it is."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from conf.errors import UserError
+from pipelines.merge.files import ADAPTER, read_json, weight_files
+from pipelines.merge.fingerprint import fingerprint
+from pipelines.merge.headers import Place, TensorInfo, read_safetensors_header
+from pipelines.merge.sources import locate
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pipelines.merge.mapped import MappedFile
+
+
+class OpenCheckpoint:
+    """A model folder (or a LoRA adapter's): ``header`` without reading weights, ``tensor(name)`` as a mapped view."""
+
+    def __init__(self, path: str, folder: Path, files: list[Path]):
+        self.path = path
+        """What the person wrote: a folder or a hub id."""
+        self.folder = folder
+        """Folder on this machine."""
+        self.files = files
+        """Weight files."""
+        self.config: dict[str, Any] = read_json(folder / "config.json")
+        """Fields of config.json."""
+        self.adapter: dict[str, Any] | None = read_json(folder / ADAPTER) or None
+        """Fields of adapter_config.json where the folder holds a LoRA adapter instead of a whole model."""
+        self._mapped: dict[Path, MappedFile] = {}
+        self._fingerprint: str | None = None
+
+    @cached_property
+    def _entries(self) -> dict[str, tuple[TensorInfo, Place]]:
+        entries: dict[str, tuple[TensorInfo, Place]] = {}
+        for file in self.files:
+            entries.update(read_safetensors_header(file))
+        return entries
+
+    @cached_property
+    def header(self) -> dict[str, TensorInfo]:
+        """Dtype and shape by tensor name, read from file headers alone."""
+        return {name: info for name, (info, _) in self._entries.items()}
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(info.size for info in self.header.values())
+
+    @property
+    def name(self) -> str:
+        """Short name for tables: the last part of the path or hub id."""
+        return Path(self.path).name or self.path
+
+    @property
+    def tied(self) -> bool:
+        """Whether the config says that the output head is the embedding."""
+        text = self.config.get("text_config") or {}
+        return bool(self.config.get("tie_word_embeddings", text.get("tie_word_embeddings", False)))
+
+    def tensor(self, name: str) -> Tensor:
+        """The tensor of that name, in the dtype it is stored in: a view of the mapped file. KeyError if unknown."""
+        info, place = self._entries[name]
+        return self._file(place.file).tensor(info, place)
+
+    def release(self, name: str) -> None:
+        """Give a tensor's mapped pages back; views of it stay valid."""
+        if name in self._entries:
+            place = self._entries[name][1]
+            self._file(place.file).release(place)
+
+    def fingerprint(self, cache_dir: Path | None = None) -> str:
+        """Hex sha256 over weights, configs and tokenizer; file hashes are kept under ``cache_dir``."""
+        if self._fingerprint is None:
+            self._fingerprint = fingerprint(self.folder, self.files, cache_dir)
+        return self._fingerprint
+
+    def _file(self, file: Path) -> MappedFile:
+        if file not in self._mapped:
+            from pipelines.merge.mapped import MappedFile
+
+            self._mapped[file] = MappedFile(file)
+        return self._mapped[file]
+
+    def __repr__(self) -> str:
+        return f"OpenCheckpoint({self.path!r})"
+
+
+class PickledCheckpoint(OpenCheckpoint):
+    """A checkpoint in pickled .bin files, loaded with torch's restricted unpickler (weights only)."""
+
+    @cached_property
+    def _tensors(self) -> dict[str, Tensor]:
+        import pickle
+
+        import torch
+
+        tensors: dict[str, Tensor] = {}
+        for file in self.files:
+            try:
+                state = torch.load(file, map_location="cpu", weights_only=True, mmap=_zipped(file))
+            except pickle.UnpicklingError as error:
+                raise UserError(
+                    f"{file.name} holds more than weights and is not loaded", where=str(self.folder), do="convert it"
+                ) from error
+            tensors.update(state.get("state_dict", state))
+        return tensors
+
+    @cached_property
+    def header(self) -> dict[str, TensorInfo]:
+        """Dtype and shape by tensor name (pickled files have no header: they are mapped and their index is read)."""
+        return {k: TensorInfo(str(v.dtype).removeprefix("torch."), tuple(v.shape)) for k, v in self._tensors.items()}
+
+    def tensor(self, name: str) -> Tensor:
+        """The tensor of that name. KeyError if unknown."""
+        return self._tensors[name].contiguous()
+
+    def release(self, name: str) -> None:
+        """Nothing to give back."""
+
+
+def _zipped(file: Path) -> bool:
+    """Whether torch wrote the file in the format that can be mapped."""
+    with file.open("rb") as stream:
+        return stream.read(2) == b"PK"
+
+
+def open_checkpoint(
+    path: str, *, revision: str | None = None, online: bool = True, allow_pickle: bool = False
+) -> OpenCheckpoint:
+    """Open a model folder, adapter folder or hub id; keep the result: it caches headers and mapped files.
+
+    Raises ``UserError`` for a missing folder, a folder that is no model, an unknown hub id, a hub out of reach,
+    missing shards, and pickled weights without ``allow_pickle``.
+    """
+    folder = locate(path, revision=revision, online=online, allow_pickle=allow_pickle)
+    files = weight_files(folder, allow_pickle)
+    kind = PickledCheckpoint if files[0].suffix == ".bin" else OpenCheckpoint
+    checkpoint = kind(path, folder, files)
+    if not checkpoint.adapter and not checkpoint.config:
+        raise UserError("the folder holds weights but no config.json", where=str(folder), do="give a model folder")
+    return checkpoint

@@ -1,0 +1,93 @@
+"""The fingerprint of a checkpoint: a hash over everything in its folder that can change a number."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+CONFIGS = ("config.json", "generation_config.json", "adapter_config.json")
+TOKENIZER = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+"""Files a tokenizer is made of; also what is copied beside merged weights."""
+SAYS_NOTHING = ("_name_or_path", "transformers_version", "_from_model_config", "base_model_name_or_path")
+"""Fields of configs that say where a file came from, not what the model is."""
+BLOB = re.compile(r"^[0-9a-f]{64}$")
+SETTLED = 2.0
+"""Seconds after its last change from which on a file's stamp is trusted to change with its content."""
+BLOCK = 1 << 22
+
+
+def fingerprint(folder: Path, weights: Sequence[Path], cache: Path | None = None) -> str:
+    """Hex sha256 over the weight files, configs and tokenizer files of a checkpoint.
+
+    A file's own hash is kept under ``cache`` by path, size, time of change and inode; a file of the hub's cache is
+    named by its sha256 already and is not read.
+    """
+    configs = [folder / name for name in CONFIGS if (folder / name).is_file()]
+    others = [folder / name for name in TOKENIZER if (folder / name).is_file()]
+    whole = hashlib.sha256()
+    files = [*weights, *others]
+    with ThreadPoolExecutor(max_workers=min(4, len(files) or 1)) as pool:
+        hashes = list(pool.map(lambda file: _file_hash(file, cache), files))
+    lines = [f"{file.name} {digest}" for file, digest in zip(files, hashes)]
+    lines += [f"{file.name} {_config_hash(file)}" for file in configs]
+    whole.update("\n".join(sorted(lines)).encode())
+    return whole.hexdigest()
+
+
+def _config_hash(file: Path) -> str:
+    """Hash of a config's fields, in any order, without those that say where it came from."""
+    fields = json.loads(file.read_text(encoding="utf-8"))
+    kept = {key: value for key, value in fields.items() if key not in SAYS_NOTHING}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+
+def _file_hash(file: Path, cache: Path | None) -> str:
+    """Hash of a file's bytes, from the cache where its stamp is known."""
+    real = file.resolve()
+    if real.parent.name == "blobs" and BLOB.match(real.name):
+        return real.name
+    stat = real.stat()
+    stamp = f"{real}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ino}"
+    known = cache / hashlib.sha256(stamp.encode()).hexdigest()[:40] if cache else None
+    if known and known.is_file() and BLOB.match(digest := known.read_text(encoding="utf-8")):
+        return digest
+    digest = _read_hash(real)
+    if known and time.time() - stat.st_mtime > SETTLED:
+        _write_whole(known, digest)
+    return digest
+
+
+def _read_hash(file: Path) -> str:
+    digest, buffer = hashlib.sha256(), bytearray(BLOCK)
+    view = memoryview(buffer)
+    with file.open("rb", buffering=0) as stream:
+        while count := stream.readinto(buffer):
+            digest.update(view[:count])
+    return digest.hexdigest()
+
+
+def _write_whole(file: Path, text: str) -> None:
+    """Write beside the place and rename, so that a reader sees all or nothing."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    beside = file.with_name(f"{file.name}.{os.getpid()}.part")
+    beside.write_text(text, encoding="utf-8")
+    os.replace(beside, file)

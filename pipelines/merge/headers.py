@@ -1,0 +1,111 @@
+"""What a checkpoint holds, told from file headers alone: names, dtypes, shapes and places; no weight is read."""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+from conf.errors import UserError
+
+DTYPES = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U8": "uint8",
+    "U16": "uint16",
+    "U32": "uint32",
+    "U64": "uint64",
+    "BOOL": "bool",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "C64": "complex64",
+}
+"""safetensors' dtype codes and torch's names for them."""
+
+CODES = {name: code for code, name in DTYPES.items()}
+BYTES = {"F64": 8, "I64": 8, "U64": 8, "C64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
+FLOATS = ("float64", "float32", "float16", "bfloat16")
+"""Dtypes whose tensors are merged; others are copied where all models agree."""
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """Dtype (torch's name) and shape of one tensor."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def count(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.count * itemsize(self.dtype)
+
+    @property
+    def merged(self) -> bool:
+        """Whether the tensor takes part in arithmetic (floating point of 16 bits or more)."""
+        return self.dtype in FLOATS
+
+    def __str__(self) -> str:
+        return f"{self.dtype} {list(self.shape)}"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tensor's bytes lie: file and byte range [start, stop) from the file's beginning."""
+
+    file: Path
+    start: int
+    stop: int
+
+
+def itemsize(dtype: str) -> int:
+    """Bytes an element."""
+    return BYTES.get(CODES[dtype], 1)
+
+
+def read_safetensors_header(file: Path) -> dict[str, tuple[TensorInfo, Place]]:
+    """Names, dtypes, shapes and places of the tensors in one safetensors file.
+
+    Raises ``UserError`` where the file is cut short, is not a safetensors file or holds a dtype unknown here.
+    """
+    size = file.stat().st_size
+    try:
+        with file.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            if length > size - 8:
+                raise ValueError("the header is longer than the file")
+            header = json.loads(stream.read(length))
+        if not isinstance(header, dict):
+            raise ValueError("the header is no table")
+    except (struct.error, ValueError) as error:
+        raise UserError(
+            f"{file.name} is cut short or no safetensors file: {error}", where=str(file.parent), do="fetch it again"
+        ) from error
+    header.pop("__metadata__", None)
+    return {name: _entry(file, name, entry, 8 + length, size) for name, entry in header.items()}
+
+
+def _entry(file: Path, name: str, entry: dict, data: int, size: int) -> tuple[TensorInfo, Place]:
+    """Check one header entry against the file's size."""
+    code, shape, (start, stop) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+    if code not in DTYPES:
+        raise UserError(
+            f"{name} has dtype {code}, which cannot be merged", where=str(file), do="use a 16 or 32-bit copy"
+        )
+    info = TensorInfo(DTYPES[code], shape)
+    if stop - start != info.size or data + stop > size:
+        raise UserError(f"{file.name} is cut short at {name}", where=str(file.parent), do="fetch it again")
+    return info, Place(file, data + start, data + stop)

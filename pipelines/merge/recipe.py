@@ -1,0 +1,87 @@
+"""A recipe: everything that fixes one merged model to the bit."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from conf.errors import UserError, nearest
+
+DTYPES = ("auto", "float32", "float16", "bfloat16")
+VOCAB = ("error", "base", "union")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Base, ordered experts, method, parameters, seed and dtype, and how unlike checkpoints are brought together."""
+
+    base: str
+    """Folder or hub id of the base."""
+    experts: tuple[str, ...]
+    """Folders or hub ids of the experts, in order."""
+    method: str
+    """Name in the registry of merge methods."""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    """Parameters of the method; a per-expert one is a scalar, a list in the experts' order, or a mapping by expert."""
+    seed: int = 0
+    """Seed of random masks."""
+    dtype: str = "auto"
+    """Dtype of the merged weights; auto: that of the base's tensor."""
+    vocab: str = "error"
+    """Different vocabularies: an error, the base's, or the union of all."""
+    strict: bool = True
+    """Missing and extra tensors are errors; otherwise the base's stand in and extra ones are dropped."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "experts", tuple(self.experts))
+        object.__setattr__(self, "parameters", dict(self.parameters))
+        for name, valid in (("dtype", DTYPES), ("vocab", VOCAB)):
+            if getattr(self, name) not in valid:
+                raise UserError(f"{name}={getattr(self, name)} is not valid", do=nearest(getattr(self, name), valid))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain fields, for JSON."""
+        return {**dataclasses.asdict(self), "experts": list(self.experts)}
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Recipe:
+        """The recipe with these fields; ``UserError`` naming the nearest where a field is unknown."""
+        known = [f.name for f in dataclasses.fields(cls)]
+        for name in fields:
+            if name not in known:
+                raise UserError(f"a recipe has no field {name!r}", do=nearest(name, known))
+        if missing := {"base", "experts", "method"} - set(fields):
+            raise UserError(f"the recipe lacks {', '.join(sorted(missing))}", do="give all of base, experts and method")
+        return cls(**fields)
+
+    def with_parameters(self, parameters: Mapping[str, Any]) -> Recipe:
+        """The same recipe with other parameters (for example with the defaults filled in)."""
+        return dataclasses.replace(self, parameters=dict(parameters))
+
+    def mergekit_yaml(self, base_dtype: str = "float32") -> str:
+        """The recipe as a mergekit configuration: float32 arithmetic, one cast to the output dtype."""
+        models: list[dict[str, Any]] = [{"model": expert} for expert in self.experts]
+        shared = {}
+        for name, value in self.parameters.items():
+            if isinstance(value, (list, tuple)):
+                for model, own in zip(models, value):
+                    model.setdefault("parameters", {})[name] = own
+            elif value is not None:
+                shared[name] = value
+        document: dict[str, Any] = {
+            "merge_method": self.method,
+            "base_model": self.base,
+            "models": models,
+            "parameters": shared,
+            "dtype": "float32",
+            "out_dtype": base_dtype if self.dtype == "auto" else self.dtype,
+        }
+        if not shared:
+            del document["parameters"]
+        if self.vocab != "error":
+            document["tokenizer"] = {"source": self.vocab}
+        return f"# seed: {self.seed}\n" + yaml.safe_dump(document, sort_keys=False)

@@ -1,0 +1,132 @@
+"""safetensors files written as a stream: header first, each tensor's bytes at its place as it comes."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+import torch
+from torch import Tensor
+
+from conf.errors import UserError
+from pipelines.merge.headers import CODES, TensorInfo, itemsize
+
+
+@dataclass
+class Shard:
+    """One file: its name and where each tensor's bytes start (from the end of the header)."""
+
+    file: str
+    tensors: dict[str, TensorInfo]
+    starts: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all tensors."""
+        return sum(info.size for info in self.tensors.values())
+
+
+def plan_shards(outputs: Mapping[str, TensorInfo], most: int) -> list[Shard]:
+    """Divide tensors in order into files of at most ``most`` bytes (a larger tensor has a file of its own)."""
+    groups: list[dict[str, TensorInfo]] = [{}]
+    size = 0
+    for name, info in outputs.items():
+        if groups[-1] and size + info.size > most:
+            groups.append({})
+            size = 0
+        groups[-1][name] = info
+        size += info.size
+    count = len(groups)
+    names = (
+        ["model.safetensors"]
+        if count == 1
+        else [f"model-{i:05d}-of-{count:05d}.safetensors" for i in range(1, count + 1)]
+    )
+    return [_placed(Shard(name, group)) for name, group in zip(names, groups)]
+
+
+def _placed(shard: Shard) -> Shard:
+    """Wider dtypes first, so that every tensor is aligned."""
+    position = 0
+    for name, info in sorted(shard.tensors.items(), key=lambda item: (-itemsize(item[1].dtype), item[0])):
+        shard.starts[name] = position
+        position += info.size
+    return shard
+
+
+class ShardWriter:
+    """Context manager that writes planned shards and, for more than one, their index."""
+
+    def __init__(self, folder: Path, plan: list[Shard]):
+        self._folder = folder
+        self._plan = plan
+        self._of = {name: shard for shard in plan for name in shard.tensors}
+        self._open: dict[str, tuple[int, int]] = {}  # file name → descriptor, start of the data
+        self._left = {name for shard in plan for name in shard.tensors}
+
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def write(self, name: str, tensor: Tensor) -> None:
+        """Put one tensor into its place."""
+        shard = self._of[name]
+        info = shard.tensors[name]
+        if tuple(tensor.shape) != info.shape or str(tensor.dtype) != f"torch.{info.dtype}":
+            raise AssertionError(f"{name}: planned {info}, merged {tensor.dtype} {list(tensor.shape)}")
+        if shard.file not in self._open:
+            self._open[shard.file] = _begin(self._folder / shard.file, shard)
+        descriptor, data = self._open[shard.file]
+        if info.size:
+            flat = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
+            _write_all(descriptor, memoryview(flat.numpy()), data + shard.starts[name], self._folder)
+        self._left.discard(name)
+        if not self._left & set(shard.tensors):
+            os.close(self._open.pop(shard.file)[0])
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for descriptor, _ in self._open.values():
+            os.close(descriptor)
+        if kind is None:
+            assert not self._left, f"not written: {sorted(self._left)[:3]}"
+            self._write_index()
+
+    def _write_index(self) -> None:
+        if len(self._plan) == 1:
+            return
+        places = {name: shard.file for name, shard in sorted(self._of.items())}
+        index = {"metadata": {"total_size": sum(shard.size for shard in self._plan)}, "weight_map": places}
+        (self._folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _begin(file: Path, shard: Shard) -> tuple[int, int]:
+    """Create the file at its full size and write its header."""
+    entries: dict[str, dict] = {"__metadata__": {"format": "pt"}}
+    for name, start in shard.starts.items():
+        info = shard.tensors[name]
+        offsets = [start, start + info.size]
+        entries[name] = {"dtype": CODES[info.dtype], "shape": list(info.shape), "data_offsets": offsets}
+    header = json.dumps(entries, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
+    os.ftruncate(descriptor, 8 + len(header) + shard.size)
+    _write_all(descriptor, memoryview(struct.pack("<Q", len(header)) + header), 0, file.parent)
+    return descriptor, 8 + len(header)
+
+
+def _write_all(descriptor: int, data: memoryview, position: int, folder: Path) -> None:
+    """Write all bytes at a position; ``UserError`` where the disk is full."""
+    try:
+        while data:
+            count = os.pwrite(descriptor, data[: 1 << 30], position)
+            data, position = data[count:], position + count
+    except OSError as error:
+        raise UserError(
+            f"cannot write: {error.strerror}", where=str(folder), do="free some room on the disk"
+        ) from error

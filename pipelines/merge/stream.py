@@ -1,0 +1,136 @@
+"""The one stream of merged tensors: what a live model is given and what is written to disk are the same bits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from conf.errors import UserError
+from mergeopt_core import merging
+from pipelines.merge.checkpoint import OpenCheckpoint
+from pipelines.merge.layout import Layout, Problem, make_layout
+from pipelines.merge.live import merge_into
+from pipelines.merge.recipe import Recipe
+from pipelines.merge.write import write_merge
+
+__all__ = ["Merge", "merge_into", "write_merge"]
+
+
+class Merge:
+    """A recipe with its checkpoints open: ``problems()`` from headers, ``tensors()`` in sorted-name order.
+
+    Arithmetic is in float32 whatever the checkpoints hold, with one cast at the end. Experts are told apart by
+    ``ids`` (their fingerprints), so random masks belong to an expert, not to its position, and methods in which experts
+    have equal rank give the same bits in any order.
+    """
+
+    def __init__(
+        self, recipe: Recipe, base: OpenCheckpoint, experts: Sequence[OpenCheckpoint], ids: Sequence[str] | None = None
+    ):
+        self.recipe = recipe
+        self.base = base
+        self.experts = list(experts)
+        self._ids = list(ids) if ids is not None else None
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """What tells the experts apart: their fingerprints unless given."""
+        return self._ids if self._ids is not None else [expert.fingerprint() for expert in self.experts]
+
+    @cached_property
+    def layout(self) -> Layout:
+        """Merged tensors and their sources, from headers."""
+        return make_layout(self.recipe, self.base, self.experts)
+
+    @cached_property
+    def parameters(self) -> dict[str, Any]:
+        """All parameters of the method, checked, with defaults filled in; ValueError where one is wrong."""
+        given = {name: self._in_order(name, value) for name, value in self.recipe.parameters.items()}
+        return merging.check_parameters(self.recipe.method, given, len(self.experts))
+
+    def problems(self) -> list[Problem]:
+        """Everything that keeps this merge from being made, all at once; no weight is read."""
+        found = []
+        try:
+            _ = self.parameters
+        except ValueError as error:
+            found.append(Problem("", self.recipe.method, str(error), "see: mergebench methods " + self.recipe.method))
+        return found + self.layout.problems
+
+    def check(self) -> None:
+        """Raise ``UserError`` with the first problem, if there is one."""
+        problems = self.problems()
+        if problems:
+            more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+            first = problems[0]
+            raise UserError(f"{first.who}: {first.tensor} {first.what}{more}".replace("  ", " "), do=first.do)
+
+    def tensors(self, device: str | torch.device = "cpu") -> Iterator[tuple[str, Tensor]]:
+        """Merged tensors in the recipe's dtype, by sorted name; one group of input tensors is held at a time.
+
+        A yielded tensor may be a view of an input: copy it before changing it. Raises ``UserError`` naming tensor and
+        expert for values that are not finite.
+        """
+        self.check()
+        for name in self.layout.outputs:
+            yield name, self._merged(name, torch.device(device))
+            self._release(name)
+
+    def _merged(self, name: str, device: torch.device) -> Tensor:
+        """One merged tensor ``[*shape]``."""
+        base, *experts = self._inputs(name, device)
+        out = getattr(torch, self.layout.outputs[name].dtype)
+        try:
+            merged = merging.merge_tensor(
+                self.recipe.method,
+                base,
+                experts,
+                tensor_name=name,
+                ids=self.ids,
+                parameters=self.parameters,
+                seed=self.recipe.seed,
+            )
+        except ValueError as error:
+            raise UserError(self._with_names(str(error)), do="check that checkpoint") from error
+        return merged if merged.dtype == out else merged.to(out)
+
+    def _inputs(self, name: str, device: torch.device) -> list[Tensor]:
+        """The base's tensor, then each expert's, in float32 (no copy where they are stored so)."""
+        base = self._load(0, name, device)
+        assert base is not None
+        loaded = [self._load(k, name, device) for k in range(1, len(self.experts) + 1)]
+        return [base, *(base if tensor is None else tensor for tensor in loaded)]
+
+    def _load(self, model: int, name: str, device: torch.device) -> Tensor | None:
+        source = self.layout.sources[model].get(name)
+        if source is None:
+            return None
+        tensor = (self.base, *self.experts)[model].tensor(source)
+        return tensor.to(device, torch.float32) if tensor.is_floating_point() else tensor.to(device)
+
+    def _release(self, name: str) -> None:
+        for model, sources in zip((self.base, *self.experts), self.layout.sources):
+            if name in sources:
+                model.release(sources[name])
+
+    def _in_order(self, name: str, value: Any) -> Any:
+        """A mapping from expert to value as a list in the experts' order."""
+        if not isinstance(value, Mapping):
+            return value
+        values = []
+        for path, expert in zip(self.recipe.experts, self.experts):
+            key = next((k for k in (path, expert.name) if k in value), None)
+            if key is None:
+                raise ValueError(f"{self.recipe.method}: {name} gives no value for expert {expert.name}")
+            values.append(value[key])
+        return values
+
+    def _with_names(self, message: str) -> str:
+        """An error's text with the experts' names where it has their ids."""
+        for key, expert in zip(merging.mergekit_api.unique_ids(self.ids), self.experts):
+            message = message.replace(key, expert.name)
+        return message
