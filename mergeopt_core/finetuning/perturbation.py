@@ -1,0 +1,133 @@
+"""The one idea: the gradient is taken at θ + ε, the weights come back bit for bit, the base optimizer steps at θ."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from mergeopt_core.finetuning.selection import Moved
+
+Fill = Callable[[int, Tensor, Tensor], object]
+"""``fill(i, weight, out)`` writes θ_i + ε_i to ``out``; ``out`` is contiguous and of the weight's shape."""
+
+
+class Perturbation:
+    """Moves weights and brings them back exactly, by swapping which memory the parameters point to.
+
+    The moved weights live in buffers of their own (one extra copy of what moves, kept between steps), so θ itself is
+    never written: there is no rounding to undo. Where float32 masters of the weights exist, the working weights are
+    moved in place and brought back from the masters, at no extra copy.
+    """
+
+    def __init__(self, moved: Sequence[Moved], masters: Mapping[Tensor, Tensor] | None = None):
+        self.moved = list(moved)
+        self._masters = [masters.get(m.parameters[0]) if masters else None for m in self.moved]
+        self._buffers: list[Tensor | None] = [None] * len(self.moved)
+        self._home: list[Tensor] | None = None
+
+    @property
+    def active(self) -> bool:
+        """Whether the weights are away from θ now."""
+        return self._home is not None
+
+    def weights(self) -> list[Tensor]:
+        """θ, whether or not the weights are away: the masters where they exist."""
+        now = self._home if self._home is not None else [m.weight for m in self.moved]
+        return [w if master is None else master for w, master in zip(now, self._masters)]
+
+    @torch.no_grad()
+    def move(self, fill: Fill) -> None:
+        """Put every weight at θ + ε; called again while away, it moves them from θ anew.
+
+        Whatever ``fill`` raises, the weights are back at θ.
+        """
+        theta = self.weights()
+        if self._home is None:
+            self._home = [m.weight for m in self.moved]
+        try:
+            for i, (moved, home) in enumerate(zip(self.moved, self._home)):
+                place = home if self._masters[i] is not None else self._buffer(i, home)
+                fill(i, theta[i], place)
+                for p in moved.parameters:
+                    p.data = place
+        except BaseException:
+            self.restore()
+            raise
+        torch.clear_autocast_cache()
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Bring θ back, bit for bit; does nothing where the weights are at home."""
+        if self._home is None:
+            return
+        for moved, home, master in zip(self.moved, self._home, self._masters):
+            if master is not None:
+                home.copy_(master)
+            for p in moved.parameters:
+                p.data = home
+        self._home = None
+        torch.clear_autocast_cache()
+
+    def release(self) -> None:
+        """Give the buffers' memory back."""
+        self._buffers = [None] * len(self.moved)
+
+    def _buffer(self, i: int, home: Tensor) -> Tensor:
+        buffer = self._buffers[i]
+        if buffer is None or buffer.device != home.device or buffer.dtype != home.dtype:
+            buffer = torch.empty(home.shape, dtype=home.dtype, device=home.device)
+            self._buffers[i] = buffer
+        return buffer
+
+
+class PerturbedOptimizer(Optimizer):
+    """A base optimizer whose gradients are taken away from θ; shares its parameter groups and state.
+
+    Learning-rate schedulers, gradient scalers and clipping work on it as they do on the base. ``state_dict`` is the
+    base's with one more entry, ``perturbation``.
+    """
+
+    def __init__(self, base: Optimizer, perturbation: Perturbation):
+        super().__init__(base.param_groups, base.defaults)
+        self.base, self.perturbation = base, perturbation
+        self._share()
+
+    def _share(self) -> None:
+        self.param_groups, self.state, self.defaults = self.base.param_groups, self.base.state, self.base.defaults
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clear the gradients of the base optimizer's parameters and of everything that moves."""
+        self.base.zero_grad(set_to_none)
+
+    def extra_state(self) -> dict[str, Any]:
+        """What a method adds to the state dict."""
+        return {}
+
+    def load_extra_state(self, state: dict[str, Any]) -> None:
+        """Take up what ``extra_state`` gave."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The base optimizer's state dict, and the perturbation's under ``perturbation``."""
+        if self.perturbation.active:
+            raise RuntimeError("the weights are moved: leave `perturbed()` before saving")
+        return {**self.base.state_dict(), "perturbation": self.extra_state()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up a state dict; one of the bare base optimizer leaves the perturbation as it is."""
+        rest = dict(state_dict)
+        extra = rest.pop("perturbation", None)
+        self.base.load_state_dict(rest)
+        self._share()
+        if extra is not None:
+            self.load_extra_state(extra)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group to the base optimizer (during construction: to this view of it)."""
+        if hasattr(self, "base"):
+            self.base.add_param_group(param_group)
+        else:
+            super().add_param_group(param_group)

@@ -1,0 +1,169 @@
+"""Noise that is a function of (seed, stream, element): drawn again at will, the same bits on any number of threads.
+
+A 32-bit counter-based hash gives each element its random bits; the inverse distribution function is computed with
+additions and multiplications only, so no vendor's ``log`` can change a bit. The tensor is worked through in pieces that
+stay in the cache, and θ + c·z is written in the same pass.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+DISTRIBUTIONS = ("laplace", "gaussian")
+PIECE = 1 << 16
+"""Elements worked on at a time and thread: six scratch rows of them fit a core's cache."""
+
+_MASK64 = (1 << 64) - 1
+_SIGN = -(1 << 31)
+_BLOCK = 1 << 31
+# ln(1 + t) / t on [0, 1], a Chebyshev fit of degree 7: |error of ln| < 2e-7
+_LN = (0.99999981, -0.49997449, 0.33276177, -0.24499612, 0.17757024, -0.10785368, 0.04421419, -0.00857468)
+_LN2 = math.log(2.0)
+# sin(πt/2) / t as a polynomial in t² on [0, 1]: |error of sin| < 1e-8
+_SIN = (1.57079632, -0.64596376, 0.0796899226, -0.00467415067, 0.000151675118)
+
+
+def mixed(*words: int) -> int:
+    """One 64-bit key from integers (SplitMix64's finaliser after each word)."""
+    key = 0
+    for word in words:
+        key = (key + (word & _MASK64) + 0x9E3779B97F4A7C15) & _MASK64
+        key = ((key ^ (key >> 30)) * 0xBF58476D1CE4E5B9) & _MASK64
+        key = ((key ^ (key >> 27)) * 0x94D049BB133111EB) & _MASK64
+        key ^= key >> 31
+    return key
+
+
+def signed32(word: int) -> int:
+    """The low 32 bits of a word as a two's-complement integer, which is what ``torch.int32`` takes."""
+    word &= 0xFFFFFFFF
+    return word - (1 << 32) if word >= 1 << 31 else word
+
+
+_ROUNDS = ((16, signed32(0x7FEB352D)), (15, signed32(0x846CA68B)), (16, None))  # a 32-bit integer hash with low bias
+
+
+def add_noise(
+    weight: Tensor, out: Tensor, factor: float, key: int, *, loc: float = 0.0, scale: float = 1.0,
+    distribution: str = "laplace",
+) -> Tensor:  # fmt: skip
+    """Write ``weight + factor · z`` to ``out``, with z drawn per element from the stream named by ``key``.
+
+    z ~ Laplace(loc, scale), or Gaussian of the same mean and standard deviation √2·scale. ``out`` may be ``weight``.
+
+    Args:
+        weight: θ of any shape and floating dtype.
+        out: Contiguous tensor of the same shape on the same device; half precision is rounded once, at the end.
+        factor: c in θ + c·z.
+        key: 64-bit name of the stream; another key gives independent noise.
+        loc: Mean μ of z.
+        scale: Laplace scale b of z.
+        distribution: laplace or gaussian.
+    """
+    if factor * scale == 0.0 and factor * loc == 0.0:
+        return out if out is weight else out.copy_(weight)
+    draw = _DRAWS[distribution]
+    source, target = weight.reshape(-1), out.view(-1)
+    size = target.numel()
+    piece = min(size, PIECE * (torch.get_num_threads() if weight.device.type == "cpu" else 1 << 9))
+    scratch = _Scratch(piece, weight.device)
+    start = 0
+    while start < size:
+        n = min(piece, size - start, _BLOCK - start % _BLOCK)
+        noise = draw(scratch.rows(n), start, key).mul_(factor * scale)  # [n]
+        if loc:
+            noise.add_(factor * loc)
+        torch.add(source[start : start + n], noise, out=target[start : start + n])
+        start += n
+    return out
+
+
+def noise_like(
+    weight: Tensor, key: int, *, loc: float = 0.0, scale: float = 1.0, distribution: str = "laplace"
+) -> Tensor:
+    """The noise itself: a new tensor of the weight's shape and dtype."""
+    out = torch.zeros_like(weight, memory_format=torch.contiguous_format)
+    return add_noise(out, out, 1.0, key, loc=loc, scale=scale, distribution=distribution)
+
+
+class _Scratch:
+    """Rows that a piece is computed in, and the counter 0, 1, 2, …"""
+
+    def __init__(self, size: int, device: torch.device):
+        self.counter = torch.arange(size, dtype=torch.int32, device=device)
+        self.bits = [torch.empty(size, dtype=torch.int32, device=device) for _ in range(3)]
+        self.reals = [torch.empty(size, dtype=torch.float32, device=device) for _ in range(2)]
+
+    def rows(self, n: int) -> list[Tensor]:
+        """Counter, three integer rows and two real rows of n elements."""
+        return [row[:n] for row in (self.counter, *self.bits, *self.reals)]
+
+
+def _hash(counter: Tensor, start: int, key: int, x: Tensor, t: Tensor) -> Tensor:
+    """Random bits of the elements start, start + 1, …: int32 [n], in ``x``."""
+    key = mixed(key, start // _BLOCK)
+    torch.add(counter, start % _BLOCK, out=x).bitwise_xor_(signed32(key))
+    _mix(x, t)
+    x.add_(signed32(key >> 32))
+    _mix(x, t)
+    return x
+
+
+def _mix(x: Tensor, t: Tensor) -> None:
+    for shift, multiplier in _ROUNDS:
+        torch.bitwise_right_shift(x, shift, out=t)
+        x.bitwise_xor_(t.bitwise_and_((1 << (32 - shift)) - 1))  # the mask makes the shift logical
+        if multiplier is not None:
+            x.mul_(multiplier)
+
+
+def _log_uniform(x: Tensor, t: Tensor, m: Tensor, p: Tensor) -> Tensor:
+    """ln u in ``p`` for u = (31 low bits of x, made odd) / 2³¹, which is never 0: between −21.5 and 0."""
+    x.bitwise_and_(0x7FFFFFFF).bitwise_or_(1)
+    m.copy_(x)
+    bits = m.view(torch.int32)
+    torch.bitwise_right_shift(bits, 23, out=t)  # exponent + 127
+    bits.bitwise_and_(0x7FFFFF).bitwise_or_(0x3F800000)
+    m.sub_(1.0)  # mantissa − 1, in [0, 1)
+    _polynomial(m, m, _LN, p)
+    exponent = x.view(torch.float32).copy_(t).sub_(127.0 + 31.0).mul_(_LN2)
+    return p.add_(exponent)
+
+
+def _polynomial(last: Tensor, m: Tensor, coefficients: tuple[float, ...], p: Tensor) -> Tensor:
+    """last · Σ_i coefficients[i] mⁱ in ``p``, by Horner's rule."""
+    torch.mul(m, coefficients[-1], out=p)
+    for c in coefficients[-2:0:-1]:
+        p.add_(c).mul_(m)
+    return p.add_(coefficients[0]).mul_(last)
+
+
+def _laplace(rows: list[Tensor], start: int, key: int) -> Tensor:
+    """Standard Laplace noise: ± ln u."""
+    counter, x, t, s, m, p = rows
+    _hash(counter, start, key, x, t)
+    torch.bitwise_and(x, _SIGN, out=s)
+    _log_uniform(x, t, m, p).view(torch.int32).bitwise_xor_(s)
+    return p
+
+
+def _gaussian(rows: list[Tensor], start: int, key: int) -> Tensor:
+    """Gaussian noise of standard deviation √2: ± √(−4 ln u) · sin(πv/2) (Box and Muller, one of the pair)."""
+    counter, x, t, s, m, p = rows
+    _hash(counter, start, key, x, t)
+    torch.bitwise_and(x, _SIGN, out=s)
+    radius = _log_uniform(x, t, m, p).mul_(-4.0).clamp_(min=0.0).sqrt_()
+    angle = s.view(torch.float32)
+    sign_kept = torch.bitwise_right_shift(s, 31, out=t).bitwise_or_(1)  # −1 or 1
+    radius.mul_(m.copy_(sign_kept))
+    _hash(counter, start, mixed(key, 1), x, t)
+    angle.copy_(x.bitwise_and_(0x7FFFFFFF)).mul_(2.0**-31)  # v in [0, 1]
+    square, sine = m.copy_(angle).mul_(angle), x.view(torch.float32)
+    return radius.mul_(_polynomial(angle, square, _SIN, sine))
+
+
+_DRAWS: dict[str, Callable[[list[Tensor], int, int], Tensor]] = {"laplace": _laplace, "gaussian": _gaussian}

@@ -1,0 +1,180 @@
+"""What an expert is trained on: rows of a built-in skill, of files, or of a hub data set."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from conf.errors import UserError, nearest
+from conf.schema import Task
+
+Row = dict[str, Any]
+FORMATS = (".jsonl", ".json", ".csv", ".parquet")
+
+
+def task_fingerprint(task: Task, datasets: str | None = None, online: bool = True) -> str:
+    """A short text that changes when the data do: skill version, hash of the files, or hub id and commit.
+
+    Raises:
+        UserError: No such skill, file or data set.
+    """
+    if task.skill:
+        return f"skill:{_skill(task)}:{_skills().VERSION}"
+    files = find_files(task, datasets)
+    if files is not None:
+        digest = hashlib.sha256()
+        for file in files:
+            digest.update(hashlib.sha256(file.read_bytes()).digest())
+        return f"files:{digest.hexdigest()[:32]}"
+    from pipelines.finetune.hub import commit
+
+    return f"hub:{task.path}:{task.subset or ''}:{commit(task, online)}"
+
+
+def read_rows(task: Task, seed: int, datasets: str | None = None, online: bool = True) -> list[Row]:
+    """The rows that the task names, as dictionaries: prompt and completion, or messages.
+
+    Raises:
+        UserError: Missing or malformed data, missing columns, or no rows.
+    """
+    if task.skill:
+        rows: list[Row] = [dict(r) for r in _skills().training_rows(_skill(task), task.split, task.limit, seed)]
+        return rows
+    files = find_files(task, datasets)
+    if files is not None:
+        found = [(f"{file}:{i}", row) for file in files for i, row in _read_file(file)]
+    else:
+        from pipelines.finetune.hub import load
+
+        found = [(f"{task.path} row {i}", row) for i, row in enumerate(load(task, online))]
+    rows = [_columns(row, task, where) for where, row in found]
+    if not rows:
+        raise UserError(f"no training examples for {task.name}", where=str(task.path), do="give a file with rows in it")
+    if task.limit is not None and task.limit < len(rows):
+        random.Random(seed).shuffle(rows)
+        rows = rows[: task.limit]
+    return rows
+
+
+def find_files(task: Task, datasets: str | None) -> list[Path] | None:
+    """The local files of a task, or None where its path is a hub id that no mirror holds."""
+    if not task.path:
+        raise UserError(
+            f"task {task.name} names no data",
+            where="task.path",
+            do="give task.skill=…, or task.path=… (file or hub id)",
+        )
+    places = [Path(task.path).expanduser()]
+    if datasets:
+        places.append(Path(datasets).expanduser() / task.path / (task.subset or ""))
+        places.append(Path(datasets).expanduser() / task.path)
+    for place in places:
+        if place.is_file():
+            _check_format(place)
+            return [place]
+        if place.is_dir():
+            return _split_files(place, task.split)
+    if Path(task.path).suffix in FORMATS or task.path.startswith((".", "/", "~")):
+        raise UserError(f"no such file: {task.path}", where=f"task {task.name}", do="check task.path")
+    return None
+
+
+def _split_files(folder: Path, split: str) -> list[Path]:
+    files = sorted(f for f in folder.iterdir() if f.suffix in FORMATS and f.stem.split("-")[0] == split)
+    if not files:
+        names = sorted({f.stem.split("-")[0] for f in folder.iterdir() if f.suffix in FORMATS})
+        raise UserError(f"no file of split {split!r} in {folder}", where="task.split", do=nearest(split, names))
+    return files
+
+
+def _check_format(file: Path) -> None:
+    if file.suffix not in FORMATS:
+        raise UserError(
+            f"cannot read {file.name}", where=str(file), do=f"give a file of one of these kinds: {', '.join(FORMATS)}"
+        )
+
+
+def _read_file(file: Path) -> Iterator[tuple[int, Row]]:
+    """Rows with the line or row number that an error would name."""
+    if file.suffix == ".jsonl":
+        yield from _read_jsonl(file)
+        return
+    import pandas as pd
+
+    readers: dict[str, Any] = {".json": pd.read_json, ".csv": pd.read_csv, ".parquet": pd.read_parquet}
+    try:
+        frame = readers[file.suffix](file)
+    except pd.errors.EmptyDataError:
+        return
+    except Exception as error:
+        raise UserError(f"cannot read {file.name}", where=str(error).splitlines()[0], do="check the file") from None
+    for i, row in enumerate(frame.to_dict("records")):
+        yield i + 1, {str(k): v for k, v in row.items()}
+
+
+def _read_jsonl(file: Path) -> Iterator[tuple[int, Row]]:
+    import json
+
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file.name} is not UTF-8", where=f"byte {error.start}", do="save it as UTF-8") from None
+    for i, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(
+                f"line {i} of {file.name} is no JSON", where=f"{file}:{i}", do=f"mend it: {error.msg}"
+            ) from None
+        if not isinstance(row, dict):
+            raise UserError(f"line {i} of {file.name} is no JSON object", where=f"{file}:{i}", do="write {…} a line")
+        yield i, row
+
+
+def _columns(row: Row, task: Task, where: str) -> Row:
+    """The columns that the task names, checked."""
+    wanted = {"messages": task.messages} if task.messages else {"prompt": task.prompt, "completion": task.completion}
+    out: Row = {}
+    for name, column in wanted.items():
+        if column not in row:
+            raise UserError(f"no column {column!r}", where=where, do=f"set task.{name}: {nearest(str(column), row)}")
+        out[name] = row[column]
+    if task.messages:
+        return {"messages": _messages(out["messages"], where)}
+    for name, value in out.items():
+        if not isinstance(value, str):
+            raise UserError(f"the {name} is no text but {value!r}", where=where, do="give text in every row")
+    if not out["completion"].strip():
+        raise UserError("the completion is empty", where=where, do="leave the row out, or fill it in")
+    return out
+
+
+def _messages(value: Any, where: str) -> list[dict[str, str]]:
+    try:
+        messages = [{"role": str(m["role"]), "content": str(m["content"])} for m in value]
+    except (TypeError, KeyError):
+        messages = []
+    if not messages or messages[-1]["role"] != "assistant":
+        raise UserError(
+            "the messages are no chat that ends with the assistant", where=where,
+            do="give a list of {role, content} whose last role is assistant",
+        )  # fmt: skip
+    return messages
+
+
+def _skills() -> Any:
+    from pipelines.tiny import skills
+
+    return skills
+
+
+def _skill(task: Task) -> str:
+    skills = _skills().SKILLS
+    if task.skill not in skills:
+        raise UserError(f"unknown skill {task.skill!r}", where="task.skill", do=nearest(str(task.skill), skills))
+    return str(task.skill)

@@ -1,0 +1,65 @@
+"""The base optimizer by name, and the training method around it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from conf.errors import UserError, nearest
+from conf.schema import Optimizer
+from mergeopt_core.finetuning import MergOPT
+
+NAMES = ("adamw", "sgd", "adafactor", "adamw_8bit")
+
+
+def base_optimizer(spec: Optimizer, model: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer that steps at θ; vectors (norms, biases) are not decayed, as the Trainer does it.
+
+    Raises:
+        UserError: An unknown name, a negative learning rate, or 8-bit without bitsandbytes.
+    """
+    if not spec.lr >= 0 or math.isinf(spec.lr):
+        raise UserError(f"the learning rate is {spec.lr}", where="optimizer.lr", do="give a number, 0 or more")
+    groups = _groups(model.named_parameters(), spec.weight_decay)
+    if spec.name == "adamw":
+        return torch.optim.AdamW(groups, lr=spec.lr, betas=_betas(spec), eps=spec.eps, fused=True)
+    if spec.name == "sgd":
+        return torch.optim.SGD(groups, lr=spec.lr, momentum=spec.momentum)
+    if spec.name == "adafactor":
+        return torch.optim.Adafactor(groups, lr=spec.lr)
+    if spec.name == "adamw_8bit":
+        try:
+            from bitsandbytes.optim import AdamW8bit
+        except ImportError:
+            raise UserError(
+                "adamw_8bit needs bitsandbytes", where="optimizer.name", do="pip install 'mergebench[bitsandbytes]'"
+            ) from None
+        return AdamW8bit(groups, lr=spec.lr, betas=_betas(spec), eps=spec.eps)
+    raise UserError(f"unknown optimizer {spec.name!r}", where="optimizer.name", do=nearest(spec.name, NAMES))
+
+
+def _betas(spec: Optimizer) -> tuple[float, float]:
+    if len(spec.betas) != 2 or any(not 0 <= b < 1 for b in spec.betas):
+        raise UserError(f"betas are {spec.betas}", where="optimizer.betas", do="give two numbers from 0 to below 1")
+    return spec.betas[0], spec.betas[1]
+
+
+def _groups(named: Iterable[tuple[str, nn.Parameter]], decay: float) -> list[dict[str, Any]]:
+    trained = [p for _, p in named if p.requires_grad]
+    matrices, vectors = [p for p in trained if p.dim() > 1], [p for p in trained if p.dim() <= 1]
+    groups = [{"params": matrices, "weight_decay": decay}, {"params": vectors, "weight_decay": 0.0}]
+    return [g for g in groups if g["params"]]
+
+
+def around(base: torch.optim.Optimizer, method: dict[str, Any], model: nn.Module, seed: int) -> torch.optim.Optimizer:
+    """The base optimizer inside the training method that ``check_finetuning`` described."""
+    if method["method"] == "mergopt" and method.get("mode") == "perturbed":
+        return MergOPT(
+            base, method["alphas"], method["max_tasks"], method["loc"], method["scale"], method["distribution"], seed,
+            named_parameters=model.named_parameters(), include=method["include"], exclude=method["exclude"],
+        )  # fmt: skip
+    return base

@@ -1,0 +1,117 @@
+"""From rows to token ids with labels on the completion alone, end-of-sequence included."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from conf.errors import UserError
+from conf.schema import Task, Training
+from pipelines.finetune.data import Row
+
+IGNORED = -100
+"""Label of a token that the loss does not see."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """Token ids and, from ``start`` on, the completion that the loss is taken on."""
+
+    ids: list[int]
+    start: int
+
+
+def encode(rows: Sequence[Row], tokenizer: Any, task: Task, training: Training, context: int) -> list[Example]:
+    """Tokenise all rows.
+
+    Raises:
+        UserError: A tokenizer without end-of-sequence or chat template, or a sequence longer than the context.
+    """
+    if tokenizer.eos_token_id is None:
+        raise UserError("the tokenizer has no end-of-sequence token", where=task.name, do="choose another base")
+    longest = min(training.max_length or context, context)
+    texts = [_texts(row, tokenizer, task) for row in rows]
+    special = not (task.chat_template or task.messages)  # a chat template writes its own
+    examples = []
+    for i, (ids, start) in enumerate(_split_ids(texts, tokenizer, special)):
+        if ids[-1] != tokenizer.eos_token_id:
+            ids = [*ids, tokenizer.eos_token_id]
+        examples.append(_fit(ids, start, longest, training.truncate, f"{task.name}, example {i + 1}"))
+    return examples
+
+
+def _texts(row: Row, tokenizer: Any, task: Task) -> tuple[str, str]:
+    """The text before the completion, and the whole."""
+    if not (task.chat_template or task.messages):
+        return row["prompt"], row["prompt"] + row["completion"]
+    messages = row.get("messages") or [
+        {"role": "user", "content": row["prompt"]},
+        {"role": "assistant", "content": row["completion"]},
+    ]
+    if not getattr(tokenizer, "chat_template", None):
+        raise UserError(
+            "the tokenizer has no chat template",
+            where=task.name,
+            do="choose an instruct base, or task.chat_template=false",
+        )
+    before = tokenizer.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True)
+    whole = tokenizer.apply_chat_template(messages, tokenize=False)
+    if not whole.startswith(before):  # a template that rewrites history: keep the prompt, put the answer after it
+        whole = before + messages[-1]["content"]
+    return before, whole.rstrip("\n")
+
+
+def _split_ids(texts: list[tuple[str, str]], tokenizer: Any, special: bool) -> list[tuple[list[int], int]]:
+    """Token ids of the whole text, and the first token that reaches into the completion."""
+    wholes = [whole for _, whole in texts]
+    if tokenizer.is_fast:
+        out = tokenizer(wholes, add_special_tokens=special, return_offsets_mapping=True, return_attention_mask=False)
+        found = []
+        for (before, _), ids, offsets in zip(texts, out["input_ids"], out["offset_mapping"]):
+            start = next((j for j, (a, b) in enumerate(offsets) if b > len(before) and b > a), len(ids))
+            found.append((list(ids), start))
+        return found
+    pairs = []
+    for before, whole in texts:
+        short = tokenizer(before, add_special_tokens=special)["input_ids"]
+        ids = tokenizer(whole, add_special_tokens=special)["input_ids"]
+        start = next((j for j, (a, b) in enumerate(zip(short, ids)) if a != b), min(len(short), len(ids)))
+        pairs.append((list(ids), start))
+    return pairs
+
+
+def _fit(ids: list[int], start: int, longest: int, truncate: bool, where: str) -> Example:
+    over = len(ids) - longest
+    if over <= 0:
+        return Example(ids, start)
+    if not truncate:
+        raise UserError(
+            f"a sequence of {len(ids)} tokens is longer than {longest}", where=where,
+            do="set training.truncate=true to cut prompts from the left, or a larger training.max_length",
+        )  # fmt: skip
+    if start <= over:
+        raise UserError(
+            f"a completion of {len(ids) - start} tokens leaves no room for its prompt in {longest}", where=where,
+            do="leave the example out, or set a larger training.max_length",
+        )  # fmt: skip
+    return Example(ids[over:], start - over)
+
+
+class Collator:
+    """Batches of right-padded ids and labels, int64 [batch, length]; right padding needs no mask."""
+
+    def __init__(self, pad: int):
+        self.pad = pad
+
+    def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
+        """One micro-batch."""
+        length = max(len(e.ids) for e in examples)
+        ids = [e.ids + [self.pad] * (length - len(e.ids)) for e in examples]
+        labels = [
+            [IGNORED] * e.start + e.ids[e.start :] + [IGNORED] * (length - len(e.ids)) for e in examples
+        ]  # the model shifts labels itself
+        tokens = sum(len(e.ids) for e in examples)
+        return {"input_ids": torch.tensor(ids), "labels": torch.tensor(labels), "tokens": tokens}
