@@ -1,0 +1,179 @@
+"""A suite built once and run on one model after another: only the weights change in between."""
+
+from __future__ import annotations
+
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lm_eval.api.instance import Instance
+from torch import nn
+
+from conf.errors import UserError
+from conf.schema import Suite
+from pipelines.evaluate.forward import NotFiniteError
+from pipelines.evaluate.index import task_index
+from pipelines.evaluate.lm import LiveLM
+from pipelines.evaluate.memo import remember_documents
+from pipelines.evaluate.quiet import at_rest, offline, same_random_state, silence, threads
+from pipelines.evaluate.result import Evaluation
+from pipelines.evaluate.score import Summary, settings
+from pipelines.evaluate.scorer import Scorer
+from pipelines.evaluate.tasks import OWN_TASKS, Entered, Leaf, choose, enter
+from pipelines.progress import SILENT, Progress
+
+
+class Evaluator:
+    """Tasks, few-shot contexts, requests and tokens of one suite and one tokenizer, made once.
+
+    ``evaluate`` may be called with one live module whose weights change in between, or with another module each time;
+    nothing of a model is kept, and the answers to one are cleared before the next. Raises UserError for an unknown
+    task; a task whose data do not load is told in ``problems`` and marks its own cell.
+    """
+
+    def __init__(
+        self,
+        suite: Suite,
+        tokenizer_folder: Path,
+        *,
+        device: str = "auto",
+        datasets: str | None = None,
+        online: bool = False,
+        threads: int | None = None,
+        progress: Progress = SILENT,
+    ):
+        self.suite, self.device, self.threads = suite, device, threads
+        with same_random_state(), silence(), offline(not online or datasets is not None):
+            self.lm = LiveLM(Path(tokenizer_folder), batch_size=suite.batch_size, max_length=suite.max_length)
+            index = task_index(OWN_TASKS, suite.include_path)
+            with progress.step(f"building {suite.name}", len(suite.tasks)) as step:
+                self.tasks = []
+                for key, spec in suite.tasks.items():
+                    entered = enter(key, spec, suite, index, datasets)
+                    self._ask(entered)
+                    self.tasks.append(entered)
+                    step.advance()
+            self.scorer = Scorer(self.lm, suite, [leaf for task in self.tasks for leaf in task.leaves])
+        self.settings = settings(self)
+
+    @property
+    def problems(self) -> dict[str, str]:
+        """Tasks that could not be built, and why."""
+        return {task.key: task.error for task in self.tasks if task.error is not None}
+
+    def evaluate(self, model: nn.Module, *, name: str | None = None, progress: Progress = SILENT) -> Evaluation:
+        """Score a model as it stands now.
+
+        Raises UserError when its weights have another dtype than the suite says, or when its logits are NaN (naming
+        ``name``). Out of memory halves the batch size, for this and all later models, and starts this one again.
+        """
+        self._check(model)
+        start = time.perf_counter()
+        who = name or getattr(model, "name_or_path", "") or type(model).__name__
+        with same_random_state(), silence(), threads(self.threads), at_rest(model):
+            failed: dict[str, str] = {}
+            while True:
+                try:
+                    failed = self._answers(model, who, progress)
+                    break
+                except torch.OutOfMemoryError:
+                    self.scorer.halve(who)
+            summary = Summary(self.tasks, failed, self.suite.seed)
+            self._clear()
+        return Evaluation(
+            tasks=summary.scores,
+            documents=summary.documents(),
+            batch_size=self.scorer.batch_size,
+            seconds=time.perf_counter() - start,
+            versions=self.scorer.describe(self.settings, model),
+            lm_eval=summary.lm_eval_layout(self, model, who),
+        )
+
+    def _ask(self, task: Entered) -> None:
+        """Write the requests of a task's chosen documents; a failure is kept as the task's error."""
+        try:
+            for leaf in task.leaves:
+                self._ask_leaf(task, leaf)
+        except Exception as error:
+            task.error = f"{type(error).__name__}: {error}"
+            task.leaves = []
+
+    def _ask_leaf(self, task: Entered, leaf: Leaf) -> None:
+        documents = leaf.task.eval_docs
+        leaf.total = len(documents)
+        limit = task.spec.limit if task.spec.limit is not None else self.suite.limit
+        leaf.ids = choose(leaf, limit, self.suite.seed)
+        kept = []
+        for index in leaf.ids:
+            document = documents[index]
+            kept.append(document)
+            leaf.instances.append(self._requests(leaf, index, document))
+        leaf.task._instances = [request for requests in leaf.instances for request in requests]
+        leaf.config = dict(leaf.task.dump_config())
+        remember_documents(leaf.task, kept)
+
+    def _requests(self, leaf: Leaf, index: int, document: Any) -> list[Instance]:
+        task, chat = leaf.task, self.suite.chat_template
+        template = self.lm.apply_chat_template if chat else None
+        context = task.fewshot_context(
+            document,
+            num_fewshot=task.config.num_fewshot or 0,
+            system_instruction=None,
+            apply_chat_template=chat,
+            fewshot_as_multiturn=True,
+            chat_template=template,
+            gen_prefix=task.doc_to_prefix(document),
+        )
+        made = task.construct_requests(
+            doc=document,
+            ctx=context,
+            metadata=(task.config["task"], index, task.config.repeats),
+            apply_chat_template=chat,
+            chat_template=template,
+        )
+        return sorted(made, key=lambda request: request.idx) if isinstance(made, list) else [made]
+
+    def _check(self, model: nn.Module) -> None:
+        dtype = str(getattr(model, "dtype", next(model.parameters()).dtype)).removeprefix("torch.")
+        if dtype != self.suite.dtype:
+            raise UserError(
+                f"the model's weights are {dtype}, the suite says {self.suite.dtype}",
+                where=f"suite {self.suite.name}",
+                do=f"load the model in {self.suite.dtype}, or set suite.dtype={dtype}",
+            )
+
+    def _answers(self, model: nn.Module, who: str, progress: Progress) -> dict[str, str]:
+        """Run every request and put the answers into the task objects; failed tasks by name, with why."""
+        failed = {}
+        self._clear()
+        with self.lm.lent(model, self.scorer.batch_size), progress.step("scoring", self.scorer.rows) as step:
+            self.scorer.prepare(model)
+            for task in self.tasks:
+                _reseed(self.suite.seed)
+                try:
+                    for leaf in task.leaves:
+                        self.scorer.run(leaf, model, step.advance)
+                except torch.OutOfMemoryError:
+                    raise
+                except NotFiniteError as error:
+                    raise UserError(f"{error}", where=f"{who}, task {task.key}", do="the weights are broken") from None
+                except Exception as error:
+                    failed[task.key] = f"{type(error).__name__}: {error}"
+        return failed
+
+    def _clear(self) -> None:
+        """Forget the answers: lm-eval would go on reading the first model's."""
+        for task in self.tasks:
+            for leaf in task.leaves:
+                for request in leaf.task._instances or []:
+                    request.resps, request.filtered_resps = [], {}
+
+
+def _reseed(seed: int) -> None:
+    """Fix what sampling in generation draws from (each task from the start, whatever ran before)."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)

@@ -1,0 +1,105 @@
+"""Leave the process as it was found: random states, log levels, threads, grad and training modes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import nn
+
+_LOUD = ("lm_eval", "lm-eval", "transformers", "datasets", "evaluate", "huggingface_hub", "httpx", "fsspec", "absl")
+
+
+@contextmanager
+def same_random_state() -> Iterator[None]:
+    """Put torch's (all devices), numpy's and Python's global generators back at the end."""
+    state, numpy_state = random.getstate(), np.random.get_state()
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=devices):
+        try:
+            yield
+        finally:
+            random.setstate(state)
+            np.random.set_state(numpy_state)
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Keep the libraries' log lines and progress bars to themselves; errors are raised, not logged."""
+    levels = {name: logging.getLogger(name).level for name in _LOUD}
+    for name in _LOUD:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        with _no_bars():
+            yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    import datasets
+    from datasets.utils import are_progress_bars_disabled
+
+    were_off = are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not were_off:
+            datasets.enable_progress_bars()
+
+
+@contextmanager
+def offline(active: bool) -> Iterator[None]:
+    """Keep the hub's client libraries off the network while active; their settings come back at the end."""
+    if not active:
+        yield
+        return
+    import datasets.config
+    import huggingface_hub.constants as hub
+
+    names = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_EVALUATE_OFFLINE", "TRANSFORMERS_OFFLINE")
+    before = {name: os.environ.get(name) for name in names}
+    flags = [(module, "HF_HUB_OFFLINE", module.HF_HUB_OFFLINE) for module in (datasets.config, hub)]
+    os.environ.update(dict.fromkeys(names, "1"))
+    for module, name, _ in flags:
+        setattr(module, name, True)
+    try:
+        yield
+    finally:
+        for module, name, value in flags:
+            setattr(module, name, value)
+        for name, old in before.items():
+            os.environ.pop(name) if old is None else os.environ.update({name: old})
+
+
+@contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """Give torch this many CPU threads for a while."""
+    before = torch.get_num_threads()
+    if count is not None and count != before:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        if torch.get_num_threads() != before:
+            torch.set_num_threads(before)
+
+
+@contextmanager
+def at_rest(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode; its training mode comes back at the end."""
+    modes = {module: module.training for module in model.modules()} if model.training else {}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training

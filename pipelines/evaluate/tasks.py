@@ -1,0 +1,189 @@
+"""From a suite to lm-eval task objects: by stock name, from further task files, or from the built-in skills."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lm_eval.api.group import Group
+from lm_eval.api.instance import Instance
+from lm_eval.api.task import Task
+from lm_eval.tasks._factory import TaskFactory
+from lm_eval.tasks._index import Entry, Kind
+from lm_eval.tasks._yaml_loader import load_yaml
+
+from conf.errors import UserError, nearest
+from conf.schema import Suite, SuiteTask
+from pipelines.evaluate.index import TaskIndex
+
+OWN_TASKS = Path(__file__).parent / "tasks"
+"""Task files that come with this package."""
+
+_PACKAGED = {"json", "csv", "parquet", "text", "arrow", "pandas", "xml"}
+
+
+@dataclass
+class Leaf:
+    """One lm-eval task: its documents' indices in the split, and the requests of each."""
+
+    name: str
+    task: Task
+    total: int = 0
+    ids: list[int] = field(default_factory=list)
+    instances: list[list[Instance]] = field(default_factory=list)
+    config: dict[str, Any] = field(default_factory=dict)
+
+    def fingerprint(self) -> str:
+        """Hash of the requests: data, prompts, few-shot examples and options."""
+        digest = hashlib.sha256()
+        for request in (request for requests in self.instances for request in requests):
+            digest.update(repr(request.arguments).encode())
+        return digest.hexdigest()[:16]
+
+
+@dataclass
+class Entered:
+    """One task of the suite: a leaf, or the leaves of a group or tag."""
+
+    key: str
+    spec: SuiteTask
+    leaves: list[Leaf] = field(default_factory=list)
+    group: Group | None = None
+    error: str | None = None
+
+    @property
+    def metric(self) -> str:
+        """The metric as the documents table names it."""
+        return metric_name(self.spec.metric, self.spec.filter)
+
+
+def metric_name(metric: str, filter_name: str) -> str:
+    """``acc``, or ``exact_match,strict-match`` when read from a filter."""
+    return metric if filter_name == "none" else f"{metric},{filter_name}"
+
+
+def enter(key: str, spec: SuiteTask, suite: Suite, index: TaskIndex, datasets: str | None) -> Entered:
+    """Build the lm-eval tasks behind one entry of a suite.
+
+    Raises UserError for an unknown name and for code that may not run; what fails while data load is kept as the
+    entry's error.
+    """
+    entered = Entered(key, spec)
+    name = spec.task or key
+    if spec.skill is None and name not in index:
+        raise UserError(f"unknown task {name!r}", where=f"suite {suite.name}", do=nearest(name, index.names()))
+    try:
+        built = _skill(key, spec, suite) if spec.skill is not None else _built(name, spec, suite, index, datasets)
+    except UserError:
+        raise
+    except Exception as error:
+        entered.error = _told(error)
+        return entered
+    if isinstance(built, Group):
+        entered.group = built
+        entered.leaves = [Leaf(task.task_name, task) for task in built.get_all_tasks()]
+    else:
+        tasks = built if isinstance(built, list) else [built]
+        entered.leaves = [Leaf(task.task_name, task) for task in tasks]
+    for leaf in entered.leaves:
+        _settle(leaf, spec, suite)
+    return entered
+
+
+def choose(leaf: Leaf, limit: int | None, seed: int) -> list[int]:
+    """Indices of the documents that are scored: all, or ``limit`` of them, chosen by seed alike for all models."""
+    if limit is None or limit >= leaf.total:
+        return list(range(leaf.total))
+    return sorted(random.Random(f"{seed} {leaf.name} {leaf.total}").sample(range(leaf.total), limit))
+
+
+def _skill(key: str, spec: SuiteTask, suite: Suite) -> Task:
+    from pipelines.tiny.lmeval import skill_task
+    from pipelines.tiny.skills import SKILLS
+
+    if spec.skill not in SKILLS:
+        raise UserError(
+            f"unknown skill {spec.skill!r}", where=f"suite {suite.name}", do=nearest(str(spec.skill), SKILLS)
+        )
+    limit = spec.limit if spec.limit is not None else suite.limit
+    split: Any = spec.split or suite.split or "test"
+    return skill_task(key, str(spec.skill), split, limit)
+
+
+def _built(name: str, spec: SuiteTask, suite: Suite, index: TaskIndex, datasets: str | None) -> Any:
+    factory = _Factory(datasets, spec.split or suite.split, suite.run_code)
+    registry = _Registry(index)
+    return factory.build(registry[name], overrides=None, registry=registry)
+
+
+def _settle(leaf: Leaf, spec: SuiteTask, suite: Suite) -> None:
+    """Few-shot count and seed, as lm-eval's own evaluation sets them; refuse what this machine must not run."""
+    task = leaf.task
+    if getattr(task, "MULTIMODAL", False):
+        raise UserError(f"task {leaf.name} needs images or sound", do="leave it out of the suite")
+    if spec.num_fewshot is not None:
+        task.set_config("num_fewshot", spec.num_fewshot)
+    elif task.get_config("num_fewshot") is None:
+        task.set_config("num_fewshot", 0)
+    task.set_fewshot_seed(suite.seed)
+
+
+class _Registry(dict[str, Entry]):
+    """lm-eval's registry of task files, filled from the index when a name is asked for."""
+
+    def __init__(self, index: TaskIndex):
+        super().__init__()
+        self.index = index
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or str(name) in self.index
+
+    def __missing__(self, name: str) -> Entry:
+        index = self.index
+        if name in index.groups:
+            entry = Entry(name, Kind.GROUP, Path(index.groups[name]))
+        elif name in index.tasks:
+            entry = Entry(name, Kind.TASK, Path(index.tasks[name]))
+        else:
+            entry = Entry(name, Kind.TAG, None, tags=set(index.tags[name]))
+        self[name] = entry
+        return entry
+
+
+class _Factory(TaskFactory):
+    """lm-eval's factory, with the data taken from a mirror and the split from the suite."""
+
+    def __init__(self, mirror: str | None, split: str | None, run_code: bool):
+        super().__init__()
+        self.mirror, self.split, self.run_code = mirror, split, run_code
+
+    def _load_full_config(self, entry: Entry, overrides: dict[str, Any] | None = None) -> dict[str, Any]:
+        unsafe = entry.yaml_path and load_yaml(entry.yaml_path, resolve_func=False).get("unsafe_code")
+        if unsafe and not self.run_code:
+            raise UserError(f"task {entry.name} runs code that the model wrote", do="allow it with suite.run_code=true")
+        config = super()._load_full_config(entry, overrides)
+        if entry.kind is Kind.GROUP:
+            return config
+        if self.split is not None:
+            config["test_split"] = config.get(f"{self.split}_split") or self.split
+        if self.mirror is not None and config.get("dataset_path"):
+            config["dataset_path"] = mirrored(config["dataset_path"], self.mirror)
+        return config
+
+
+def mirrored(dataset: str, mirror: str) -> str:
+    """Where a hub data set lies in a local mirror. Raises FileNotFoundError when it is not there."""
+    if dataset in _PACKAGED or Path(dataset).is_absolute():
+        return dataset
+    folder = Path(mirror).expanduser().resolve() / dataset
+    if not folder.exists():
+        raise FileNotFoundError(f"the mirror {mirror} has no data set {dataset}")
+    return str(folder)
+
+
+def _told(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

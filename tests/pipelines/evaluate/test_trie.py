@@ -1,0 +1,94 @@
+"""Shared prefixes: the tree's mask against its definition, its log-likelihoods against one request at a time."""
+
+import random
+
+import pytest
+import torch
+
+from pipelines.evaluate.forward import log_likelihoods
+from pipelines.evaluate.trie import allowed, batches, forest, tree
+
+
+def brute_force(model, pairs, max_length):
+    """Log-likelihood and greedy flag of each request by itself, from the definition."""
+    out = []
+    for context, target in pairs:
+        tokens = (context + target)[-(max_length + 1) :]
+        with torch.no_grad():
+            logits = model(torch.tensor([tokens[:-1]])).logits[0, -len(target) :]
+        scores = logits.log_softmax(-1)[torch.arange(len(target)), torch.tensor(target)]
+        out.append((float(scores.sum()), logits.argmax(-1).tolist() == target))
+    return out
+
+
+def made_up(seed: int, documents: int = 12) -> tuple[list, list]:
+    """Requests of documents: a context, options of mixed lengths, some alike, some a prefix of another."""
+    rng = random.Random(seed)
+    pairs, groups = [], []
+    for _ in range(documents):
+        context = [rng.randrange(4, 100) for _ in range(rng.randrange(1, 30))]
+        options = [[rng.randrange(4, 100) for _ in range(rng.randrange(1, 8))] for _ in range(3)]
+        options += [options[0][:1], options[1] + [7, 8], list(options[2])]
+        groups.append(list(range(len(pairs), len(pairs) + len(options))))
+        pairs += [(list(context), option) for option in options]
+    return pairs, groups
+
+
+def test_tree_of_known_requests():
+    # contexts 1 2 3; options 4 | 5 6 | 5 7: the inputs are 1 2 3, and 1 2 3 5 twice
+    t = tree([0, 1, 2], [([1, 2, 3], [4]), ([1, 2, 3], [5, 6]), ([1, 2, 3], [5, 7])], 100)
+    assert t.tokens == [1, 2, 3, 5]
+    assert t.chain
+    assert {(p.request, p.node, p.token) for p in t.picks} == {(0, 2, 4), (1, 2, 5), (1, 3, 6), (2, 2, 5), (2, 3, 7)}
+
+
+def test_branches_get_their_own_positions_and_ends():
+    t = tree([0, 1], [([1, 2], [3, 4, 5]), ([1, 2], [6, 7])], 100)
+    assert t.tokens == [1, 2, 3, 4, 6]
+    assert t.depths == [0, 1, 2, 3, 2]
+    assert t.ends == [5, 5, 4, 4, 5]
+
+
+def test_mask_lets_a_token_see_its_ancestors_only():
+    pairs, groups = made_up(3, documents=1)
+    t = tree(groups[0], pairs, 100)
+    parents = {}
+    for q, depth in enumerate(t.depths):  # depth-first order: the parent is the last earlier token one level up
+        parents[q] = max((k for k in range(q) if t.depths[k] == depth - 1), default=None)
+    mask = allowed(torch.tensor([t.ends]))[0, 0]
+    for q in range(len(t.tokens)):
+        ancestors, at = {q}, q
+        while parents[at] is not None:
+            at = parents[at]
+            ancestors.add(at)
+        assert set(mask[q].nonzero().flatten().tolist()) == ancestors
+
+
+@pytest.mark.parametrize("size", [1, 5])
+@pytest.mark.parametrize("width", [None, 64, 1 << 30])
+def test_log_likelihoods_are_those_of_each_request_alone(model, size, width):
+    model.eval()
+    pairs, groups = made_up(1)
+    work = batches(forest(pairs, groups, 20, width), size)  # length 20: some contexts are cut
+    got = log_likelihoods(model, work, len(pairs), lambda n: None)
+    want = brute_force(model, pairs, 20)
+    assert [g[0] for g in got] == pytest.approx([w[0] for w in want], abs=1e-4)
+    assert [g[1] for g in got] == [w[1] for w in want]
+
+
+def test_eager_attention_takes_trees_too(folder):
+    from transformers import LlamaForCausalLM
+
+    model = LlamaForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
+    pairs, groups = made_up(2)
+    got = log_likelihoods(model, batches(forest(pairs, groups, 64, 1 << 30), 4), len(pairs), lambda n: None)
+    assert [g[0] for g in got] == pytest.approx([w[0] for w in brute_force(model, pairs, 64)], abs=1e-4)
+
+
+def test_sharing_computes_fewer_tokens():
+    pairs = [(list(range(4, 64)), [70 + i, 80 + i, 90 + i]) for i in range(4)]
+    shared, apart = (forest(pairs, [[0, 1, 2, 3]], 100, width) for width in (64, None))
+    assert sum(len(t.tokens) for t in apart) == 4 * 62
+    assert sum(len(t.tokens) for t in shared) == 60 + 4 * 2
+    long = [(list(range(4, 64)) * 30, [70]), ([99, *list(range(4, 63))] * 30, [70])]
+    assert len(forest(long, [[0, 1]], 4000, 64)) == 2  # nothing is shared: two sequences, not one of twice the length
