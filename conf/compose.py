@@ -136,14 +136,14 @@ def _compose_one(overrides: list[str], extra: Path | None) -> tuple[Config, Dict
 def _add(tree: DictConfig, override: Override) -> None:
     """Add a value below ``+key``, where Hydra itself cannot add an entry to a dictionary of dataclasses."""
     *parents, last = override.key_or_group.split(".")
-    node = tree
+    node, typed = tree, False
     for part in parents:
         kind = node._metadata.element_type
         if part not in node and is_dataclass(kind):
             with open_dict(node):
                 node[part] = OmegaConf.structured(kind)
-        node = node[part]
-    if last in node and override.is_add() and not override.is_force_add():
+        node, typed = node[part], typed or is_dataclass(kind)
+    if last in node and not typed and not override.is_force_add():
         raise ConfigKeyError(f"{override.key_or_group} is there already")
     OmegaConf.update(node, last, override.value(), force_add=True)
 

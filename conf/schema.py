@@ -39,8 +39,8 @@ class Base:
 class Task:
     """What an expert is trained on: a built-in skill, a file, or a hub data set."""
 
-    name: str = MISSING
-    """Name of the expert's task in tables."""
+    name: str = ""
+    """Name of the expert's task in tables; default: its key in the pool."""
     skill: Optional[str] = None
     """A built-in generated skill."""
     path: Optional[str] = None
@@ -187,7 +187,7 @@ class SuiteTask:
 class Suite:
     """lm-eval tasks with their metric, few-shot count, limit and split."""
 
-    name: str = MISSING
+    name: str = "suite"
     """Name shown in tables."""
     tasks: Dict[str, SuiteTask] = field(default_factory=dict)
     """Tasks by the name shown in tables."""

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet as pq
+
 from pipelines.plan import Plan
-from pipelines.report import TrialRow
+from pipelines.report.rows import TrialRow
 from pipelines.sources import Access
+from pipelines.study import Planned
+from pipelines.worker import DOCUMENTS
 
 
 def trial_rows(plan: Plan, access: Access, suite: str) -> list[TrialRow]:
@@ -21,16 +29,24 @@ def trial_rows(plan: Plan, access: Access, suite: str) -> list[TrialRow]:
                 study=plan.name,
                 pool=planned.pool,
                 kind=planned.kind,
-                method=planned.trial.merge.method if planned.trial.merge else None,
-                label=planned.label,
+                method=planned.label if planned.kind == "merge" else None,
+                label=_title(planned),
                 experts=planned.experts,
                 parameters=planned.parameters,
                 key=planned.trial.key,
                 scores={name: task["value"] for name, task in tasks.items()},
                 n={name: task["n"] for name, task in tasks.items()},
-                documents=entry.folder / "documents.parquet",
+                documents=_reader(entry.folder / DOCUMENTS),
                 suite=suite,
                 seconds=about.get("seconds", {}),
             )
         )
     return rows
+
+
+def _title(planned: Planned) -> str:
+    return f"{planned.label} of {', '.join(planned.experts)}" if planned.kind == "merge" else planned.label
+
+
+def _reader(file: Path) -> Callable[[], pyarrow.Table]:
+    return lambda: pq.read_table(file)

@@ -61,6 +61,16 @@ def merge_checkpoint(config: Config, progress: Progress = SILENT) -> Made:
     return Made(Path(config.out), {"recipe": merge.recipe.to_dict()}, True)
 
 
+def merge_mergekit_config(config: Config, file: str, progress: Progress = SILENT) -> Made:
+    """Run a mergekit YAML, with our methods registered, into the folder ``out``."""
+    from pipelines.merge.mergekit_config import run_mergekit_config
+
+    if not config.out:
+        raise UserError("there is no folder to write the merged model to", where="out", do="name one with out=DIR")
+    run_mergekit_config(Path(file), Path(config.out), progress)
+    return Made(Path(config.out), {"mergekit_config": file}, True)
+
+
 def evaluate_model(config: Config, progress: Progress = SILENT) -> Entry:
     """Score ``model`` (a folder, hub id or store key), or the merge of ``experts``, or ``base``, on ``suite``."""
     if problems := check_suite(config.suite, config.datasets):

@@ -129,7 +129,7 @@ class ExpertRecipe:
 def pool_recipes(pool: Pool) -> dict[str, ExpertRecipe]:
     """The experts of a pool that are made by fine-tuning."""
     return {
-        name: ExpertRecipe(name, pool.base, task, pool.finetuning, pool.optimizer, pool.training, pool.seed)
+        name: ExpertRecipe(name, pool.base, dataclasses.replace(task, name=task.name or name), pool.finetuning, pool.optimizer, pool.training, pool.seed)
         for name, task in pool.tasks.items()
     }
 
@@ -167,6 +167,7 @@ def make_expert(recipe: ExpertRecipe, base: Source, access: Access, progress: Pr
                 about["summary"] = finetune(
                     Path(base.path), recipe.task, recipe.finetuning, recipe.optimizer, recipe.training, recipe.seed,
                     draft, progress, name=recipe.name, datasets=access.datasets, online=access.online,
+                    checkpoints=access.store.root / "work" / found.key,
                 )  # fmt: skip
     return access.source(access.open(str(access.store.folder("experts", found.key))))
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import math
 import platform
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import torch
 from torch import nn
 
 from conf.errors import UserError
-from conf.schema import Executor, Suite
-from pipelines.evaluate import Evaluation, Evaluator
+from conf.schema import Executor
+from pipelines.evaluate.evaluator import Evaluator
+from pipelines.evaluate.result import Evaluation
 from pipelines.merge.checkpoint import OpenCheckpoint
 from pipelines.merge.recipe import Recipe
 from pipelines.merge.stream import Merge, merge_into
@@ -22,7 +25,7 @@ from pipelines.store import content_key
 from pipelines.trial import Trial
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-PACKAGES = ("torch", "transformers", "mergekit", "lm-eval", "mergebench")
+DOCUMENTS = "documents.parquet"
 
 
 class Worker:
@@ -46,9 +49,10 @@ class Worker:
         merged = time.perf_counter()
         evaluation = self.evaluator(trial).evaluate(model)
         evaluated = time.perf_counter()
-        about = {**trial.about(), **_account(evaluation), "device": _device_name(self.device), "versions": _versions()}
+        about = {**trial.about(), **_account(evaluation), "device": _device_name(self.device)}
         with store.commit("results", trial.key, about) as draft:
-            evaluation.write(draft)
+            pq.write_table(evaluation.documents, draft / DOCUMENTS, compression="zstd")
+            (draft / "lm_eval.json").write_text(json.dumps(evaluation.lm_eval, indent=1, default=str))
             about["seconds"] = {
                 "merge": merged - start,
                 "evaluate": evaluated - merged,
@@ -116,18 +120,20 @@ def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})"
 
 
-def _versions() -> dict[str, str]:
-    return {name: version(name) for name in PACKAGES}
+def _number(value: float) -> float | None:
+    """A number as JSON takes it: None where there is none."""
+    return None if math.isnan(value) else value
 
 
 def _account(evaluation: Evaluation) -> dict[str, Any]:
     """The numbers of an evaluation, as the store's entry keeps them."""
     tasks = {
-        name: {"metric": t.metric, "value": t.value, "stderr": t.stderr, "n": t.n, "error": t.error}
+        name: {"metric": t.metric, "value": _number(t.value), "stderr": _number(t.stderr), "n": t.n, "error": t.error}
         for name, t in evaluation.tasks.items()
     }
     return {
         "tasks": tasks,
         "batch_size": evaluation.batch_size,
+        "versions": evaluation.versions,
         "incomplete": any(task["error"] for task in tasks.values()),
     }

@@ -1,5 +1,6 @@
 """What every test may ask for."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -13,3 +14,39 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("no folder of golden vectors and benchmark data beside the checkout")
     return SHARED
+
+
+@dataclasses.dataclass(frozen=True)
+class TinyPool:
+    """A small base and three experts of the built-in world, trained far too briefly, in a store of their own."""
+
+    store: str
+    base: str
+    experts: tuple[str, ...]
+    overrides: tuple[str, ...]
+
+
+QUICK = (
+    *(f"+pools.tiny.tasks.{skill}.skill={skill}" for skill in ("add", "dist", "count")),
+    "+pools.tiny.base.steps=10",
+    "+pools.tiny.training.steps=3",
+    "+pools.tiny.optimizer.lr=0.001",
+)
+
+
+@pytest.fixture(scope="session")
+def tiny_pool(tmp_path_factory: pytest.TempPathFactory) -> TinyPool:
+    """The quick pool, made once for all tests."""
+    from conf.compose import compose
+    from pipelines.sources import Source
+    from pipelines.study import access_of, lay_out, make_pools
+
+    store = str(tmp_path_factory.mktemp("pool") / "store")
+    ((config, _),) = compose([*QUICK, f"store={store}"])
+    access = access_of(config)
+    make_pools(config, access)
+    singles = [p.trial for p in lay_out(config, access).planned if p.kind == "expert"]
+    assert all(trial is not None for trial in singles)
+    experts = [trial.experts[0] for trial in singles if trial is not None]
+    assert all(isinstance(e, Source) for e in experts)
+    return TinyPool(store, singles[0].base.path, tuple(e.path for e in experts), QUICK)

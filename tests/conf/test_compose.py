@@ -1,0 +1,98 @@
+import pytest
+from omegaconf import OmegaConf
+
+from conf.compose import compose, groups, to_yaml
+from conf.errors import UserError
+from conf.schema import Config
+
+
+def only(*overrides: str) -> Config:
+    ((config, _),) = compose(list(overrides))
+    return config
+
+
+def test_defaults_are_typed():
+    config = only()
+    assert isinstance(config, Config)
+    assert config.base.name == "tiny"
+    assert config.optimizer.name == "adamw"
+
+
+def test_values_reach_the_dataclasses():
+    config = only("optimizer.lr=0.5", "executor.threads=2", "experts=[a,b/c]", "training.lora.rank=8")
+    assert config.optimizer.lr == 0.5
+    assert config.executor.threads == 2
+    assert config.experts == ["a", "b/c"]
+    assert config.training.lora.rank == 8
+
+
+def test_studies_take_methods_in_and_out():
+    config = only("+experiment=quickstart", "methods.ties.density=0.4", "~methods.linear", "+method@methods.della=della")
+    assert config.methods["ties"]["density"] == 0.4
+    assert config.methods["della"]["method"] == "della"
+    assert "linear" not in config.methods
+
+
+def test_a_dictionary_of_dataclasses_takes_new_entries():
+    config = only("+suite.tasks.mine={skill:add,limit:3}", "+pools.p.tasks.t.skill=add")
+    assert (config.suite.tasks["mine"].skill, config.suite.tasks["mine"].limit) == ("add", 3)
+    assert config.pools["p"].tasks["t"].skill == "add"
+    assert config.pools["p"].optimizer.name == "adamw"
+
+
+def test_sweep_grammar_is_the_product():
+    composed = compose(["seed=1,2", "optimizer.lr=0.1,0.2,0.3"])
+    assert {(c.seed, c.optimizer.lr) for c, _ in composed} == {(s, lr) for s in (1, 2) for lr in (0.1, 0.2, 0.3)}
+
+
+def test_printed_configuration_composes_to_itself():
+    _, tree = compose(["+experiment=quickstart"])[0]
+    again = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(to_yaml(tree)))
+    assert OmegaConf.to_object(again) == OmegaConf.to_object(tree)
+
+
+def test_own_folder_of_choices(tmp_path):
+    (tmp_path / "method").mkdir()
+    (tmp_path / "method" / "mine.yaml").write_text("method: ties\ndensity: 0.7\n")
+    ((config, _),) = compose(["method=mine"], config_dir=str(tmp_path))
+    assert config.method["density"] == 0.7
+    with pytest.raises(UserError, match="no such folder"):
+        compose([], config_dir=str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["+experiment=quickstat"], ["quickstat", "quickstart", "conf/experiment/"]),
+        (["method=tiess"], ["tiess", "ties", "conf/method/"]),
+        (["methd=ties"], ["methd", "method"]),
+        (["optimizer.lrr=3"], ["optimizer.lrr", "lr", "conf/optimizer/adamw.yaml"]),
+        (["optimizer.lr=abc"], ["optimizer.lr=abc", "abc", "Float"]),
+        (["+experiment=quickstart", "methods.ties.densty=.1"], ["densty", "density", "conf/method/ties.yaml"]),
+        (["+experiment=quickstart", "~methods.tiess"], ["tiess", "ties"]),
+        (["+optimizer.foo=1"], ["optimizer.foo", "conf/schema.py"]),
+        (["+optimizer.lr=3"], ["there already", "plus sign"]),
+        (["+experiment=quickstart", "+method@methods.x=delta"], ["delta", "della"]),
+        (["+suite.tasks.x={skil:add}"], ["skil", "skill"]),
+        (["+pools.x.sed=1"], ["pools.x.sed", "seed"]),
+        (["foo"], ["cannot read", "foo", "key=value"]),
+        (["base.path=[1"], ["cannot read"]),
+        (["sampler.sizes=[a]"], ["sampler.sizes", "Integer"]),
+    ],
+)
+def test_what_is_misspelt_is_answered_with_what_is_valid(overrides, words):
+    with pytest.raises(UserError) as caught:
+        compose(overrides)
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+def test_every_choice_composes():
+    """No YAML of the house is broken: each choice of each group, and each experiment whole."""
+    for group, choices in groups().items():
+        plus = "+" if group in ("experiment", "scale", "pool") else ""
+        for choice in choices:
+            target = "pool@pools.p" if group == "pool" else group
+            compose([f"{plus}{target}={choice}"])

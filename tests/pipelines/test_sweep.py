@@ -1,0 +1,163 @@
+"""A whole study: run, repeated, extended, broken, killed, shared."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from conf.compose import compose
+from conf.errors import UserError
+from pipelines.plan import make_plan
+from pipelines.store import Store
+from pipelines.study import access_of
+from pipelines.sweep import run_study
+from pipelines.worker import Worker
+
+SUITE = ("~suite.tasks", "+suite.tasks.add.skill=add", "+suite.tasks.dist.skill=dist", "suite.limit=12", "executor.device=cpu")
+METHODS = ("+method@methods.linear=linear", "+method@methods.ties=ties", "+method@methods.dare=dare_linear")
+
+
+def overrides(pool, store: Path | str, *more: str) -> list[str]:
+    runs = Path(store).parent / "runs"
+    return [*pool.overrides, *SUITE, *METHODS, "sampler.sizes=[2,3]", f"store={store}", f"runs={runs}", "name=small", *more]
+
+
+def config_of(pool, store, *more):
+    ((config, _),) = compose(overrides(pool, store, *more))
+    return config
+
+
+@pytest.fixture
+def store(tiny_pool, tmp_path) -> Path:
+    """A store that holds the quick pool's checkpoints and no result."""
+    for kind in ("bases", "experts"):
+        (tmp_path / "store" / kind).mkdir(parents=True)
+        for entry in (Path(tiny_pool.store) / kind).iterdir():
+            os.symlink(entry, tmp_path / "store" / kind / entry.name)
+    return tmp_path / "store"
+
+
+def values(store: Path) -> dict[str, dict]:
+    return {e.key: e.describe()["tasks"] for e in Store(store).entries("results")}
+
+
+def test_run_repeat_extend(tiny_pool, store, monkeypatch):
+    config = config_of(tiny_pool, store)
+    plan = make_plan(config, access_of(config))
+    assert (plan.new, plan.cached, plan.problems) == (1 + 3 + 3 * 4, 0, [])
+
+    first = run_study(config)
+    assert first.complete
+    assert first.outcome.done == 16
+    assert len(values(store)) == 16
+    for name in ("leaderboard.csv", "leaderboard.md", "score_by_experts.png", "score_by_experts.svg"):
+        assert (first.folder / name).stat().st_size > 0
+
+    extended = run_study(config_of(tiny_pool, store, "+method@methods.stock=model_stock"))
+    assert (extended.plan.cached, extended.outcome.done) == (16, 4)
+
+    monkeypatch.setattr(Worker, "run", lambda *_: pytest.fail("a cached trial ran again"))
+    again = run_study(config)
+    assert (again.plan.cached, again.outcome.done) == (16, 0)
+    assert again.report is not None
+
+
+def test_same_study_gives_the_same_numbers_in_another_store(tiny_pool, store, tmp_path):
+    run_study(config_of(tiny_pool, store))
+    run_study(config_of(tiny_pool, tmp_path / "other" / "store"))
+    assert values(store) == values(tmp_path / "other" / "store")
+
+
+def test_a_failing_trial_is_set_aside_and_tried_again_next_time(tiny_pool, store, monkeypatch):
+    config = config_of(tiny_pool, store)
+    run = Worker.run
+    calls = []
+
+    def flaky(self, trial):
+        if trial.merge is not None and trial.merge.method == "ties":
+            calls.append(trial.key)
+            raise RuntimeError("boom")
+        run(self, trial)
+
+    monkeypatch.setattr(Worker, "run", flaky)
+    broken = run_study(config)
+    assert not broken.complete
+    assert len(broken.outcome.failures) == 4
+    assert len(calls) == 8, "each failing trial is tried once more"
+    assert "boom" in broken.outcome.failures[0].reason
+    assert broken.outcome.done == 12
+    monkeypatch.setattr(Worker, "run", run)
+    mended = run_study(config)
+    assert mended.complete
+    assert mended.outcome.done == 4
+
+
+def test_problems_stop_a_study_before_anything_is_spent(tiny_pool, store):
+    with pytest.raises(UserError, match="density"):
+        run_study(config_of(tiny_pool, store, "+methods.ties.densty=0.1"))
+    assert values(store) == {}
+
+
+def start(pool, store) -> subprocess.Popen:
+    command = [sys.executable, "-c", "from cli.app import main; main()", "sweep", *overrides(pool, store)]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def test_kill_loses_at_most_the_current_trial(tiny_pool, store, tmp_path):
+    undisturbed = tmp_path / "calm" / "store"
+    run_study(config_of(tiny_pool, undisturbed))
+    rng, kills = random.Random(1), 0
+    for _ in range(2):
+        process = start(tiny_pool, store)
+        enough = len(list((store / "results").glob("*"))) + rng.randint(1, 4) if (store / "results").exists() else 2
+        while process.poll() is None:
+            done = list((store / "results").glob("*/entry.json")) if (store / "results").exists() else []
+            if len(done) >= enough:
+                os.killpg(process.pid, signal.SIGKILL)
+                kills += 1
+                break
+            time.sleep(0.005)
+        process.wait()
+    assert kills == 2
+    before = {e.key: e.describe()["made"] for e in Store(store).entries("results")}
+    assert 2 <= len(before) < 16
+    assert all("tasks" in e.describe() for e in Store(store).entries("results"))
+    last = run_study(config_of(tiny_pool, store))
+    assert last.outcome.done == 16 - len(before)
+    after = {e.key: e.describe()["made"] for e in Store(store).entries("results")}
+    assert {key: after[key] for key in before} == before, "a committed trial was computed again"
+    assert values(store) == values(undisturbed)
+
+
+def test_interrupt_keeps_what_was_finished(tiny_pool, store):
+    process = start(tiny_pool, store)
+    while process.poll() is None and not list(store.glob("results/*/entry.json")):
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode in (1, 130), errors
+    assert "Traceback" not in errors
+    assert len(values(store)) >= 1
+
+
+def test_two_processes_share_a_store(tiny_pool, store):
+    both = [start(tiny_pool, store) for _ in range(2)]
+    for process in both:
+        assert process.wait(timeout=240) == 0, process.stderr.read()
+    assert len(values(store)) == 16
+    logs = (store.parent / "runs" / "small" / "log.txt").read_text()
+    assert logs.count("became done") == 16, "a trial was computed by both"
+
+
+def test_json_says_what_ran(tiny_pool, store):
+    command = [sys.executable, "-c", "from cli.app import main; main()", "-q", "sweep", *overrides(tiny_pool, store), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    told = json.loads(done.stdout)[0]
+    assert (told["run"], told["complete"]) == (16, True)
+    assert done.stderr == ""
