@@ -120,11 +120,16 @@ def difference_p(estimate: float, replicates: NDArray, differing: int) -> float:
         estimate: the difference d.
         replicates: its bootstrap replicates `[B]`.
         differing: number m of documents on which the two differ.
+
+    Returns:
+        The p-value; NaN where the replicates are unknown (NaN).
     """
     if differing == 0 or estimate == 0:
         return 1.0
     floor = 2.0 ** (1 - min(differing, 1000))
     spread = float(np.std(replicates))
+    if math.isnan(spread):
+        return math.nan
     tail = 2 * float(ndtr(-abs(estimate) / spread)) if spread > 0 else 0.0
     return min(1.0, max(tail, floor))
 

@@ -73,10 +73,10 @@ def union_test(differences: ArrayLike, p: ArrayLike) -> float:
 
 
 def share_kept(merge: NDArray, base: NDArray, expert: NDArray) -> NDArray:
-    """Share of the experts' own-skill gain that a merge keeps, averaged over its experts.
+    """Share of the experts' own-skill gain that a merge keeps: Σ_k (merge_k − base_k) / Σ_k (expert_k − base_k).
 
-    (1/K)·Σ_k (merge_k − base_k) / (expert_k − base_k), all scored on expert k's own task: 1 keeps everything, 0 keeps
-    nothing, and below 0 the merge is worse than the base.
+    All are scored on expert k's own task: 1 keeps everything, 0 keeps nothing, and below 0 the merge is worse than the
+    base. The ratio of sums stays steady where the mean of ratios blows up: at an expert that gained next to nothing.
 
     Args:
         merge: the merge's score on each expert's task `[K, …]` (trailing axes, e.g. replicates, are kept).
@@ -86,7 +86,7 @@ def share_kept(merge: NDArray, base: NDArray, expert: NDArray) -> NDArray:
     Returns:
         Shares of shape `[…]`.
     """
-    return ((merge - base) / (expert - base)).mean(axis=0)
+    return (merge - base).sum(axis=0) / (expert - base).sum(axis=0)
 
 
 def performance_drop(clean: ArrayLike, attacked: ArrayLike) -> NDArray:

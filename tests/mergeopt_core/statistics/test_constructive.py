@@ -48,7 +48,7 @@ def test_union_test_keeps_its_level_at_the_edge():
 
 def test_share_kept_by_hand():
     merge, base, expert = np.array([0.6, 0.5]), np.array([0.5, 0.5]), np.array([0.9, 0.7])
-    assert share_kept(merge, base, expert) == pytest.approx((0.25 + 0.0) / 2)
+    assert share_kept(merge, base, expert) == pytest.approx(0.1 / 0.6)
     assert share_kept(expert, base, expert) == pytest.approx(1)
     replicates = np.repeat(merge[:, None], 4, axis=1)
     assert share_kept(replicates, base[:, None], expert[:, None]).shape == (4,)

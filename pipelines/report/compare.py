@@ -1,0 +1,205 @@
+"""The same subsets and methods in two pools (or studies), and the same models with and without an attack."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+
+from mergeopt_core.statistics import Interval, holm, percentile_interval, performance_drop, task_replicates
+from pipelines.report import words
+from pipelines.report.panel import Panel
+
+
+@dataclass
+class ComparisonRow:
+    """Matched models of two panels: other − reference."""
+
+    reference: str
+    other: str
+    what: str
+    """own skill (experts on the task of their name), experts (on the suite) or merges."""
+    method: str
+    experts: int
+    matched: int
+    reference_score: float
+    other_score: float
+    difference: Interval
+    p_holm: float = 1.0
+    """p-value corrected over all lines of these two panels."""
+
+
+@dataclass
+class RobustnessRow:
+    """Performance drop rate (clean − attacked) / clean of matched models."""
+
+    panel: str
+    attack: str
+    method: str
+    experts: int
+    matched: int
+    clean: float
+    attacked: float
+    pdr: Interval
+
+
+Match = tuple[list[int], list[int]]
+"""Rows of the reference and of the other panel, in one order."""
+
+
+def compare(panels: list[Panel]) -> tuple[list[ComparisonRow], list[str]]:
+    """Compare every later panel with the first one that has the same suite, attack and some of its experts."""
+    rows: list[ComparisonRow] = []
+    notes: list[str] = []
+    for i, other in enumerate(panels):
+        reference = next((p for p in panels[:i] if _comparable(p, other)), None)
+        if reference is None:
+            continue
+        if not _same_documents(reference, other):
+            notes.append(f"{other.title} is not compared with {reference.title}: other documents were scored.")
+            continue
+        found = _compare(reference, other)
+        for row, p in zip(found, holm(np.array([_known(r.difference.p) for r in found]))):
+            row.p_holm = float(p)
+        rows += found
+    return rows, notes
+
+
+def _known(p: float | None) -> float:
+    return 1.0 if p is None or np.isnan(p) else p
+
+
+def _comparable(a: Panel, b: Panel) -> bool:
+    same = (a.key.suite, a.key.attack) == (b.key.suite, b.key.attack)
+    return same and bool(_matches(a, b) or set(a.experts) & set(b.experts))
+
+
+def _same_documents(a: Panel, b: Panel) -> bool:
+    tasks = a.samples.tasks
+    if sorted(tasks) != sorted(b.samples.tasks) or a.samples.ids.keys() != b.samples.ids.keys():
+        return False
+    return all(np.array_equal(a.samples.ids[t], b.samples.ids[t]) for t in a.samples.ids)
+
+
+def _matches(a: Panel, b: Panel) -> dict[tuple[str, int], Match]:
+    """Merges of the same method, experts in the same order and repetition, by (method, number of experts)."""
+    there = _by_recipe(b)
+    groups: dict[tuple[str, int], Match] = defaultdict(lambda: ([], []))
+    for recipe, row in _by_recipe(a).items():
+        if recipe in there:
+            method, experts, _ = recipe
+            mine, theirs = groups[method, len(experts)]
+            mine.append(row)
+            theirs.append(there[recipe])
+    return dict(sorted(groups.items()))
+
+
+def _by_recipe(panel: Panel) -> dict[tuple[str, tuple[str, ...], int], int]:
+    seen: dict[tuple[str, tuple[str, ...]], int] = defaultdict(int)
+    found = {}
+    for m in panel.merges:
+        recipe = (panel.rows[m].method or "?", panel.rows[m].experts)
+        found[(*recipe, seen[recipe])] = m
+        seen[recipe] += 1
+    return found
+
+
+def _compare(a: Panel, b: Panel) -> list[ComparisonRow]:
+    rows = []
+    both = [name for name in a.experts if name in b.experts]
+    if both:
+        mine, theirs = [a.experts[n] for n in both], [b.experts[n] for n in both]
+        rows += _own_skill(a, b, both)
+        rows.append(_line(a, b, "experts", "", 1, mine, theirs))
+    for (method, size), (mine, theirs) in _matches(a, b).items():
+        rows.append(_line(a, b, "merges", method, size, mine, theirs))
+    return rows
+
+
+def _line(a: Panel, b: Panel, what: str, method: str, size: int, mine: list[int], theirs: list[int]) -> ComparisonRow:
+    weights = a.cluster(mine) if what == "merges" else np.full((len(mine), 1), 1 / len(mine))
+    draws = ((b.replicates[theirs] - a.replicates[mine]) * weights).sum(axis=0)
+    before, after = float(a.scores[mine].mean()), float(b.scores[theirs].mean())
+    documents = sum(
+        int((b.samples.documents[t][theirs] != m[mine]).any(axis=0).sum()) for t, m in a.samples.documents.items()
+    )
+    difference = a.interval(after - before, draws, documents)
+    return ComparisonRow(a.title, b.title, what, method, size, len(mine), before, after, difference)
+
+
+def _own_skill(a: Panel, b: Panel, names: list[str]) -> list[ComparisonRow]:
+    """Experts on the task of their own name, averaged; its draws are those of the tasks."""
+    shared = [n for n in names if n in a.samples.documents and n in b.samples.documents]
+    if not shared:
+        return []
+    gaps, points, differing = [], [], 0
+    for task in shared:
+        before = a.samples.documents[task][a.experts[task]]
+        after = b.samples.documents[task][b.experts[task]]
+        draw = a.statistics
+        gaps.append(task_replicates((after - before)[None], resamples=draw.resamples, seed=draw.seed, task=task)[0])
+        points.append((before.mean(), after.mean()))
+        differing += int((after != before).sum())
+    low, high = (float(x) for x in np.mean(points, axis=0))
+    difference = a.interval(high - low, np.mean(gaps, axis=0), differing)
+    return [ComparisonRow(a.title, b.title, "own skill", "", 1, len(shared), low, high, difference)]
+
+
+def robustness(panels: list[Panel]) -> list[RobustnessRow]:
+    """Performance drop rate of every attacked panel against the clean panel of the same pool and documents."""
+    rows = []
+    for attacked in (p for p in panels if p.key.attack != "none"):
+        clean = [p for p in panels if p.key.attack == "none" and p.key.pool == attacked.key.pool]
+        clean = [p for p in clean if _same_documents(p, attacked)]
+        clean.sort(key=lambda p: (p.key.study != attacked.key.study, p.key.suite != attacked.key.suite))
+        if clean:
+            rows += _drops(clean[0], attacked)
+    return rows
+
+
+def _drops(clean: Panel, attacked: Panel) -> list[RobustnessRow]:
+    groups: list[tuple[str, int, list[int], list[int]]] = []
+    if clean.base is not None and attacked.base is not None:
+        groups.append(("base", 0, [clean.base], [attacked.base]))
+    both = [name for name in clean.experts if name in attacked.experts]
+    if both:
+        mine = [clean.experts[n] for n in both]
+        groups.append(("mean of experts", 1, mine, [attacked.experts[n] for n in both]))
+    groups += [(method, size, *match) for (method, size), match in _matches(clean, attacked).items()]
+    rows = []
+    for method, size, mine, theirs in groups:
+        weights = clean.cluster(mine) if size > 1 else np.full((len(mine), 1), 1 / len(mine))
+        draws = performance_drop(
+            (clean.replicates[mine] * weights).sum(axis=0), (attacked.replicates[theirs] * weights).sum(axis=0)
+        )
+        before, after = float(clean.scores[mine].mean()), float(attacked.scores[theirs].mean())
+        pdr = percentile_interval(float(performance_drop(before, after)), draws, clean.statistics.confidence)
+        title = clean.title if clean.key.pool in clean.title else clean.key.pool
+        rows.append(RobustnessRow(title, attacked.key.attack, method, size, len(mine), before, after, pdr))
+    return rows
+
+
+def comparison_verdicts(rows: list[ComparisonRow], confidence: float) -> list[str]:
+    """One sentence for each pair of panels: where the other is better, worse, or cannot be told apart."""
+    lines = []
+    for reference, other in dict.fromkeys((r.reference, r.other) for r in rows):
+        pair = [r for r in rows if (r.reference, r.other) == (reference, other)]
+        better: list[str] = []
+        worse: list[str] = []
+        level = 0
+        for r in pair:
+            if r.p_holm < 1 - confidence and r.difference.excludes_zero:
+                (better if r.difference.estimate > 0 else worse).append(_short(r))
+            else:
+                level += 1
+        parts = [f"better in {words.listed(better, 4)}"] if better else []
+        parts += [f"worse in {words.listed(worse, 4)}"] if worse else []
+        parts += [f"inside the noise in {level} of {len(pair)} comparisons"] if level else []
+        lines.append(f"{other} against {reference} (paired, Holm-corrected): {'; '.join(parts)}.")
+    return lines
+
+
+def _short(r: ComparisonRow) -> str:
+    where = f"{r.method} over {words.experts(r.experts)}" if r.what == "merges" else r.what
+    return f"{where} ({words.signed(r.difference.estimate)})"

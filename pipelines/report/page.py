@@ -1,0 +1,143 @@
+"""The report as Markdown and as one HTML page that needs nothing else."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from pipelines.report import tables, words
+from pipelines.report.page_style import CSS
+
+if TYPE_CHECKING:
+    from pipelines.report.report import Report
+
+SECTIONS: list[tuple[str, str, str]] = [
+    ("leaderboard", "Leaderboard", "Mean over the merges of a method at one number of experts."),
+    ("comparisons", "Pools compared", "The same subsets, methods and documents: other minus reference."),
+    ("robustness", "Robustness", "Performance drop rate (clean − attacked) / clean."),
+    ("experts", "Experts on their own skill", "Each expert against the base on the task of its name."),
+    ("interference", "Interference", "How much of the experts' own-skill gain the merges keep."),
+]
+FIGURES = {
+    "leaderboard": ("score_by_experts.svg", "Mean score by number of experts merged, one line a method"),
+    "interference": ("interference_by_experts.svg", "Share of own-skill gain kept by number of experts merged"),
+}
+
+
+def markdown(report: Report) -> str:
+    """The report as Markdown; figures are the files beside it."""
+    parts = [f"# {report.title}\n", *(f"- {line}" for line in report.verdicts), ""]
+    for name, heading, about in SECTIONS:
+        rows = getattr(report, name)
+        if not rows:
+            continue
+        parts += [f"## {heading}\n", f"{about}\n"]
+        figure, alt = FIGURES.get(name, ("", ""))
+        if figure in report.paths:
+            parts.append(f"![{alt}]({figure.replace('.svg', '.png')})\n")
+        parts.append(tables.markdown(rows))
+    parts += ["## How to read this\n", *(f"- {note}" for note in report.notes), ""]
+    parts.append(f"{_counts(report)} Every trial with its key: `trials.csv`.\n")
+    return "\n".join(parts)
+
+
+def html(report: Report) -> str:
+    """The report as a self-contained page: style and figures inline, no script, no network."""
+    body = [f"<header><h1>{escape(report.title)}</h1><p>{escape(_counts(report))}</p></header>"]
+    first, *rest = report.verdicts
+    items = "".join(f"<li>{escape(line)}</li>" for line in rest)
+    body.append(f'<section class="verdict"><p>{escape(first)}</p>{f"<ul>{items}</ul>" if items else ""}</section>')
+    for name, heading, about in SECTIONS:
+        rows = getattr(report, name)
+        if rows:
+            body.append(
+                f"<section><h2>{heading}</h2><p>{escape(about)}</p>{_figure(report, name)}{_table(rows)}</section>"
+            )
+    notes = "".join(f"<li>{escape(note)}</li>" for note in report.notes)
+    body.append(f'<section class="notes"><h2>How to read this</h2><ul>{notes}</ul></section>')
+    body.append(_trials(report))
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(report.title)}</title><style>{CSS}</style></head>\n<body><main>\n"
+        + "\n".join(body)
+        + "\n</main></body></html>\n"
+    )
+
+
+def _counts(report: Report) -> str:
+    kinds = [line["kind"] for line in report.trials]
+    parts = [
+        f"{kinds.count(kind)} {kind}{'' if kinds.count(kind) == 1 else 's'}" for kind in ("base", "expert", "merge")
+    ]
+    parts = [part for part in parts if not part.startswith("0 ")]
+    tasks = {name for line in report.trials for name in line if name.startswith("task.")}
+    return f"{words.listed(parts)} scored on {len(tasks)} task{'' if len(tasks) == 1 else 's'}."
+
+
+def _figure(report: Report, section: str) -> str:
+    name, alt = FIGURES.get(section, ("", ""))
+    if name not in report.paths:
+        return ""
+    svg = report.paths[name].read_text(encoding="utf-8")
+    svg = re.sub(r"^.*?(?=<svg )", "", svg, count=1, flags=re.DOTALL)
+    svg = re.sub(r'(<svg [^>]*?) width="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg [^>]*?) height="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{section}-", svg)  # ids are unique in the page
+    svg = svg.replace("<svg ", f'<svg role="img" aria-label="{escape(alt)}" ', 1)
+    width = re.search(r'viewBox="0 0 ([\d.]+)', svg)
+    limit = f' style="max-width:{float(width.group(1)) * 1.6:.0f}px"' if width else ""
+    return f"<figure{limit}>{svg}</figure>"
+
+
+def _table(rows: Sequence[Any]) -> str:
+    shown = tables.columns(rows)
+    head = "".join(f"<th>{escape(name)}</th>" for name, _ in shown)
+    lines = []
+    last = None
+    for row in rows:
+        group = getattr(row, "panel", getattr(row, "other", None))
+        mark = [getattr(row, "kind", "") != "merge" and hasattr(row, "kind") and "reference", group != last and "first"]
+        classes = " ".join(m for m in mark if m)
+        last = group
+        cells = "".join(f"<td{_sense(name, row)}>{_cell(cell(row))}</td>" for name, cell in shown)
+        lines.append(f'<tr class="{classes}">{cells}</tr>' if classes else f"<tr>{cells}</tr>")
+    body = "\n".join(lines)
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
+
+
+def _sense(name: str, row: Any) -> str:
+    """Colour of a difference whose interval lies on one side of zero."""
+    field = {"Δ base": "to_base", "Δ best expert": "to_best", "Δ": "gain", "difference": "difference"}.get(name)
+    sense = words.direction(getattr(row, field)) if field else 0
+    return {1: ' class="up"', -1: ' class="down"', 0: ""}[sense]
+
+
+def _cell(text: str) -> str:
+    """Text of a cell; an interval in brackets is set smaller."""
+    return re.sub(r"(\[[^\]]*\])", r"<small>\1</small>", escape(text))
+
+
+def _trials(report: Report) -> str:
+    names = ["pool", "kind", "method", "experts", "score", "constructive", "key"]
+    head = "".join(f"<th>{name}</th>" for name in names)
+    lines = []
+    for line in report.trials:
+        score = line.get("score")
+        values = [
+            line["pool"],
+            line["kind"],
+            line["method"] or words.UNKNOWN,
+            line["experts"].replace("+", " + ") or words.UNKNOWN,
+            words.UNKNOWN if score is None else words.number(score),
+            {True: "yes", False: "no", None: words.UNKNOWN}[line.get("constructive")],
+        ]
+        cells = "".join(f"<td>{escape(str(v))}</td>" for v in values)
+        lines.append(f"<tr>{cells}<td><code>{escape(line['key'][:16])}</code></td></tr>")
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>\n" + "\n".join(lines) + "\n</tbody></table>"
+    return (
+        f'<section class="trials"><details><summary>All {len(report.trials)} trials with their keys</summary>'
+        f'<div class="scroll">{table}</div></details></section>'
+    )

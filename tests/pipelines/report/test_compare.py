@@ -1,0 +1,86 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from synthetic import study
+
+from conf.schema import Statistics
+from mergeopt_core.statistics import paired_bootstrap
+from pipelines.report import write_report
+from pipelines.report.compare import compare, comparison_verdicts, robustness
+from pipelines.report.panel import build_panels
+
+METHODS = {"ties": 0.02, "linear": 0.0}
+SHAPE = {"skills": 4, "n": 80, "sizes": (2, 4), "samples": 6, "methods": METHODS}
+
+
+def panels(*parts):
+    return build_panels([r for part in parts for r in part], Statistics())
+
+
+def test_matched_pools_differ_by_the_paired_difference():
+    plain, other = study(**SHAPE), study(**SHAPE, pool="mergopt", shift=0.1, seed=0)
+    rows, notes = compare(panels(plain, other))
+    assert notes == []
+    line = next(r for r in rows if (r.what, r.method, r.experts) == ("merges", "ties", 4))
+    ours, theirs = (next(r for r in part if r.method == "ties" and len(r.experts) == 4) for part in (plain, other))
+    tasks = np.array(ours.table()["task"].to_pylist())
+    want = paired_bootstrap(theirs.table()["value"].to_numpy(), ours.table()["value"].to_numpy(), tasks)
+    assert line.difference.estimate == pytest.approx(want.estimate)
+    assert (line.difference.low, line.difference.high) == pytest.approx((want.low, want.high), abs=1e-9)
+    pairs = next(r for r in rows if (r.what, r.method, r.experts) == ("merges", "linear", 2))
+    assert pairs.matched == 6
+    assert pairs.other_score - pairs.reference_score == pytest.approx(pairs.difference.estimate)
+    assert pairs.p_holm >= pairs.difference.p
+    assert [r.what for r in rows[:2]] == ["own skill", "experts"]
+
+
+def test_own_skill_compares_each_expert_on_its_own_task():
+    plain, other = study(**SHAPE), study(**SHAPE, pool="mergopt", seed=5)
+    own = compare(panels(plain, other))[0][0]
+    before = np.mean([r.scores[r.experts[0]] for r in plain if r.kind == "expert"])
+    after = np.mean([r.scores[r.experts[0]] for r in other if r.kind == "expert"])
+    assert (own.reference_score, own.other_score) == pytest.approx((before, after))
+    assert own.difference.low < after - before < own.difference.high
+
+
+def test_the_sentence_tells_better_from_noise():
+    rows, _ = compare(panels(study(**SHAPE), study(**SHAPE, pool="mergopt", shift=0.15)))
+    (line,) = comparison_verdicts(rows, 0.95)
+    assert "mergopt against tiny" in line
+    assert "better in" in line
+    assert "ties over 2 experts" in line
+    same, _ = compare(panels(study(**SHAPE), study(**SHAPE, pool="mergopt")))  # the same numbers twice
+    assert comparison_verdicts(same, 0.95)[0].endswith("inside the noise in 6 of 6 comparisons.")
+
+
+def test_pools_that_share_nothing_or_other_documents_are_not_compared():
+    rows = study(**SHAPE)
+    renamed = [
+        replace(r, pool="other", experts=tuple(f"z{e}" for e in r.experts)) for r in study(**SHAPE, pool="other")
+    ]
+    assert compare(panels(rows, renamed)) == ([], [])
+    fewer, notes = compare(panels(rows, study(**{**SHAPE, "n": 40}, pool="short")))
+    assert fewer == []
+    assert "other documents" in notes[0]
+
+
+def test_studies_of_a_sweep_are_compared_with_the_first(tmp_path):
+    parts = [replace(r, study=f"b={b}") for b in (0.1, 0.2, 0.3) for r in study(**SHAPE, seed=int(b * 10))]
+    report = write_report(parts, tmp_path, statistics=Statistics(resamples=200), title="sweep")
+    assert {r.reference for r in report.comparisons} == {"b=0.1 · tiny"}
+    assert {r.other for r in report.comparisons} == {"b=0.2 · tiny", "b=0.3 · tiny"}
+    assert "compare.csv" in report.paths
+    assert any("b=0.3 · tiny against b=0.1 · tiny" in v for v in report.verdicts)
+
+
+def test_performance_drop_under_attack(tmp_path):
+    clean, attacked = study(**SHAPE), study(**SHAPE, attack="deepwordbug", seed=1)
+    rows = robustness(panels(clean, attacked))
+    assert [(r.method, r.experts) for r in rows[:2]] == [("base", 0), ("mean of experts", 1)]
+    before, after = (np.mean(list(part[0].scores.values())) for part in (clean, attacked))
+    assert rows[0].pdr.estimate == pytest.approx((before - after) / before)
+    assert rows[0].pdr.low < rows[0].pdr.estimate < rows[0].pdr.high
+    report = write_report(clean + attacked, tmp_path, statistics=Statistics(resamples=200), title="robust")
+    assert "robustness.csv" in report.paths
+    assert report.comparisons == []  # an attack is no other pool

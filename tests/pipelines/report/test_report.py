@@ -1,0 +1,144 @@
+import csv
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+from rich.console import Console
+from synthetic import study
+
+from cli.report_view import leaderboard_table, verdict_lines
+from conf.errors import UserError
+from conf.schema import Statistics
+from pipelines.report import write_report
+
+STATISTICS = Statistics(resamples=500)
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    rows = study(skills=4, n=50, sizes=(2, 3, 4), samples=3)
+    rows += study(skills=4, n=50, sizes=(2, 3, 4), samples=3, pool="mergopt & <co>", seed=1)
+    return write_report(rows, tmp_path_factory.mktemp("report"), statistics=STATISTICS, title="Does it pay?")
+
+
+def read(path):
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_tables_hold_every_cell_and_every_trial(report):
+    lines = read(report.paths["leaderboard.csv"])
+    assert len(lines) == len(report.leaderboard) == 2 * (3 + 4 * 3)
+    first = next(line for line in lines if line["kind"] == "merge")
+    assert float(first["score_low"]) <= float(first["score"]) <= float(first["score_high"])
+    assert first["constructive_n"] == first["merges"]
+    trials = read(report.paths["trials.csv"])
+    assert len(trials) == 2 * (1 + 4 + 4 * (3 + 3 + 1))
+    assert {"task.add", "task.dist", "key", "seconds.merge"} <= set(trials[0])
+    assert all(line["key"] for line in trials)
+
+
+def test_best_comes_first_within_a_pool(report):
+    for panel in {row.panel for row in report.leaderboard}:
+        scores = [r.score.estimate for r in report.leaderboard if r.panel == panel and r.kind == "merge"]
+        assert scores == sorted(scores, reverse=True)
+
+
+def test_markdown_tables_are_rectangular(report):
+    for name in ("leaderboard.md", "experts.md", "interference.md", "compare.md"):
+        lines = report.paths[name].read_text(encoding="utf-8").splitlines()
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1
+        assert len(lines) > 2
+
+
+class Page(HTMLParser):
+    """Collects what a page asks of the network, and checks that tags close."""
+
+    def __init__(self):
+        super().__init__()
+        self.links, self.tags, self.open = [], [], []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.links += [v for k, v in attributes if k in ("src", "href", "xlink:href") and not v.startswith("#")]
+        if tag not in ("meta", "br", "link", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_page_stands_alone(report):
+    text = report.paths["report.html"].read_text(encoding="utf-8")
+    page = Page()
+    page.feed(text)
+    assert page.links == []
+    assert page.open == []
+    assert "script" not in page.tags
+    assert "@import" not in text
+    assert page.tags.count("svg") == 2
+    assert "mergopt &amp; &lt;co&gt;" in text
+    assert "<co>" not in text
+    ids = re.findall(r'\bid="([^"]+)"', text)
+    assert len(ids) == len(set(ids))  # a clash would clip one figure by the other
+    assert set(re.findall(r'(?:url\(#|href="#)([^)"]+)', text)) <= set(ids)
+    for line in report.trials:
+        assert line["key"][:16] in text
+
+
+def test_figures_are_there_in_both_formats(report):
+    for name in ("score_by_experts", "interference_by_experts"):
+        assert report.paths[f"{name}.png"].read_bytes().startswith(b"\x89PNG")
+        assert "<svg" in report.paths[f"{name}.svg"].read_text(encoding="utf-8")
+
+
+def test_the_same_rows_give_the_same_bytes(tmp_path):
+    rows = study(skills=3, n=20, sizes=(2, 3), samples=2)
+    first = write_report(rows, tmp_path / "a", statistics=STATISTICS, title="t")
+    second = write_report(rows, tmp_path / "b", statistics=STATISTICS, title="t")
+    assert first.paths.keys() == second.paths.keys()
+    for name in first.paths:
+        assert first.paths[name].read_bytes() == second.paths[name].read_bytes(), name
+
+
+def test_a_second_report_leaves_nothing_of_the_first(tmp_path):
+    write_report(study(skills=3, n=20, sizes=(2, 3)), tmp_path, statistics=STATISTICS, title="t")
+    again = write_report(study(skills=3, n=20, sizes=()), tmp_path, statistics=STATISTICS, title="t")
+    assert {p.name for p in tmp_path.iterdir()} == set(again.paths)
+    assert "score_by_experts.png" not in again.paths
+
+
+def test_as_json(report):
+    values = json.loads(json.dumps(report.to_dict(), allow_nan=False))
+    assert values["leaderboard"][0]["method"] == "base"
+    assert values["paths"]["report.html"].endswith("report.html")
+
+
+def test_on_a_terminal(report):
+    console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(leaderboard_table(report))
+    for line in verdict_lines(report):
+        console.print(line)
+    text = console.export_text()
+    best = next(r for r in report.leaderboard if r.kind == "merge")
+    assert f"{best.score.estimate:.3f}" in text
+    assert "mergopt & <co>" in text
+    assert report.verdicts[0][:60] in text
+    short = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    short.print(leaderboard_table(report, limit=2))
+    assert "20 more lines" in short.export_text()
+
+
+@pytest.mark.parametrize(
+    ("rows", "statistics", "message"),
+    [
+        ([], Statistics(), "no trials"),
+        (None, Statistics(confidence=95), "no coverage"),
+        (None, Statistics(resamples=3), "too few"),
+    ],
+)
+def test_what_cannot_be_reported_is_said(rows, statistics, message, tmp_path):
+    rows = study(skills=2, n=5, sizes=()) if rows is None else rows
+    with pytest.raises(UserError, match=message):
+        write_report(rows, tmp_path, statistics=statistics, title="t")
