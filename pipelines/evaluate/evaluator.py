@@ -14,6 +14,7 @@ from torch import nn
 
 from conf.errors import UserError
 from conf.schema import Suite
+from pipelines.evaluate.definitions import OWN_TASKS
 from pipelines.evaluate.forward import NotFiniteError
 from pipelines.evaluate.index import task_index
 from pipelines.evaluate.lm import LiveLM
@@ -22,7 +23,7 @@ from pipelines.evaluate.quiet import at_rest, offline, same_random_state, silenc
 from pipelines.evaluate.result import Evaluation
 from pipelines.evaluate.score import Summary, settings
 from pipelines.evaluate.scorer import Scorer
-from pipelines.evaluate.tasks import OWN_TASKS, Entered, Leaf, choose, enter
+from pipelines.evaluate.tasks import Entered, Leaf, choose, enter
 from pipelines.progress import SILENT, Progress
 
 

@@ -17,12 +17,8 @@ from lm_eval.tasks._yaml_loader import load_yaml
 
 from conf.errors import UserError, nearest
 from conf.schema import Suite, SuiteTask
+from pipelines.evaluate.definitions import HUB_FILE, PACKAGED
 from pipelines.evaluate.index import TaskIndex
-
-OWN_TASKS = Path(__file__).parent / "tasks"
-"""Task files that come with this package."""
-
-_PACKAGED = {"json", "csv", "parquet", "text", "arrow", "pandas", "xml"}
 
 
 @dataclass
@@ -171,17 +167,29 @@ class _Factory(TaskFactory):
             config["test_split"] = config.get(f"{self.split}_split") or self.split
         if self.mirror is not None and config.get("dataset_path"):
             config["dataset_path"] = mirrored(config["dataset_path"], self.mirror)
+            config["dataset_kwargs"] = _mirrored_files(config.get("dataset_kwargs"), self.mirror)
         return config
 
 
 def mirrored(dataset: str, mirror: str) -> str:
     """Where a hub data set lies in a local mirror. Raises FileNotFoundError when it is not there."""
-    if dataset in _PACKAGED or Path(dataset).is_absolute():
+    if dataset in PACKAGED or Path(dataset).is_absolute():
         return dataset
     folder = Path(mirror).expanduser().resolve() / dataset
     if not folder.exists():
         raise FileNotFoundError(f"the mirror {mirror} has no data set {dataset}")
     return str(folder)
+
+
+def _mirrored_files(kwargs: Any, mirror: str) -> Any:
+    """Loading arguments with single files of hub data sets taken from the mirror."""
+    if isinstance(kwargs, dict):
+        return {key: _mirrored_files(value, mirror) for key, value in kwargs.items()}
+    if isinstance(kwargs, list):
+        return [_mirrored_files(value, mirror) for value in kwargs]
+    if isinstance(kwargs, str) and kwargs.startswith(HUB_FILE):
+        return mirrored(kwargs.removeprefix(HUB_FILE), mirror)
+    return kwargs
 
 
 def _told(error: BaseException) -> str:

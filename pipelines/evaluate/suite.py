@@ -1,0 +1,184 @@
+"""What can be said of a suite before any model or lm-eval is loaded: what fixes its numbers, and what is wrong."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from conf.errors import nearest
+from conf.schema import Suite, SuiteTask
+from pipelines.evaluate.definitions import OWN_TASKS, Definition, leaves
+from pipelines.evaluate.index import TaskIndex, lm_eval_version, task_index
+
+ATTACKS = ("none", "deepwordbug", "stresstest", "bertattack")
+"""Perturbations of prompts, by the name used in configurations."""
+
+DTYPES = ("float32", "float16", "bfloat16")
+"""Dtypes that a model can be scored in."""
+
+EVALUATION_VERSION = 1
+"""Raised when the same suite would give other numbers."""
+
+
+def suite_fingerprint(suite: Suite, datasets: str | None = None, folder: str | Path | None = None) -> dict[str, Any]:
+    """What fixes the numbers of a suite, as plain JSON: part of every trial's key.
+
+    Tasks with metric, few-shots, limit and split; where their definitions and data come from (files by content: data
+    of a mirror, task files that do not come with lm-eval); lm-eval's and transformers' versions; precision, batch
+    size and seed. ``folder`` is a further folder of task files.
+    """
+    index = task_index(OWN_TASKS, suite.include_path, folder)
+    return {
+        "version": EVALUATION_VERSION,
+        "lm_eval": lm_eval_version(),
+        "transformers": importlib.metadata.version("transformers").split(".")[0],
+        "tasks": {key: _task_fingerprint(key, spec, suite, index, datasets) for key, spec in suite.tasks.items()},
+        "batch_size": suite.batch_size,
+        "dtype": suite.dtype,
+        "chat_template": suite.chat_template,
+        "max_length": suite.max_length,
+        "share_prefix": suite.share_prefix,
+        "attack": suite.attack,
+        "seed": suite.seed,
+    }
+
+
+def check_suite(suite: Suite, datasets: str | None = None, online: bool = True) -> list[str]:
+    """Problems that can be seen without loading a model or lm-eval, one line each; empty when there are none."""
+    problems = _check_settings(suite)
+    if datasets is not None and not Path(datasets).expanduser().is_dir():
+        problems.append(f"the mirror of data sets {datasets} is no folder")
+        datasets = None
+    if suite.include_path is not None and not Path(suite.include_path).expanduser().is_dir():
+        return [*problems, f"include_path {suite.include_path} is no folder"]
+    index = task_index(OWN_TASKS, suite.include_path)
+    for key, spec in suite.tasks.items():
+        if spec.skill is not None:
+            problems.extend(_check_skill(key, spec))
+        elif (spec.task or key) not in index:
+            problems.append(
+                f"task {key}: lm-eval has no task {spec.task or key!r}; {nearest(spec.task or key, index.names())}"
+            )
+        else:
+            problems.extend(_check_task(key, spec, suite, leaves(spec.task or key, index), datasets, online))
+    return problems
+
+
+def _check_settings(suite: Suite) -> list[str]:
+    problems = []
+    if not suite.tasks:
+        problems.append("the suite has no tasks")
+    if suite.attack not in ATTACKS:
+        problems.append(f"no attack is called {suite.attack!r}; {nearest(suite.attack, ATTACKS)}")
+    if suite.dtype not in DTYPES:
+        problems.append(f"no dtype is called {suite.dtype!r}; {nearest(suite.dtype, DTYPES)}")
+    numbers: dict[str, int | None] = {
+        "batch_size": suite.batch_size,
+        "limit": suite.limit,
+        "max_length": suite.max_length,
+    }
+    numbers.update({f"tasks.{key}.limit": spec.limit for key, spec in suite.tasks.items()})
+    problems.extend(f"{name} is {n}; it has to be 1 or more" for name, n in numbers.items() if n is not None and n < 1)
+    return problems
+
+
+def _check_skill(key: str, spec: SuiteTask) -> list[str]:
+    from pipelines.tiny.skills import SKILLS
+
+    if spec.skill in SKILLS:
+        return []
+    return [f"task {key}: no built-in skill is called {spec.skill!r}; {nearest(str(spec.skill), SKILLS)}"]
+
+
+def _check_task(
+    key: str, spec: SuiteTask, suite: Suite, found: list[Definition], datasets: str | None, online: bool
+) -> list[str]:
+    problems = []
+    if any(leaf.unsafe for leaf in found) and not suite.run_code:
+        problems.append(f"task {key} runs code that the model wrote: allow it with suite.run_code=true")
+    for leaf in found:
+        if leaf.metrics is not None and spec.metric not in leaf.metrics:
+            problems.append(
+                f"task {key}: {leaf.name} has no metric {spec.metric!r}; {nearest(spec.metric, leaf.metrics)}"
+            )
+            break
+        if spec.filter not in leaf.filters:
+            problems.append(
+                f"task {key}: {leaf.name} has no filter {spec.filter!r}; {nearest(spec.filter, leaf.filters)}"
+            )
+            break
+    wanted = sorted({leaf.dataset for leaf in found if leaf.dataset is not None})
+    for dataset in wanted:
+        if datasets is not None and not (Path(datasets).expanduser() / dataset).exists():
+            problems.append(f"task {key}: the mirror {datasets} has no data set {dataset}")
+        elif datasets is None and not online and not _cached(dataset):
+            problems.append(f"task {key}: data set {dataset} is not in the local cache, and the hub may not be asked")
+    return problems
+
+
+def _cached(dataset: str) -> bool:
+    """Whether the hub's libraries have a copy of a data set on this machine."""
+    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
+    hub = Path(os.environ.get("HF_HUB_CACHE") or home / "hub") / f"datasets--{dataset.replace('/', '--')}"
+    built = Path(os.environ.get("HF_DATASETS_CACHE") or home / "datasets") / dataset.replace("/", "___")
+    return Path(dataset).exists() or hub.is_dir() or built.is_dir()
+
+
+def _task_fingerprint(
+    key: str, spec: SuiteTask, suite: Suite, index: TaskIndex, datasets: str | None
+) -> dict[str, Any]:
+    common = {
+        "metric": spec.metric,
+        "filter": spec.filter,
+        "num_fewshot": spec.num_fewshot,
+        "limit": spec.limit if spec.limit is not None else suite.limit,
+        "split": spec.split or suite.split,
+    }
+    if spec.skill is not None:
+        from pipelines.tiny.skills import VERSION
+
+        return {**common, "skill": spec.skill, "version": VERSION}
+    name = spec.task or key
+    found = leaves(name, index) if name in index else []
+    files = sorted({leaf.path for leaf in found if leaf.path.is_file() and not _stock(leaf.path)})
+    named = sorted({leaf.dataset for leaf in found if leaf.dataset is not None})
+    mirror = Path(datasets).expanduser() if datasets is not None else None
+    data = {name: folder_hash(mirror / name) if mirror is not None else "hub" for name in named}
+    return {**common, "task": name, "files": {p.name: _hash(_signature(p)) for p in files}, "data": data}
+
+
+def _stock(path: Path) -> bool:
+    return "lm_eval" in path.parts and "site-packages" in path.parts
+
+
+def folder_hash(folder: Path) -> str | None:
+    """Hash of a folder's files by name and content; None where there is no folder. Files are read once a process."""
+    if not folder.exists():
+        return None
+    digest = hashlib.sha256()
+    for path in sorted(p for p in _walk(folder) if p.is_file()):
+        digest.update(f"{path.relative_to(folder)} {_hash(_signature(path))}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _walk(folder: Path) -> list[Path]:
+    """Every path below a folder, links followed."""
+    return [Path(root) / name for root, _, names in os.walk(folder, followlinks=True) for name in names]
+
+
+def _signature(path: Path) -> tuple[str, int, int]:
+    stat = path.stat()
+    return str(path), stat.st_size, stat.st_mtime_ns
+
+
+@lru_cache(maxsize=65536)
+def _hash(signature: tuple[str, int, int]) -> str:
+    digest = hashlib.sha256()
+    with open(signature[0], "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()[:16]
