@@ -1,7 +1,24 @@
 """Training methods that prepare experts for merging: where the gradient is taken, and nothing else."""
 
-from mergeopt_core.finetuning.mergopt import MergOPT, Offset
+from mergeopt_core.finetuning.ascent import Shortfall
+from mergeopt_core.finetuning.masters import MasterWeights
+from mergeopt_core.finetuning.mergopt import MergOPT
+from mergeopt_core.finetuning.offset import Offset
 from mergeopt_core.finetuning.perturbation import Perturbation, PerturbedOptimizer
+from mergeopt_core.finetuning.sam import ASAM, SAM
 from mergeopt_core.finetuning.selection import Moved, select
+from mergeopt_core.finetuning.tangent import Tangent
 
-__all__ = ["MergOPT", "Moved", "Offset", "Perturbation", "PerturbedOptimizer", "select"]
+__all__ = [
+    "ASAM",
+    "SAM",
+    "MasterWeights",
+    "MergOPT",
+    "Moved",
+    "Offset",
+    "Perturbation",
+    "PerturbedOptimizer",
+    "Shortfall",
+    "Tangent",
+    "select",
+]

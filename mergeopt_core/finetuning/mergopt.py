@@ -4,43 +4,28 @@ With z ~ Laplace(μ, b) per element, α ~ Uniform(A) and K ~ Uniform{1, …, K_m
 
     θ ← base_step(θ, ∇L(θ + (Kα − 1) z)).
 
-Task Arithmetic with coefficient α over K experts puts an expert's weights at θ0 + α Σ_j Δ_j; where all K task vectors
-are alike, that is θ + (Kα − 1) Δ (MergOPT, Algorithm 1 and Eq. 5; code: Yangqun123456/MergOPT).
+Task Arithmetic with coefficient α over K experts puts the weights at θ0 + α Σ_j Δ_j, which is the own expert's
+θ + (α − 1) Δ_own + α Σ_{j≠own} Δ_j; one z in place of all K task vectors gives (Kα − 1) z (MergOPT, ICLR 2026,
+Algorithm 1 and Eq. 5; authors' code: Yangqun123456/MergOPT).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from mergeopt_core.finetuning.ascent import Ascent, Shortfall
+from mergeopt_core.finetuning.offset import ALPHAS, MAX_TASKS, SCALE, Offset, Scale, check, draw
+from mergeopt_core.finetuning.origin import LaplaceFit, Origin
 from mergeopt_core.finetuning.perturbation import Perturbation, PerturbedOptimizer
-from mergeopt_core.finetuning.sampling import DISTRIBUTIONS, add_noise, mixed, noise_like
+from mergeopt_core.finetuning.sampling import add_noise, noise_like
 from mergeopt_core.finetuning.selection import select
-
-ALPHAS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
-MAX_TASKS = 7
-SCALE = 5e-4
-
-
-@dataclass(frozen=True)
-class Offset:
-    """What fixes one step's offset: (Kα − 1) z with z drawn from ``seed``."""
-
-    step: int
-    alpha: float
-    tasks: int
-    seed: int
-
-    @property
-    def coefficient(self) -> float:
-        """Kα − 1."""
-        return self.tasks * self.alpha - 1.0
 
 
 class MergOPT(PerturbedOptimizer):
@@ -51,47 +36,79 @@ class MergOPT(PerturbedOptimizer):
         alphas: Merge coefficients A that α is drawn from.
         max_tasks: K_max, the largest number of experts merged.
         loc: Mean μ of an element of z.
-        scale: Laplace scale b of z, in the weights' own units.
+        scale: Laplace scale b of z, in the weights' own units; ``fitted``: per tensor, from the running fit of θ − θ0.
         distribution: laplace, or gaussian of the same standard deviation √2·b.
         seed: Fixes every α, K and z; all replicas of a model take the same one.
+        own_vector: approximate, one z for all; exact, (α − 1)(θ − θ0) + α Σ z_j over K − 1 independent others.
+        inner: sample; ascent, from the sample a few projected ascent steps on (α, K, z): needs ``step(closure)``.
+        ascent_steps: Steps of the ascent, one gradient each.
+        ascent_size: Step length of the ascent, as a share of the norm of z and of the range of Kα − 1.
+        fit_start: ``scale="fitted"``: b before the weights have moved.
+        fit_memory: ``scale="fitted"``: share of the old b that is kept at each step.
+        theta0: θ0 of each weight that moves, where it is not the weights now (fitted and exact only).
         named_parameters: Names for ``include`` and ``exclude``; default: the base optimizer's own.
         include: Shell patterns of the weights that move; default all trainable ones.
         exclude: Shell patterns of weights that stay.
+        frozen: Let named parameters move that are not trained, such as the weights below low-rank adapters.
+        masters: float32 masters of half-precision weights, by parameter: then nothing is copied.
 
     Raises:
-        ValueError: Empty ``alphas``, ``max_tasks`` < 1, ``scale`` < 0, an unknown distribution, or patterns that
-            match nothing.
+        ValueError: Empty ``alphas``, ``max_tasks`` < 1, ``scale`` < 0, an unknown name, or patterns that match nothing.
     """
 
     def __init__(
         self, base: Optimizer, alphas: Sequence[float] = ALPHAS, max_tasks: int = MAX_TASKS, loc: float = 0.0,
-        scale: float = SCALE, distribution: str = "laplace", seed: int = 0, *,
+        scale: Scale = SCALE, distribution: str = "laplace", seed: int = 0, *, own_vector: str = "approximate",
+        inner: str = "sample", ascent_steps: int = 3, ascent_size: float = 0.5, fit_start: float = SCALE,
+        fit_memory: float = 0.9, theta0: Sequence[Tensor] | None = None,
         named_parameters: Iterable[tuple[str, Tensor]] | None = None, include: Sequence[str] = (),
-        exclude: Sequence[str] = (), frozen: bool = False,
+        exclude: Sequence[str] = (), frozen: bool = False, masters: dict[Tensor, Tensor] | None = None,
     ):  # fmt: skip
         check(alphas, max_tasks, scale, distribution)
-        super().__init__(base, Perturbation(select(base, named_parameters, include, exclude, frozen)))
+        if own_vector not in ("approximate", "exact") or inner not in ("sample", "ascent"):
+            raise ValueError("own_vector is approximate or exact, inner is sample or ascent")
+        if own_vector == "exact" and inner == "ascent":
+            raise ValueError("inner='ascent' moves one z: take own_vector='approximate' with it")
+        moved = select(base, named_parameters, include, exclude, frozen)
+        super().__init__(base, Perturbation(moved, masters))
         self.alphas, self.max_tasks = tuple(float(a) for a in alphas), int(max_tasks)
-        self.loc, self.scale, self.distribution, self.seed = float(loc), scale, distribution, int(seed)
-        self.steps = 0
+        self.loc, self.distribution, self.seed = float(loc), distribution, int(seed)
+        self.exact = own_vector == "exact"
+        known = self.exact or scale == "fitted"
+        self.origin = Origin(theta0 or self.perturbation.weights()) if known else None
+        self.fit = (
+            LaplaceFit(self.origin, self.loc, fit_start, fit_memory) if scale == "fitted" and self.origin else None
+        )
+        self.scale = SCALE if isinstance(scale, str) else float(scale)
+        self.ascent = Ascent(self, ascent_steps, ascent_size) if inner == "ascent" else None
         self.last_offset: Offset | None = None
-        self._ready = False
+        self.last_shortfall: Shortfall | None = None
+
+    @property
+    def passes(self) -> int:
+        """Gradients taken for one step."""
+        return 1 + self.ascent.steps if self.ascent else 1
+
+    def scale_of(self, i: int) -> float:
+        """b of the i-th weight now."""
+        return self.fit.scales[i] if self.fit else self.scale
 
     def draw(self, step: int) -> Offset:
         """The offset of an optimizer step: a function of the seed and the step alone."""
-        alpha = self.alphas[mixed(self.seed, step, 1) % len(self.alphas)]
-        tasks = 1 + mixed(self.seed, step, 2) % self.max_tasks
-        return Offset(step, alpha, tasks, mixed(self.seed, step, 3))
+        return draw(self.seed, step, self.alphas, self.max_tasks)
 
-    def noise(self, offset: Offset) -> dict[str | int, Tensor]:
-        """z of an offset, drawn again: by weight name, or by place where weights have no names."""
-        moved = self.perturbation.moved
+    def noise(self, offset: Offset, expert: int = 0) -> dict[str | int, Tensor]:
+        """z of an offset, drawn again: by weight name, or by place where weights have no names.
+
+        With the exact own vector, ``expert`` is one of the others: 1, …, K − 1.
+        """
         return {
-            m.name or i: noise_like(
-                m.weight, mixed(offset.seed, i), loc=self.loc, scale=self.scale, distribution=self.distribution
+            moved.name or i: noise_like(
+                moved.weight, offset.key(i, expert),
+                loc=self.loc, scale=self.scale_of(i), distribution=self.distribution,
             )
-            for i, m in enumerate(moved)
-        }
+            for i, moved in enumerate(self.perturbation.moved)
+        }  # fmt: skip
 
     @contextmanager
     def perturbed(self) -> Iterator[Offset]:
@@ -110,57 +127,73 @@ class MergOPT(PerturbedOptimizer):
         """Enter what ``perturbed`` encloses (for trainers that call back)."""
         if self.perturbation.active:
             raise RuntimeError("the weights are moved already: `perturbed()` does not nest")
+        if self.ascent:
+            raise RuntimeError("inner='ascent' takes several gradients: use `opt.step(closure)`")
         offset = self.draw(self.steps)
-        self.perturbation.move(lambda i, w, out: self._fill(offset, i, w, out))
-        self.last_offset, self._ready = offset, True
+        self.perturbation.move(lambda i, weight, out: self.fill(offset, i, weight, out))
+        self.last_offset, self.ready = offset, True
         return offset
 
-    def restore(self) -> None:
-        """Leave what ``perturbed`` encloses."""
-        self.perturbation.restore()
+    def fill(self, offset: Offset, i: int, weight: Tensor, out: Tensor) -> None:
+        """Write the i-th weight, moved by the offset, to ``out``."""
+        law: dict[str, Any] = {"loc": self.loc, "scale": self.scale_of(i), "distribution": self.distribution}
+        if not self.exact or self.origin is None:
+            add_noise(weight, out, offset.coefficient, offset.key(i), **law)
+            return
+        moved = out if out.dtype == weight.dtype else torch.empty_like(weight)
+        torch.sub(weight, self.origin.weights[i], out=moved).mul_(offset.alpha - 1.0).add_(weight)
+        for expert in range(1, offset.tasks):
+            add_noise(moved, moved, offset.alpha, offset.key(i, expert), **law)
+        if moved is not out:
+            out.copy_(moved)
 
-    def _fill(self, offset: Offset, i: int, weight: Tensor, out: Tensor) -> None:
-        add_noise(
-            weight, out, offset.coefficient, mixed(offset.seed, i),
-            loc=self.loc, scale=self.scale, distribution=self.distribution,
-        )  # fmt: skip
+    def gradients(self, closure: Callable[[], Any]) -> Any:
+        """Take the gradients that the base optimizer is to step with; the closure's loss at the moved weights."""
+        self.zero_grad()
+        if self.ascent:
+            self.last_offset, self.last_shortfall, loss = self.ascent.run(self.draw(self.steps), closure)
+            self.ready = True
+            return loss
+        with self.perturbed(), torch.enable_grad():
+            return closure()
 
-    def step(self, closure: Any = None) -> Any:
-        """Let the base optimizer step at θ, with the gradients taken inside ``perturbed()``, or by the closure there.
+    def shortfall(self, closure: Callable[[], Any], draws: int = 1, steps: int = 10, size: float = 0.5) -> Shortfall:
+        """How far sampled offsets fall short of the worst case that ascent finds from them; nothing is stepped.
 
-        Raises:
-            RuntimeError: Inside ``perturbed()``, or when no gradient was taken at moved weights since the last step.
+        Args:
+            closure: Computes a loss and its gradients, and returns the loss.
+            draws: Sampled offsets, of this step and the following ones.
+            steps: Ascent steps from each.
+            size: Step length of the ascent.
         """
-        if self.perturbation.active:
-            raise RuntimeError("the weights are moved: leave `perturbed()` before the step")
-        loss = None
-        if closure is not None:
-            with self.perturbed(), torch.enable_grad():
-                loss = closure()
-        elif not self._ready:
-            raise RuntimeError("no gradient was taken at moved weights: run backward inside `with opt.perturbed():`")
-        self.base.step()
-        self.steps, self._ready = self.steps + 1, False
-        return loss
+        found = []
+        for k in range(draws):
+            found.append(Ascent(self, steps, size).run(self.draw(self.steps + k), closure)[1])
+            self.zero_grad()
+        return Shortfall.mean(found)
+
+    def after_step(self) -> None:
+        """Fit the scale to where the step led."""
+        if self.fit:
+            self.fit.update(self.perturbation.weights())
 
     def extra_state(self) -> dict[str, Any]:
-        """The random state: the seed, the count of steps and the latest offset."""
-        last = asdict(self.last_offset) if self.last_offset else None
-        return {"seed": self.seed, "steps": self.steps, "last_offset": last}
+        """The random state and the running fit."""
+        state: dict[str, Any] = {
+            "seed": self.seed,
+            "last_offset": asdict(self.last_offset) if self.last_offset else None,
+        }
+        if self.fit:
+            state["scales"] = list(self.fit.scales)
+        if self.origin:
+            state["theta0"] = self.origin.checksum()
+        return state
 
     def load_extra_state(self, state: dict[str, Any]) -> None:
-        """Go on with the offsets where the saved run stopped."""
-        self.seed, self.steps = state["seed"], state["steps"]
+        """Go on where the saved run stopped."""
+        self.seed = state["seed"]
         self.last_offset = Offset(**state["last_offset"]) if state["last_offset"] else None
-
-
-def check(alphas: Sequence[float], max_tasks: int, scale: float, distribution: str) -> None:
-    """Refuse parameters that mean nothing."""
-    if not len(alphas):
-        raise ValueError("alphas is empty: give one merge coefficient at least")
-    if int(max_tasks) < 1:
-        raise ValueError(f"max_tasks is {max_tasks}: it must be 1 or more")
-    if not scale >= 0:
-        raise ValueError(f"scale is {scale}: the Laplace scale b cannot be negative")
-    if distribution not in DISTRIBUTIONS:
-        raise ValueError(f"unknown distribution {distribution!r}: valid names are {', '.join(DISTRIBUTIONS)}")
+        if self.origin and "theta0" in state:
+            self.origin.check(state["theta0"])
+        if self.fit and "scales" in state:
+            self.fit.scales = list(state["scales"])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -72,6 +73,32 @@ class Perturbation:
         self._home = None
         torch.clear_autocast_cache()
 
+    def gradients(self) -> list[Tensor | None]:
+        """The gradient of every weight that moves; of tied parameters, their sum."""
+        found: list[Tensor | None] = []
+        for moved in self.moved:
+            parts = [p.grad for p in moved.parameters if p.grad is not None]
+            found.append(sum(parts[1:], parts[0]) if parts else None)
+        return found
+
+    @contextmanager
+    def with_gradients(self) -> Iterator[None]:
+        """Weights that move without being trained get gradients inside (cleared by ``clear``)."""
+        frozen = [p for moved in self.moved for p in moved.parameters if not p.requires_grad]
+        for p in frozen:
+            p.requires_grad_(True)
+        try:
+            yield
+        finally:
+            for p in frozen:
+                p.requires_grad_(False)
+
+    def clear(self) -> None:
+        """Drop the gradients of everything that moves."""
+        for moved in self.moved:
+            for p in moved.parameters:
+                p.grad = None
+
     def release(self) -> None:
         """Give the buffers' memory back."""
         self._buffers = [None] * len(self.moved)
@@ -94,14 +121,18 @@ class PerturbedOptimizer(Optimizer):
     def __init__(self, base: Optimizer, perturbation: Perturbation):
         super().__init__(base.param_groups, base.defaults)
         self.base, self.perturbation = base, perturbation
+        self.steps, self.ready = 0, False
         self._share()
 
     def _share(self) -> None:
         self.param_groups, self.state, self.defaults = self.base.param_groups, self.base.state, self.base.defaults
 
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Clear the gradients of the base optimizer's parameters and of everything that moves."""
-        self.base.zero_grad(set_to_none)
+    def gradients(self, closure: Callable[[], Any]) -> Any:
+        """Take the gradients that the base optimizer is to step with, running the closure once or more."""
+        raise NotImplementedError
+
+    def after_step(self) -> None:
+        """What a method does once the base optimizer has stepped."""
 
     def extra_state(self) -> dict[str, Any]:
         """What a method adds to the state dict."""
@@ -110,11 +141,38 @@ class PerturbedOptimizer(Optimizer):
     def load_extra_state(self, state: dict[str, Any]) -> None:
         """Take up what ``extra_state`` gave."""
 
+    def restore(self) -> None:
+        """Bring θ back, bit for bit."""
+        self.perturbation.restore()
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Let the base optimizer step at θ, with gradients taken at moved weights before, or by the closure now.
+
+        Raises:
+            RuntimeError: While the weights are moved, or when no gradient was taken at moved weights since.
+        """
+        if self.perturbation.active:
+            raise RuntimeError("the weights are moved: bring them back before the step")
+        loss = self.gradients(closure) if closure is not None else None
+        if not self.ready:
+            raise RuntimeError(
+                "no gradient was taken at moved weights: backward belongs inside `perturbed()` or a closure"
+            )
+        self.base.step()
+        self.steps, self.ready = self.steps + 1, False
+        self.after_step()
+        return loss
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clear the gradients of the base optimizer's parameters and of everything that moves."""
+        self.perturbation.clear()
+        self.base.zero_grad(set_to_none)
+
     def state_dict(self) -> dict[str, Any]:
         """The base optimizer's state dict, and the perturbation's under ``perturbation``."""
         if self.perturbation.active:
-            raise RuntimeError("the weights are moved: leave `perturbed()` before saving")
-        return {**self.base.state_dict(), "perturbation": self.extra_state()}
+            raise RuntimeError("the weights are moved: bring them back before saving")
+        return {**self.base.state_dict(), "perturbation": {"steps": self.steps, **self.extra_state()}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up a state dict; one of the bare base optimizer leaves the perturbation as it is."""
@@ -123,11 +181,12 @@ class PerturbedOptimizer(Optimizer):
         self.base.load_state_dict(rest)
         self._share()
         if extra is not None:
+            self.steps = extra["steps"]
             self.load_extra_state(extra)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group to the base optimizer (during construction: to this view of it)."""
+        """Add a group to the base optimizer; its parameters are trained but do not move."""
         if hasattr(self, "base"):
             self.base.add_param_group(param_group)
-        else:
+        else:  # during construction: this view of the base's groups
             super().add_param_group(param_group)

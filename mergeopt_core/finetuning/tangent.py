@@ -1,0 +1,54 @@
+"""Training in the tangent space: the model as its first-order expansion at θ0, in which task vectors simply add up.
+
+f_lin(x; θ) = f(x; θ0) + J(x; θ0)(θ − θ0) (Ortiz-Jimenez et al. 2023). J is applied by forward-mode differentiation, so
+one evaluation costs about two forward passes and no Jacobian is formed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from torch.func import functional_call, jvp
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+
+class Tangent:
+    """The linearised model, a function of the module's own parameters θ, which may be trained.
+
+    Args:
+        model: The module; its parameters are θ.
+        theta0: θ0 by parameter name; default: the parameters now.
+
+    Raises:
+        ValueError: ``theta0`` lacks a parameter.
+    """
+
+    def __init__(self, model: nn.Module, theta0: Mapping[str, Tensor] | None = None):
+        self.model = model
+        own = dict(model.named_parameters())
+        missing = [] if theta0 is None else sorted(own.keys() - theta0.keys())
+        if missing:
+            raise ValueError(f"theta0 lacks {len(missing)} parameters, the first is {missing[0]}")
+        source = own if theta0 is None else theta0
+        self.theta0 = {name: source[name].detach().to(p.device, p.dtype).clone() for name, p in own.items()}
+
+    def __call__(self, *args: Any, pick: Callable[[Any], Tensor] = lambda out: out, **kwargs: Any) -> Tensor:
+        """f(x; θ0) + J(x; θ0)(θ − θ0); ``pick`` takes the tensor out of what the module returns.
+
+        The module runs in evaluation mode (no dropout), in training too.
+        """
+
+        def at(parameters: dict[str, Tensor]) -> Tensor:
+            return pick(functional_call(self.model, parameters, args, kwargs))
+
+        vector = {name: p - self.theta0[name] for name, p in self.model.named_parameters()}
+        training = self.model.training
+        self.model.eval()
+        try:
+            with sdpa_kernel(SDPBackend.MATH):  # fused attention kernels have no forward-mode derivative
+                start, slope = jvp(at, (self.theta0,), (vector,))
+        finally:
+            self.model.train(training)
+        return start + slope
