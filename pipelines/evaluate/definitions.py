@@ -54,10 +54,7 @@ class Definition:
         if "class" in self.config or "process_results" in self.config:
             return None
         if listed is None:
-            return HUB_FILE = "hf://datasets/"
-"""How a task file names a single file of a hub data set."""
-
-_DEFAULT_METRICS.get(self.config.get("output_type", ""))
+            return _DEFAULT_METRICS.get(self.config.get("output_type", ""))
         names = [str(entry.get("metric", "!")) for entry in listed if isinstance(entry, dict)]
         return None if any(name.startswith("!") for name in names) else names
 
