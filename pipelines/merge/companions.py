@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.merge.fingerprint import TOKENIZER
+from pipelines.merge.vocabulary import union_tokenizer
 
 if TYPE_CHECKING:
     from pipelines.merge.stream import Merge
@@ -27,15 +29,29 @@ def write_companions(merge: Merge, folder: Path) -> None:
             target = folder / file.relative_to(source)
             target.parent.mkdir(exist_ok=True)
             shutil.copyfile(file, target)
+    write_tokenizer(merge, folder)
+
+
+def write_tokenizer(merge: Merge, folder: Path) -> bool:
+    """Write the merged vocabulary's tokenizer where it is not the base's; says whether it wrote one."""
+    vocabulary = merge.layout.vocabulary
+    if vocabulary is None or not vocabulary.added:
+        return False
+    union_tokenizer(merge.base.folder, vocabulary).save_pretrained(folder)
+    return True
 
 
 def merged_config(merge: Merge) -> dict[str, Any]:
     """The base's config with the merged model's dtype, vocabulary rows and tie."""
-    config = {key: value for key, value in merge.base.config.items() if key != "_name_or_path"}
+    config = {key: value for key, value in copy.deepcopy(merge.base.config).items() if key != "_name_or_path"}
     dtypes = {info.dtype for info in merge.layout.outputs.values() if info.merged}
     if merge.recipe.dtype != "auto" and len(dtypes) == 1:
         present = [key for key in ("dtype", "torch_dtype") if key in config] or ["dtype"]
         config.update({key: next(iter(dtypes)) for key in present})
     if merge.layout.untied:
         config["tie_word_embeddings"] = False
+    if merge.layout.vocabulary is not None:
+        inner = config.get("text_config")
+        fields = inner if isinstance(inner, dict) and "vocab_size" in inner else config
+        fields["vocab_size"] = merge.layout.vocabulary.rows
     return config

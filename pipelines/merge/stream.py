@@ -12,12 +12,16 @@ from torch import Tensor
 from conf.errors import UserError
 from mergeopt_core import merging
 from pipelines.merge.checkpoint import OpenCheckpoint
-from pipelines.merge.layout import Layout, Problem, make_layout
+from pipelines.merge.layout import Layout, make_layout
 from pipelines.merge.live import merge_into
+from pipelines.merge.lora import AdaptedCheckpoint, Model
+from pipelines.merge.names import VOCABULARY
+from pipelines.merge.problem import Problem
+from pipelines.merge.ranks import rank_notes
 from pipelines.merge.recipe import Recipe
 from pipelines.merge.write import write_merge
 
-__all__ = ["Merge", "merge_into", "write_merge"]
+__all__ = ["Merge", "Problem", "merge_into", "write_merge"]
 
 
 class Merge:
@@ -25,32 +29,53 @@ class Merge:
 
     Arithmetic is in float32 whatever the checkpoints hold, with one cast at the end. Experts are told apart by
     ``ids`` (their fingerprints), so random masks belong to an expert, not to its position, and methods in which experts
-    have equal rank give the same bits in any order.
+    have equal rank give the same bits in any order. ``statistics`` holds, for methods that need them, one tensor
+    source an expert; ``cache`` is a mapping in which kernels keep what does not depend on the subset of experts.
     """
 
     def __init__(
-        self, recipe: Recipe, base: OpenCheckpoint, experts: Sequence[OpenCheckpoint], ids: Sequence[str] | None = None
+        self,
+        recipe: Recipe,
+        base: OpenCheckpoint,
+        experts: Sequence[OpenCheckpoint],
+        ids: Sequence[str] | None = None,
+        *,
+        statistics: Sequence[OpenCheckpoint] | None = None,
+        cache: Any = None,
     ):
         self.recipe = recipe
         self.base = base
-        self.experts = list(experts)
+        self.statistics = list(statistics) if statistics is not None else None
+        self.cache = cache
+        self.report: dict[str, Any] = {}
+        """What kernels found out on the way, by tensor: the numerical rank where it leaves a method ill-posed."""
+        self._given = list(experts)
         self._ids = list(ids) if ids is not None else None
+
+    @cached_property
+    def experts(self) -> list[Model]:
+        """The experts; a LoRA adapter as the base with the adapter on it."""
+        if self.base.adapter:
+            raise UserError(f"the base {self.base.name} is an adapter", do="give the whole model it was trained on")
+        return [AdaptedCheckpoint(self.base, expert) if expert.adapter else expert for expert in self._given]
 
     @cached_property
     def ids(self) -> list[str]:
         """What tells the experts apart: their fingerprints unless given."""
-        return self._ids if self._ids is not None else [expert.fingerprint() for expert in self.experts]
+        return self._ids if self._ids is not None else [expert.fingerprint() for expert in self._given]
 
     @cached_property
     def layout(self) -> Layout:
         """Merged tensors and their sources, from headers."""
-        return make_layout(self.recipe, self.base, self.experts)
+        layout = make_layout(self.recipe, self.base, self.experts, lambda: self.ids)
+        layout.notes += rank_notes(self.recipe, self.experts)
+        return layout
 
     @cached_property
     def parameters(self) -> dict[str, Any]:
         """All parameters of the method, checked, with defaults filled in; ValueError where one is wrong."""
         given = {name: self._in_order(name, value) for name, value in self.recipe.parameters.items()}
-        return merging.check_parameters(self.recipe.method, given, len(self.experts))
+        return merging.check_parameters(self.recipe.method, given, len(self._given))
 
     def problems(self) -> list[Problem]:
         """Everything that keeps this merge from being made, all at once; no weight is read."""
@@ -76,11 +101,28 @@ class Merge:
         expert for values that are not finite.
         """
         self.check()
+        where = torch.device(device)
+        prepared = self._prepared(where)
         for name in self.layout.outputs:
-            yield name, self._merged(name, torch.device(device))
+            yield name, self._merged(name, where, prepared)
             self._release(name)
 
-    def _merged(self, name: str, device: torch.device) -> Tensor:
+    def _prepared(self, device: torch.device) -> Mapping[str, Any] | None:
+        """What the method learns from all tensors before the first is merged; None for most methods."""
+        preparation = merging.prepare(
+            self.recipe.method, self.parameters, self.ids, seed=self.recipe.seed, cache=self.cache
+        )
+        if preparation is None:
+            return None
+        for _ in range(preparation.passes):
+            for name in self.layout.outputs:
+                base, *experts = self._inputs(name, device)
+                preparation.visit(name, base, experts)
+                self._release(name)
+            preparation.end_pass()
+        return preparation.finish()
+
+    def _merged(self, name: str, device: torch.device, prepared: Mapping[str, Any] | None) -> Tensor:
         """One merged tensor ``[*shape]``."""
         base, *experts = self._inputs(name, device)
         out = getattr(torch, self.layout.outputs[name].dtype)
@@ -93,6 +135,10 @@ class Merge:
                 ids=self.ids,
                 parameters=self.parameters,
                 seed=self.recipe.seed,
+                statistics=self._statistics(name, device),
+                prepared=prepared,
+                cache=self.cache,
+                report=self.report,
             )
         except ValueError as error:
             raise UserError(self._with_names(str(error)), do="check that checkpoint") from error
@@ -100,10 +146,12 @@ class Merge:
 
     def _inputs(self, name: str, device: torch.device) -> list[Tensor]:
         """The base's tensor, then each expert's, in float32 (no copy where they are stored so)."""
-        base = self._load(0, name, device)
+        loaded = [self._load(k, name, device) for k in range(len(self.experts) + 1)]
+        if self.layout.vocabulary is not None and VOCABULARY.search(name):
+            loaded = self.layout.vocabulary.align(loaded)
+        base = loaded[0]
         assert base is not None
-        loaded = [self._load(k, name, device) for k in range(1, len(self.experts) + 1)]
-        return [base, *(base if tensor is None else tensor for tensor in loaded)]
+        return [base if tensor is None else tensor for tensor in loaded]
 
     def _load(self, model: int, name: str, device: torch.device) -> Tensor | None:
         source = self.layout.sources[model].get(name)
@@ -111,6 +159,11 @@ class Merge:
             return None
         tensor = (self.base, *self.experts)[model].tensor(source)
         return tensor.to(device, torch.float32) if tensor.is_floating_point() else tensor.to(device)
+
+    def _statistics(self, name: str, device: torch.device) -> list[Tensor | None] | None:
+        if self.statistics is None:
+            return None
+        return [s.tensor(name).to(device) if name in s.header else None for s in self.statistics]
 
     def _release(self, name: str) -> None:
         for model, sources in zip((self.base, *self.experts), self.layout.sources):
