@@ -17,14 +17,16 @@ if TYPE_CHECKING:
 STYLES = {1: "green", -1: "red", 0: ""}
 
 
-def leaderboard_table(report: Report, limit: int | None = 40) -> Table:
+def leaderboard_table(report: Report, limit: int | None = None) -> Table:
     """The leaderboard; coloured where an interval lies on one side of zero.
 
     Args:
         report: what `write_report` returned.
-        limit: merge lines shown a pool at most; the files beside the report have them all.
+        limit: merge lines shown a pool at most, default as many as fit a screen or two; the files have them all.
     """
-    several = len({row.panel for row in report.leaderboard}) > 1
+    pools = len({row.panel for row in report.leaderboard})
+    several = pools > 1
+    limit = limit or max(6, 40 // max(1, pools))
     table = Table(title=escape(report.title), title_justify="left", header_style="bold", box=None, pad_edge=False)
     for name in ["pool"] * several + ["method"]:
         table.add_column(name, no_wrap=True)
@@ -35,14 +37,14 @@ def leaderboard_table(report: Report, limit: int | None = 40) -> Table:
     for row in report.leaderboard:
         if row.kind == "merge":
             shown[row.panel] = shown.get(row.panel, 0) + 1
-            if limit is not None and shown[row.panel] > limit:
+            if shown[row.panel] > limit:
                 continue
         if last not in (None, row.panel):
             table.add_section()
         cells = ([Text(row.panel if row.panel != last else "")] if several else []) + _cells(row)
         table.add_row(*cells, style="" if row.kind == "merge" else "dim")
         last = row.panel
-    hidden = sum(max(0, n - limit) for n in shown.values()) if limit is not None else 0
+    hidden = sum(max(0, n - limit) for n in shown.values())
     if hidden:
         table.caption = f"{hidden} more lines in leaderboard.csv"
     return table
@@ -63,8 +65,10 @@ def _cells(row: LeaderRow) -> list[Text]:
 
 
 def verdict_lines(report: Report) -> list[Text]:
-    """The verdict, the first sentence bold, and where the page is."""
+    """The verdict, the first sentence bold; of one pool the details too; and where the page is."""
     lines = [Text(line, style="bold" if i == 0 else "") for i, line in enumerate(report.verdicts)]
+    if len(report.details) == 1:
+        lines += [Text(line) for line in next(iter(report.details.values()))]
     if "report.html" in report.paths:
         lines.append(Text(f"Report: {report.paths['report.html']}", style="dim"))
     return lines

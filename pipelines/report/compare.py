@@ -6,10 +6,13 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mergeopt_core.statistics import Interval, holm, percentile_interval, performance_drop, task_replicates
 from pipelines.report import words
 from pipelines.report.panel import Panel
+
+OVERALL = "all merges"
 
 
 @dataclass
@@ -19,7 +22,7 @@ class ComparisonRow:
     reference: str
     other: str
     what: str
-    """own skill (experts on the task of their name), experts (on the suite) or merges."""
+    """all merges, own skill (experts on the task of their name), experts (on the suite) or merges."""
     method: str
     experts: int
     matched: int
@@ -27,7 +30,7 @@ class ComparisonRow:
     other_score: float
     difference: Interval
     p_holm: float = 1.0
-    """p-value corrected over all lines of these two panels."""
+    """p-value corrected over the lines of these two panels; that of all merges together is one question of its own."""
 
 
 @dataclass
@@ -60,10 +63,15 @@ def compare(panels: list[Panel]) -> tuple[list[ComparisonRow], list[str]]:
             notes.append(f"{other.title} is not compared with {reference.title}: other documents were scored.")
             continue
         found = _compare(reference, other)
-        for row, p in zip(found, holm(np.array([_known(r.difference.p) for r in found]))):
-            row.p_holm = float(p)
-        rows += found
+        rows += _corrected(found)
     return rows, notes
+
+
+def _corrected(rows: list[ComparisonRow]) -> list[ComparisonRow]:
+    for family in ([r for r in rows if r.what == OVERALL], [r for r in rows if r.what != OVERALL]):
+        for row, p in zip(family, holm(np.array([_known(r.difference.p) for r in family]))):
+            row.p_holm = float(p)
+    return rows
 
 
 def _known(p: float | None) -> float:
@@ -106,25 +114,39 @@ def _by_recipe(panel: Panel) -> dict[tuple[str, tuple[str, ...], int], int]:
 
 
 def _compare(a: Panel, b: Panel) -> list[ComparisonRow]:
-    rows = []
+    """All matched merges together, then the experts, then every method at every size."""
+    rows: list[ComparisonRow] = []
     both = [name for name in a.experts if name in b.experts]
     if both:
         mine, theirs = [a.experts[n] for n in both], [b.experts[n] for n in both]
         rows += _own_skill(a, b, both)
-        rows.append(_line(a, b, "experts", "", 1, mine, theirs))
-    for (method, size), (mine, theirs) in _matches(a, b).items():
-        rows.append(_line(a, b, "merges", method, size, mine, theirs))
+        rows.append(_line(a, b, "experts", "", 1, (mine, theirs), _gaps(a, b, (mine, theirs), merges=False)))
+    draws = []
+    matches = _matches(a, b)
+    for (method, size), match in matches.items():
+        draws.append(_gaps(a, b, match, merges=True))
+        rows.append(_line(a, b, "merges", method, size, match, draws[-1]))
+    if len(matches) > 1:
+        every: Match = ([m for mine, _ in matches.values() for m in mine], [m for _, t in matches.values() for m in t])
+        share = np.array([len(mine) for mine, _ in matches.values()]) / len(every[0])
+        rows.insert(0, _line(a, b, OVERALL, "", 0, every, share @ np.array(draws)))
     return rows
 
 
-def _line(a: Panel, b: Panel, what: str, method: str, size: int, mine: list[int], theirs: list[int]) -> ComparisonRow:
-    weights = a.cluster(mine) if what == "merges" else np.full((len(mine), 1), 1 / len(mine))
-    draws = ((b.replicates[theirs] - a.replicates[mine]) * weights).sum(axis=0)
+def _gaps(a: Panel, b: Panel, match: Match, merges: bool) -> NDArray:
+    """Replicates `[B]` of the mean difference; for merges the draw of their subsets is resampled too."""
+    mine, theirs = match
+    weights = a.cluster(mine) if merges else np.full((len(mine), 1), 1 / len(mine))
+    return ((b.replicates[theirs] - a.replicates[mine]) * weights).sum(axis=0)
+
+
+def _line(a: Panel, b: Panel, what: str, method: str, size: int, match: Match, draws: NDArray) -> ComparisonRow:
+    mine, theirs = match
     before, after = float(a.scores[mine].mean()), float(b.scores[theirs].mean())
-    documents = sum(
+    differing = sum(
         int((b.samples.documents[t][theirs] != m[mine]).any(axis=0).sum()) for t, m in a.samples.documents.items()
     )
-    difference = a.interval(after - before, draws, documents)
+    difference = a.interval(after - before, draws, differing)
     return ComparisonRow(a.title, b.title, what, method, size, len(mine), before, after, difference)
 
 
@@ -185,18 +207,18 @@ def comparison_verdicts(rows: list[ComparisonRow], confidence: float) -> list[st
     lines = []
     for reference, other in dict.fromkeys((r.reference, r.other) for r in rows):
         pair = [r for r in rows if (r.reference, r.other) == (reference, other)]
-        better: list[str] = []
-        worse: list[str] = []
-        level = 0
+        sides: dict[int, list[str]] = {1: [], -1: [], 0: []}
         for r in pair:
-            if r.p_holm < 1 - confidence and r.difference.excludes_zero:
-                (better if r.difference.estimate > 0 else worse).append(_short(r))
-            else:
-                level += 1
-        parts = [f"better in {words.listed(better, 4)}"] if better else []
-        parts += [f"worse in {words.listed(worse, 4)}"] if worse else []
-        parts += [f"inside the noise in {level} of {len(pair)} comparisons"] if level else []
-        lines.append(f"{other} against {reference} (paired, Holm-corrected): {'; '.join(parts)}.")
+            if r.what != OVERALL:
+                sure = r.p_holm < 1 - confidence
+                sides[words.direction(r.difference) if sure else 0].append(_short(r))
+        overall = [r for r in pair if r.what == OVERALL]
+        parts = [f"{words.gap(r.difference)} over all {r.matched} matched merges" for r in overall]
+        parts += [f"better in {words.listed(sides[1], 4)}"] if sides[1] else []
+        parts += [f"worse in {words.listed(sides[-1], 4)}"] if sides[-1] else []
+        count = len(pair) - len(overall)
+        parts += [f"inside the noise in {len(sides[0])} of {count} comparisons (Holm-corrected)"] if sides[0] else []
+        lines.append(f"{other} against {reference}: {'; '.join(parts)}.")
     return lines
 
 

@@ -98,12 +98,11 @@ def _draw_plot(axis: Any, plot: Plot, styles: dict[str, tuple[str, str, Any]], t
     sizes = sorted({x for line in plot.lines for x in line.x})
     for place, line in enumerate(plot.lines):
         color, marker, dash = styles[line.label]
-        gap = min((b - a for a, b in itertools.pairwise(sizes)), default=1)
-        offset = (place - (len(plot.lines) - 1) / 2) * min(0.06, 0.5 / len(plot.lines)) * gap
+        gap = min((b - a for a, b in itertools.pairwise(sizes)), default=4)
+        offset = (place / max(1, len(plot.lines) - 1) - 0.5) * 0.16 * gap  # beside one another, not on top
         x = [value + offset for value in line.x]
-        axis.plot(
-            x, line.y, dash, color=color, marker=marker, markersize=4.5, linewidth=1.6, label=line.label, zorder=3
-        )
+        look = {"color": color, "marker": marker, "linestyle": dash, "label": line.label}
+        axis.plot(x, line.y, **look, markersize=4.5, linewidth=1.6, zorder=3)
         if len(line.x) > 1:
             axis.fill_between(x, line.low, line.high, color=color, alpha=0.13, linewidth=0, zorder=1)
         else:
@@ -114,7 +113,7 @@ def _draw_plot(axis: Any, plot: Plot, styles: dict[str, tuple[str, str, Any]], t
     axis.set_xlabel("number of experts merged")
     if sizes:
         axis.set_xticks(sizes)
-        edge = 0.5 if len(sizes) == 1 else 0.06 * (sizes[-1] - sizes[0]) + 0.1
+        edge = 0.6 if len(sizes) == 1 else 0.05 * (sizes[-1] - sizes[0]) + 0.12 * (sizes[1] - sizes[0])
         axis.set_xlim(sizes[0] - edge, sizes[-1] + edge)
     if title:
         axis.set_title(plot.title, loc="left")

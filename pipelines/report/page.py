@@ -15,7 +15,12 @@ if TYPE_CHECKING:
 
 SECTIONS: list[tuple[str, str, str]] = [
     ("leaderboard", "Leaderboard", "Mean over the merges of a method at one number of experts."),
-    ("comparisons", "Pools compared", "The same subsets, methods and documents: other minus reference."),
+    (
+        "comparisons",
+        "Pools compared",
+        "The same subsets, methods and documents: other minus reference. Each pool is one training run of its experts: "
+        "the interval does not hold the noise of training.",
+    ),
     ("robustness", "Robustness", "Performance drop rate (clean − attacked) / clean."),
     ("experts", "Experts on their own skill", "Each expert against the base on the task of its name."),
     ("interference", "Interference", "How much of the experts' own-skill gain the merges keep."),
@@ -29,6 +34,8 @@ FIGURES = {
 def markdown(report: Report) -> str:
     """The report as Markdown; figures are the files beside it."""
     parts = [f"# {report.title}\n", *(f"- {line}" for line in report.verdicts), ""]
+    for pool, lines in report.details.items():
+        parts += [f"## {pool}\n"] * (len(report.details) > 1) + [*(f"- {line}" for line in lines), ""]
     for name, heading, about in SECTIONS:
         rows = getattr(report, name)
         if not rows:
@@ -46,9 +53,7 @@ def markdown(report: Report) -> str:
 def html(report: Report) -> str:
     """The report as a self-contained page: style and figures inline, no script, no network."""
     body = [f"<header><h1>{escape(report.title)}</h1><p>{escape(_counts(report))}</p></header>"]
-    first, *rest = report.verdicts
-    items = "".join(f"<li>{escape(line)}</li>" for line in rest)
-    body.append(f'<section class="verdict"><p>{escape(first)}</p>{f"<ul>{items}</ul>" if items else ""}</section>')
+    body.append(_verdict(report))
     for name, heading, about in SECTIONS:
         rows = getattr(report, name)
         if rows:
@@ -65,6 +70,23 @@ def html(report: Report) -> str:
         + "\n".join(body)
         + "\n</main></body></html>\n"
     )
+
+
+def _verdict(report: Report) -> str:
+    """What is said first: of one pool everything, of several their winners and how they compare."""
+    first, *rest = report.verdicts
+    several = len(report.details) > 1
+    if not several:
+        rest += next(iter(report.details.values()))
+    text = f'<section class="verdict"><p>{escape(first)}</p>{_list(rest)}'
+    for pool, lines in report.details.items():
+        if several and lines:
+            text += f"<details><summary>More on {escape(pool)}</summary>{_list(lines)}</details>"
+    return text + "</section>"
+
+
+def _list(lines: list[str]) -> str:
+    return "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>" if lines else ""
 
 
 def _counts(report: Report) -> str:
@@ -94,18 +116,24 @@ def _figure(report: Report, section: str) -> str:
 
 def _table(rows: Sequence[Any]) -> str:
     shown = tables.columns(rows)
+    grouped = shown[0][0] == "pool"  # a heading a pool takes the place of the column
+    shown = shown[grouped:]
     head = "".join(f"<th>{escape(name)}</th>" for name, _ in shown)
     lines = []
     last = None
     for row in rows:
-        group = getattr(row, "panel", getattr(row, "other", None))
-        mark = [getattr(row, "kind", "") != "merge" and hasattr(row, "kind") and "reference", group != last and "first"]
-        classes = " ".join(m for m in mark if m)
-        last = group
+        if grouped and row.panel != last:
+            last = row.panel
+            lines.append(f'<tr class="group"><th colspan="{len(shown)}">{escape(last)}</th></tr>')
         cells = "".join(f"<td{_sense(name, row)}>{_cell(cell(row))}</td>" for name, cell in shown)
-        lines.append(f'<tr class="{classes}">{cells}</tr>' if classes else f"<tr>{cells}</tr>")
+        lines.append(f"<tr{_class(row)}>{cells}</tr>")
     body = "\n".join(lines)
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
+
+
+def _class(row: Any) -> str:
+    aside = getattr(row, "kind", "merge") != "merge" or getattr(row, "what", "") == tables.OVERALL
+    return ' class="reference"' if aside else ""
 
 
 def _sense(name: str, row: Any) -> str:

@@ -17,7 +17,7 @@ from pipelines.report.panel import Panel, build_panels
 from pipelines.report.rows import TrialRow
 from pipelines.report.skills import ExpertRow, InterferenceRow, expert_rows, interference_rows
 from pipelines.report.trials import trial_lines
-from pipelines.report.verdict import verdicts
+from pipelines.report.verdict import judge
 
 
 @dataclass
@@ -34,7 +34,9 @@ class Report:
     robustness: list[RobustnessRow] = field(default_factory=list)
     trials: list[dict[str, Any]] = field(default_factory=list)
     verdicts: list[str] = field(default_factory=list)
-    """Plain sentences, the winner first."""
+    """Plain sentences: the winner of each pool and how sure that is, then how the pools compare."""
+    details: dict[str, list[str]] = field(default_factory=dict)
+    """Further sentences by pool."""
     notes: list[str] = field(default_factory=list)
     """What a reader must know about how the numbers were made."""
     paths: dict[str, Path] = field(default_factory=dict)
@@ -105,8 +107,10 @@ def _judge(report: Report, panel: Panel, alone: bool) -> None:
     report.experts += expert_rows(panel)
     report.interference += kept
     report.trials += trial_lines(panel, standings)
-    report.verdicts += verdicts(panel, cells, standings, kept, alone)
+    verdict = judge(panel, cells, standings, kept)
     prefix = "" if alone else f"{panel.title}: "
+    report.verdicts += [prefix + line for line in verdict.headline]
+    report.details[panel.title] = verdict.details
     report.notes += [prefix + note for note in panel.samples.notes]
     if panel.incomplete:
         count = len(panel.incomplete)

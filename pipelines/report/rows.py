@@ -74,10 +74,17 @@ class PanelKey:
 
 def panel_titles(keys: list[PanelKey]) -> dict[PanelKey, str]:
     """A short name for every panel: its pool, and of study, suite and attack what is needed to tell them apart."""
-    names: list[tuple[str, ...]] = [("pool",), ("study", "pool"), ("pool", "suite"), ("pool", "attack")]
-    names += [("study", "pool", "suite"), ("study", "pool", "attack"), ("pool", "suite", "attack")]
-    for fields in [*names, ("study", "pool", "suite", "attack")]:
-        titles = {key: " · ".join(str(getattr(key, f)) for f in fields) for key in keys}
+    orders: list[tuple[str, ...]] = [("pool",), ("study", "pool"), ("pool", "suite"), ("pool", "attack")]
+    orders += [("study", "pool", "suite"), ("study", "pool", "attack"), ("pool", "suite", "attack")]
+    orders += [("study", "pool", "suite", "attack")]
+    titles: dict[PanelKey, str] = {}
+    for fields in orders:
+        titles = {key: " · ".join(_parts(key, fields)) for key in keys}
         if len(set(titles.values())) == len(set(keys)):
-            return titles
+            break
     return titles
+
+
+def _parts(key: PanelKey, fields: tuple[str, ...]) -> list[str]:
+    named = [(field, getattr(key, field)) for field in fields]
+    return [value for field, value in named if value and (field, value) != ("attack", "none")]

@@ -11,7 +11,7 @@ from typing import Any
 
 from mergeopt_core.statistics import Interval
 from pipelines.report import words
-from pipelines.report.compare import ComparisonRow, RobustnessRow
+from pipelines.report.compare import OVERALL, ComparisonRow, RobustnessRow
 from pipelines.report.leaderboard import LeaderRow
 from pipelines.report.skills import ExpertRow, InterferenceRow
 
@@ -51,7 +51,7 @@ COMPARISONS: list[Column] = [
     ("other", lambda r: r.other),
     ("what", lambda r: r.what),
     ("method", lambda r: r.method or words.UNKNOWN),
-    ("experts", lambda r: str(r.experts)),
+    ("experts", lambda r: str(r.experts or words.UNKNOWN)),
     ("matched", lambda r: str(r.matched)),
     ("reference score", lambda r: words.number(r.reference_score)),
     ("other score", lambda r: words.number(r.other_score)),
@@ -68,6 +68,7 @@ ROBUSTNESS: list[Column] = [
     ("attacked", lambda r: words.number(r.attacked)),
     ("PDR", lambda r: words.score(r.pdr)),
 ]
+__all__ = ["OVERALL", "columns", "flat", "markdown", "write_csv"]
 DIFFERENCES = {"to_base", "to_best", "gain", "difference"}
 """Fields that have a p-value."""
 COLUMNS: dict[type, list[Column]] = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from mergeopt_core.statistics import Interval, difference_p, holm
@@ -11,28 +13,34 @@ from pipelines.report.panel import Panel
 from pipelines.report.skills import InterferenceRow
 
 
-def verdicts(
-    panel: Panel, cells: list[Cell], standings: dict[int, MergeStanding], kept: list[InterferenceRow], alone: bool
-) -> list[str]:
-    """Sentences on one panel: the winner, how sure that is, the rest of the field, and interference.
+@dataclass
+class Verdict:
+    """What is to be said of one panel."""
+
+    panel: str
+    headline: list[str]
+    """The winner, and how sure that is."""
+    details: list[str]
+    """The rest of the field, single merges, harm, skills."""
+
+
+def judge(panel: Panel, cells: list[Cell], standings: dict[int, MergeStanding], kept: list[InterferenceRow]) -> Verdict:
+    """Put a panel's numbers into sentences.
 
     Args:
         panel: the trials.
         cells: its leaderboard.
         standings: its merges against their base and experts.
         kept: shares of own-skill gain kept.
-        alone: whether it is the only panel, so that its name need not be said.
     """
     merged = [c for c in cells if c.row.kind == "merge"]
     if not merged:
-        lines = ["No merge has been scored."]
-    else:
-        winner = merged[0]
-        lines = [_winner(winner, len(merged)), _lead(panel, winner, merged), *_sizes(panel, merged)]
-        lines += [_best_merge(panel, standings), _harm(merged)]
-    lines += [_skills(panel), _kept(kept, merged[0].row.method if merged else None)]
-    prefix = "" if alone else f"{panel.title}: "
-    return [prefix + line for line in lines if line]
+        return Verdict(panel.title, ["No merge has been scored."], [line for line in [_skills(panel)] if line])
+    winner = merged[0]
+    headline = [_winner(winner, len(merged)), _lead(panel, winner, merged)]
+    details = [*_sizes(panel, merged), _best_merge(panel, standings), _harm(merged), _skills(panel)]
+    details.append(_kept(kept, winner.row.method))
+    return Verdict(panel.title, [line for line in headline if line], [line for line in details if line])
 
 
 def _name(cell: Cell) -> str:
@@ -147,7 +155,7 @@ def _skills(panel: Panel) -> str:
     return f"{line} (mean gain {words.signed(mean)})."
 
 
-def _kept(kept: list[InterferenceRow], method: str | None) -> str:
+def _kept(kept: list[InterferenceRow], method: str) -> str:
     rows = sorted((r for r in kept if r.method == method), key=lambda r: r.experts)
     if not rows:
         return ""

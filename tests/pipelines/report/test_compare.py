@@ -32,12 +32,17 @@ def test_matched_pools_differ_by_the_paired_difference():
     assert pairs.matched == 6
     assert pairs.other_score - pairs.reference_score == pytest.approx(pairs.difference.estimate)
     assert pairs.p_holm >= pairs.difference.p
-    assert [r.what for r in rows[:2]] == ["own skill", "experts"]
+    assert [r.what for r in rows[:3]] == ["all merges", "own skill", "experts"]
+    matched = [r for r in rows if r.what == "merges"]
+    weighted = sum(r.matched * r.difference.estimate for r in matched) / sum(r.matched for r in matched)
+    assert rows[0].difference.estimate == pytest.approx(weighted)
+    assert rows[0].matched == 2 * (6 + 1)
+    assert rows[0].p_holm == rows[0].difference.p
 
 
 def test_own_skill_compares_each_expert_on_its_own_task():
     plain, other = study(**SHAPE), study(**SHAPE, pool="mergopt", seed=5)
-    own = compare(panels(plain, other))[0][0]
+    own = compare(panels(plain, other))[0][1]
     before = np.mean([r.scores[r.experts[0]] for r in plain if r.kind == "expert"])
     after = np.mean([r.scores[r.experts[0]] for r in other if r.kind == "expert"])
     assert (own.reference_score, own.other_score) == pytest.approx((before, after))
@@ -51,7 +56,7 @@ def test_the_sentence_tells_better_from_noise():
     assert "better in" in line
     assert "ties over 2 experts" in line
     same, _ = compare(panels(study(**SHAPE), study(**SHAPE, pool="mergopt")))  # the same numbers twice
-    assert comparison_verdicts(same, 0.95)[0].endswith("inside the noise in 6 of 6 comparisons.")
+    assert comparison_verdicts(same, 0.95)[0].endswith("inside the noise in 6 of 6 comparisons (Holm-corrected).")
 
 
 def test_pools_that_share_nothing_or_other_documents_are_not_compared():

@@ -142,3 +142,11 @@ def test_what_cannot_be_reported_is_said(rows, statistics, message, tmp_path):
     rows = study(skills=2, n=5, sizes=()) if rows is None else rows
     with pytest.raises(UserError, match=message):
         write_report(rows, tmp_path, statistics=statistics, title="t")
+
+
+def test_many_methods_in_one_figure(tmp_path):
+    methods = {f"method_{i}": 0.0 for i in range(11)}
+    report = write_report(
+        study(skills=2, n=10, sizes=(2,), methods=methods), tmp_path, statistics=STATISTICS, title="t"
+    )
+    assert report.paths["score_by_experts.png"].stat().st_size > 10_000

@@ -5,7 +5,8 @@ from pipelines.report import write_report
 
 
 def sentences(rows, tmp_path):
-    return write_report(rows, tmp_path, statistics=Statistics(), title="t").verdicts
+    report = write_report(rows, tmp_path, statistics=Statistics(), title="t")
+    return report.verdicts + [line for lines in report.details.values() for line in lines]
 
 
 def pair(a, b):
