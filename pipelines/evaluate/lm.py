@@ -13,8 +13,7 @@ from lm_eval.models.utils import has_bos_prefix
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig
 
-Pair = tuple[list[int], list[int]]
-"""Tokens of a context and of its continuation."""
+from pipelines.evaluate.trie import Pair
 
 
 class _Vacant:

@@ -11,14 +11,17 @@ from torch import nn
 from conf.errors import UserError
 from conf.schema import Suite
 from pipelines.evaluate.forward import NotFiniteError, can_branch, log_likelihoods
-from pipelines.evaluate.lm import LiveLM, Pair
+from pipelines.evaluate.lm import LiveLM
 from pipelines.evaluate.tasks import Leaf
-from pipelines.evaluate.trie import Batch, batches, forest
+from pipelines.evaluate.trie import Batch, Pair, batches, forest
 
 Tick = Callable[[int], None]
 
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
 """How far shared and separate computation may differ in a request's log-likelihood before sharing is turned off."""
+
+SAMPLE = 8
+"""Requests that are computed both ways in every model to see whether sharing works."""
 
 
 class Scorer:
@@ -28,7 +31,6 @@ class Scorer:
         self.lm, self.suite, self.leaves = lm, suite, leaves
         self.batch_size, self.share = suite.batch_size, suite.share_prefix
         self.pairs: dict[int, list[Pair]] = {}
-        self.groups: dict[int, list[list[int]]] = {}
         self.work: dict[int, list[Batch]] = {}
         self.misfits: dict[int, ValueError] = {}
         self.made_for: tuple[int, int, bool, int] | None = None
@@ -91,12 +93,7 @@ class Scorer:
         }
 
     def _tokenise(self, leaf: Leaf) -> None:
-        texts: list[tuple[str, str]] = []
-        groups = []
-        for document in leaf.instances:
-            groups.append(list(range(len(texts), len(texts) + len(document))))
-            texts.extend(request.args for request in document)
-        self.pairs[id(leaf)], self.groups[id(leaf)] = self.lm.encode_pairs(texts), groups
+        self.pairs[id(leaf)] = self.lm.encode_pairs([request.args for request in leaf.task._instances or []])
 
     def _lay_out(self) -> None:
         wanted = (self.max_length, self.batch_size, self.share, self.width)
@@ -105,7 +102,7 @@ class Scorer:
         self.work, self.misfits = {}, {}
         for key, pairs in self.pairs.items():
             try:
-                trees = forest(pairs, self.groups[key], self.max_length, self.width if self.share else None)
+                trees = forest(pairs, self.max_length, self.width if self.share else None)
                 self.work[key] = batches(trees, self.batch_size)
             except ValueError as error:
                 self.misfits[key] = error
@@ -120,12 +117,10 @@ class Scorer:
         return True
 
     def _same(self, model: nn.Module, pairs: list[Pair], requests: list[int]) -> bool:
-        group = [pairs[i] for i in requests]
-        group = [pair for pair in group if pair[0] == group[0][0]]
-        every = [list(range(len(group)))]
+        group = [pairs[i] for i in requests[:SAMPLE]]
         try:
             shared, apart = (
-                log_likelihoods(model, batches(forest(group, every, self.max_length, w), 1), len(group), _unheard)
+                log_likelihoods(model, batches(forest(group, self.max_length, w), 1), len(group), _unheard)
                 for w in (1 << 30, None)
             )
         except NotFiniteError:

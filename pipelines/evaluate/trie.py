@@ -16,6 +16,12 @@ from dataclasses import dataclass
 
 import torch
 
+Pair = tuple[list[int], list[int]]
+"""Tokens of a request's context and of its continuation."""
+
+WORTH = 0.9
+"""A request joins a tree when that costs less than this share of computing it alone."""
+
 
 @dataclass(frozen=True)
 class Pick:
@@ -65,12 +71,12 @@ class Batch:
         return Batch(**moved)
 
 
-def cut(pair: tuple[list[int], list[int]], max_length: int) -> list[int]:
+def cut(pair: Pair, max_length: int) -> list[int]:
     """What the model reads for (context, continuation) tokens: all but the last, cut from the left as lm-eval does."""
     return (pair[0] + pair[1])[-(max_length + 1) : -1]
 
 
-def tree(requests: list[int], pairs: list[tuple[list[int], list[int]]], max_length: int) -> Tree:
+def tree(requests: list[int], pairs: list[Pair], max_length: int) -> Tree:
     """The prefix tree of some requests' inputs."""
     out = Tree([], [], [], [])
     path: list[int] = []  # nodes from the root to the last token of the previous input
@@ -103,34 +109,29 @@ def common(one: list[int], other: list[int]) -> int:
     return min(len(one), len(other))
 
 
-def forest(
-    pairs: list[tuple[list[int], list[int]]], groups: list[list[int]], max_length: int, width: int | None
-) -> list[Tree]:
+def forest(pairs: list[Pair], max_length: int, width: int | None) -> list[Tree]:
     """Trees of all requests, longest first.
 
-    A group's requests (a document's) are put into one tree as far as that saves work for a model of hidden size
-    ``width``; with None only equal inputs are computed together.
+    Requests that begin alike (options after one context, documents after the same examples) are put into one tree as
+    far as that saves work for a model of hidden size ``width``; with None only equal inputs are computed together.
     """
-    trees: list[Tree] = []
-    for group in groups:
-        trees.extend(tree(part, pairs, max_length) for part in _parts(group, pairs, max_length, width))
+    trees = [tree(part, pairs, max_length) for part in _parts(pairs, max_length, width)]
     return sorted(trees, key=lambda t: (-len(t.tokens), t.tokens))
 
 
-def _parts(
-    group: list[int], pairs: list[tuple[list[int], list[int]]], max_length: int, width: int | None
-) -> list[list[int]]:
-    """Split a group where one tree would cost more than two: where little is shared, or attention would dominate."""
+def _parts(pairs: list[Pair], max_length: int, width: int | None) -> list[list[int]]:
+    """Which requests to compute together: neighbours in the order of their tokens, where it pays."""
+    inputs = sorted((cut(pair, max_length), i) for i, pair in enumerate(pairs))
+    most = 2 * max((len(tokens) for tokens, _ in inputs), default=0)
     parts: list[list[int]] = []
     last: list[int] = []
     size, branched = 0, False
-    for tokens, request in sorted((cut(pairs[i], max_length), i) for i in group):
+    for tokens, request in inputs:
         shared = common(last, tokens)
-        grown = size + len(tokens) - shared
-        branches = branched or shared < len(last)
-        joined = tokens == last
-        if parts and width is not None and not joined:
-            apart = _work(size, branched, width) + _work(len(tokens), False, width)
+        grown, branches = size + len(tokens) - shared, branched or shared < len(last)
+        joined = bool(parts) and tokens == last
+        if parts and not joined and width is not None and grown <= most:
+            apart = _work(size, branched, width) + WORTH * _work(len(tokens), False, width)
             joined = _work(grown, branches, width) < apart
         if joined:
             parts[-1].append(request)

@@ -68,8 +68,8 @@ def test_mask_lets_a_token_see_its_ancestors_only():
 @pytest.mark.parametrize("width", [None, 64, 1 << 30])
 def test_log_likelihoods_are_those_of_each_request_alone(model, size, width):
     model.eval()
-    pairs, groups = made_up(1)
-    work = batches(forest(pairs, groups, 20, width), size)  # length 20: some contexts are cut
+    pairs, _ = made_up(1)
+    work = batches(forest(pairs, 20, width), size)  # length 20: some contexts are cut
     got = log_likelihoods(model, work, len(pairs), lambda n: None)
     want = brute_force(model, pairs, 20)
     assert [g[0] for g in got] == pytest.approx([w[0] for w in want], abs=1e-4)
@@ -80,15 +80,27 @@ def test_eager_attention_takes_trees_too(folder):
     from transformers import LlamaForCausalLM
 
     model = LlamaForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
-    pairs, groups = made_up(2)
-    got = log_likelihoods(model, batches(forest(pairs, groups, 64, 1 << 30), 4), len(pairs), lambda n: None)
+    pairs, _ = made_up(2)
+    got = log_likelihoods(model, batches(forest(pairs, 64, 1 << 30), 4), len(pairs), lambda n: None)
     assert [g[0] for g in got] == pytest.approx([w[0] for w in brute_force(model, pairs, 64)], abs=1e-4)
 
 
 def test_sharing_computes_fewer_tokens():
     pairs = [(list(range(4, 64)), [70 + i, 80 + i, 90 + i]) for i in range(4)]
-    shared, apart = (forest(pairs, [[0, 1, 2, 3]], 100, width) for width in (64, None))
+    shared, apart = (forest(pairs, 100, width) for width in (64, None))
     assert sum(len(t.tokens) for t in apart) == 4 * 62
     assert sum(len(t.tokens) for t in shared) == 60 + 4 * 2
     long = [(list(range(4, 64)) * 30, [70]), ([99, *list(range(4, 63))] * 30, [70])]
-    assert len(forest(long, [[0, 1]], 4000, 64)) == 2  # nothing is shared: two sequences, not one of twice the length
+    assert len(forest(long, 4000, 64)) == 2  # nothing is shared: two sequences, not one of twice the length
+
+
+def test_documents_after_the_same_examples_share_them_too(model):
+    model.eval()
+    examples = list(range(4, 84))
+    pairs = [([*examples, 90 + i, 80 - i], [5 + j, 6]) for i in range(10) for j in range(2)]
+    shared, apart = (forest(pairs, 200, width) for width in (64, None))
+    assert sum(len(t.tokens) for t in apart) == 20 * 83
+    assert sum(len(t.tokens) for t in shared) < 83 + 20 * 4
+    got = log_likelihoods(model, batches(shared, 4), len(pairs), lambda n: None)
+    assert [g[0] for g in got] == pytest.approx([w[0] for w in brute_force(model, pairs, 200)], abs=1e-4)
+    assert max(len(t.tokens) for t in forest(pairs * 9, 200, 1 << 30)) <= 2 * 83
