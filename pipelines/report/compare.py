@@ -8,7 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mergeopt_core.statistics import Interval, holm, percentile_interval, performance_drop, task_replicates
+from mergeopt_core.statistics import (
+    Interval,
+    cluster_weights,
+    holm,
+    percentile_interval,
+    performance_drop,
+    task_replicates,
+)
 from pipelines.report import words
 from pipelines.report.panel import Panel
 
@@ -134,9 +141,9 @@ def _compare(a: Panel, b: Panel) -> list[ComparisonRow]:
 
 
 def _gaps(a: Panel, b: Panel, match: Match, merges: bool) -> NDArray:
-    """Replicates `[B]` of the mean difference; for merges the draw of their subsets is resampled too."""
+    """Replicates `[B]` of the mean difference; the draw of subsets, or of training runs, is resampled too."""
     mine, theirs = match
-    weights = a.cluster(mine) if merges else np.full((len(mine), 1), 1 / len(mine))
+    weights = a.cluster(mine) if merges else _runs(a, len(mine))
     return ((b.replicates[theirs] - a.replicates[mine]) * weights).sum(axis=0)
 
 
@@ -150,8 +157,13 @@ def _line(a: Panel, b: Panel, what: str, method: str, size: int, match: Match, d
     return ComparisonRow(a.title, b.title, what, method, size, len(mine), before, after, difference)
 
 
+def _runs(a: Panel, experts: int) -> NDArray:
+    """Weights `[experts, B]` that resample experts as draws from endlessly many training runs."""
+    return cluster_weights(experts, resamples=a.statistics.resamples, seed=a.statistics.seed)
+
+
 def _own_skill(a: Panel, b: Panel, names: list[str]) -> list[ComparisonRow]:
-    """Experts on the task of their own name, averaged; its draws are those of the tasks."""
+    """Experts on the task of their own name, averaged over experts, which are resampled too."""
     shared = [n for n in names if n in a.samples.documents and n in b.samples.documents]
     if not shared:
         return []
@@ -164,7 +176,7 @@ def _own_skill(a: Panel, b: Panel, names: list[str]) -> list[ComparisonRow]:
         points.append((before.mean(), after.mean()))
         differing += int((after != before).sum())
     low, high = (float(x) for x in np.mean(points, axis=0))
-    difference = a.interval(high - low, np.mean(gaps, axis=0), differing)
+    difference = a.interval(high - low, (np.array(gaps) * _runs(a, len(shared))).sum(axis=0), differing)
     return [ComparisonRow(a.title, b.title, "own skill", "", 1, len(shared), low, high, difference)]
 
 
@@ -203,7 +215,7 @@ def _drops(clean: Panel, attacked: Panel) -> list[RobustnessRow]:
 
 
 def comparison_verdicts(rows: list[ComparisonRow], confidence: float) -> list[str]:
-    """One sentence for each pair of panels: where the other is better, worse, or cannot be told apart."""
+    """One sentence for each pair of panels: where the other is higher, lower, or cannot be told apart."""
     lines = []
     for reference, other in dict.fromkeys((r.reference, r.other) for r in rows):
         pair = [r for r in rows if (r.reference, r.other) == (reference, other)]
@@ -214,8 +226,8 @@ def comparison_verdicts(rows: list[ComparisonRow], confidence: float) -> list[st
                 sides[words.direction(r.difference) if sure else 0].append(_short(r))
         overall = [r for r in pair if r.what == OVERALL]
         parts = [f"{words.gap(r.difference)} over all {r.matched} matched merges" for r in overall]
-        parts += [f"better in {words.listed(sides[1], 4)}"] if sides[1] else []
-        parts += [f"worse in {words.listed(sides[-1], 4)}"] if sides[-1] else []
+        parts += [f"higher in {words.listed(sides[1], 4)}"] if sides[1] else []
+        parts += [f"lower in {words.listed(sides[-1], 4)}"] if sides[-1] else []
         count = len(pair) - len(overall)
         parts += [f"inside the noise in {len(sides[0])} of {count} comparisons (Holm-corrected)"] if sides[0] else []
         lines.append(f"{other} against {reference}: {'; '.join(parts)}.")

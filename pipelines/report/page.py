@@ -18,8 +18,8 @@ SECTIONS: list[tuple[str, str, str]] = [
     (
         "comparisons",
         "Pools compared",
-        "The same subsets, methods and documents: other minus reference. Each pool is one training run of its experts: "
-        "the interval does not hold the noise of training.",
+        "The same subsets, methods and documents: other minus reference. Experts are resampled as training runs; the "
+        "experts of the merges were trained once, and the intervals of merges do not hold the noise of that.",
     ),
     ("robustness", "Robustness", "Performance drop rate (clean − attacked) / clean."),
     ("experts", "Experts on their own skill", "Each expert against the base on the task of its name."),

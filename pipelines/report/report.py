@@ -80,6 +80,11 @@ def write_report(rows: Sequence[TrialRow], out: Path, *, statistics: Statistics,
     report.robustness = robustness(panels)
     report.verdicts += comparison_verdicts(report.comparisons, statistics.confidence)
     report.notes += [*notes, *_method_notes(statistics, panels)]
+    if report.comparisons:
+        report.notes.append(
+            "Pools compared: experts are resampled as training runs. Merges are not: each pool's experts were trained "
+            "once, and a difference between merges can be the luck of that training."
+        )
     _write(report, panels)
     return report
 

@@ -1,4 +1,5 @@
 import csv
+import io
 import json
 import re
 from html.parser import HTMLParser
@@ -115,19 +116,29 @@ def test_as_json(report):
     assert values["paths"]["report.html"].endswith("report.html")
 
 
+def rendered(parts, width):
+    console = Console(width=width, record=True, file=io.StringIO())
+    for part in parts:
+        console.print(part)
+    return console.export_text()
+
+
 def test_on_a_terminal(report):
-    console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(leaderboard_table(report))
-    for line in verdict_lines(report):
-        console.print(line)
-    text = console.export_text()
+    text = rendered([leaderboard_table(report, width=150), *verdict_lines(report)], 150)
     best = next(r for r in report.leaderboard if r.kind == "merge")
-    assert f"{best.score.estimate:.3f}" in text
+    assert f"{best.score.estimate:.3f} [{best.score.low:.3f}, {best.score.high:.3f}]" in text
     assert "mergopt & <co>" in text
     assert report.verdicts[0][:60] in text
-    short = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    short.print(leaderboard_table(report, limit=2))
-    assert "20 more lines" in short.export_text()
+    assert "20 more lines" in rendered([leaderboard_table(report, limit=2, width=150)], 150)
+
+
+def test_on_a_narrow_terminal_nothing_is_cut(report):
+    text = rendered([leaderboard_table(report, width=80)], 80)
+    best = next(r for r in report.leaderboard if r.kind == "merge")
+    half = f"{(best.score.high - best.score.low) / 2:.3f}"[1:]
+    assert f"{best.score.estimate:.3f} ±{half}" in text
+    assert "…" not in text
+    assert "task_arithmetic" in text
 
 
 @pytest.mark.parametrize(
