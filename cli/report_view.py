@@ -13,8 +13,7 @@ from rich.text import Text
 from pipelines.report import words
 
 if TYPE_CHECKING:
-    from mergeopt_core.statistics import Interval
-    from pipelines.report import Report
+    from pipelines.report import Interval, Report
     from pipelines.report.leaderboard import LeaderRow
 
 STYLES = {1: "green", -1: "red", 0: ""}

@@ -1,6 +1,26 @@
 """The report of a study: tables, figures and a page that say what merging was worth."""
 
-from pipelines.report.report import Report, write_report
-from pipelines.report.rows import TrialRow
+from __future__ import annotations
 
-__all__ = ["Report", "TrialRow", "write_report"]
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mergeopt_core.statistics import Interval
+    from pipelines.report.report import Report, write_report
+    from pipelines.report.rows import TrialRow
+
+__all__ = ["Interval", "Report", "TrialRow", "write_report"]
+HOMES = {
+    "Interval": "mergeopt_core.statistics",
+    "Report": "pipelines.report.report",
+    "TrialRow": "pipelines.report.rows",
+    "write_report": "pipelines.report.report",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name when it is asked for: the command line's help needs none of them."""
+    if name in HOMES:
+        return getattr(import_module(HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

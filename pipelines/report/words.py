@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
-from mergeopt_core.statistics import Interval, Tally
+if TYPE_CHECKING:
+    from mergeopt_core.statistics import Interval, Tally
 
 UNKNOWN = "–"
 
