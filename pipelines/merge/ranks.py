@@ -23,7 +23,7 @@ def rank_notes(recipe: Recipe, experts: Sequence[Model]) -> list[str]:
         full = min(expert.header[name].shape) if name in expert.header else 0
         if rank < full:
             notes.append(
-                f"{expert.name} is an adapter: its update has rank {rank} at most, of {full}; {recipe.method} reshapes "
-                "singular values and is ill-posed on those that are zero: use its effective-rank form"
+                f"{expert.name} is an adapter: its update has rank {rank} at most, of {full}; {recipe.method} raises "
+                "small singular values and is ill-posed on those that are zero (rank_tolerance leaves them out)"
             )
     return notes

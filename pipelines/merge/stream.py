@@ -11,6 +11,7 @@ from torch import Tensor
 
 from conf.errors import UserError
 from mergeopt_core import merging
+from mergeopt_core.merging.checks import unique_ids
 from pipelines.merge.checkpoint import OpenCheckpoint
 from pipelines.merge.layout import Layout, make_layout
 from pipelines.merge.live import merge_into
@@ -74,16 +75,20 @@ class Merge:
     @cached_property
     def parameters(self) -> dict[str, Any]:
         """All parameters of the method, checked, with defaults filled in; ValueError where one is wrong."""
-        given = {name: self._in_order(name, value) for name, value in self.recipe.parameters.items()}
+        shared = {p.name for p in merging.describe(self.recipe.method).parameters if not p.per_expert}
+        given = {k: v if k in shared else self._in_order(k, v) for k, v in self.recipe.parameters.items()}
         return merging.check_parameters(self.recipe.method, given, len(self._given))
 
     def problems(self) -> list[Problem]:
         """Everything that keeps this merge from being made, all at once; no weight is read."""
-        found = []
+        method, found = self.recipe.method, []
         try:
             _ = self.parameters
+            if (needed := merging.describe(method).statistics) and self.statistics is None:
+                what = f"needs {needed} statistics of every expert"
+                found.append(Problem("", method, what, "collect them first: mergebench statistics"))
         except ValueError as error:
-            found.append(Problem("", self.recipe.method, str(error), "see: mergebench methods " + self.recipe.method))
+            found.append(Problem("", method, str(error), f"see: mergebench methods {method}"))
         return found + self.layout.problems
 
     def check(self) -> None:
@@ -145,10 +150,10 @@ class Merge:
         return merged if merged.dtype == out else merged.to(out)
 
     def _inputs(self, name: str, device: torch.device) -> list[Tensor]:
-        """The base's tensor, then each expert's, in float32 (no copy where they are stored so)."""
+        """The base's tensor, then each expert's, as stored (kernels widen them to float32, a block at a time)."""
         loaded = [self._load(k, name, device) for k in range(len(self.experts) + 1)]
         if self.layout.vocabulary is not None and VOCABULARY.search(name):
-            loaded = self.layout.vocabulary.align(loaded)
+            loaded = self.layout.vocabulary.align([None if t is None else t.to(torch.float32) for t in loaded])
         base = loaded[0]
         assert base is not None
         return [base if tensor is None else tensor for tensor in loaded]
@@ -157,8 +162,7 @@ class Merge:
         source = self.layout.sources[model].get(name)
         if source is None:
             return None
-        tensor = (self.base, *self.experts)[model].tensor(source)
-        return tensor.to(device, torch.float32) if tensor.is_floating_point() else tensor.to(device)
+        return (self.base, *self.experts)[model].tensor(source).to(device)
 
     def _statistics(self, name: str, device: torch.device) -> list[Tensor | None] | None:
         if self.statistics is None:
@@ -184,6 +188,6 @@ class Merge:
 
     def _with_names(self, message: str) -> str:
         """An error's text with the experts' names where it has their ids."""
-        for key, expert in zip(merging.mergekit_api.unique_ids(self.ids), self.experts):
+        for key, expert in zip(unique_ids(self.ids), self.experts):
             message = message.replace(key, expert.name)
         return message

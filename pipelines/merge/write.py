@@ -1,27 +1,20 @@
-"""From the stream to disk: an ordinary transformers checkpoint, there whole or not at all."""
+"""From the stream to disk: an ordinary transformers checkpoint."""
 
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from conf.errors import UserError
 from pipelines.merge.card import model_card
 from pipelines.merge.companions import write_companions
+from pipelines.merge.place import RECIPE, placed
 from pipelines.merge.shards import ShardWriter, plan_shards
 from pipelines.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     from pipelines.merge.stream import Merge
-
-RECIPE = "mergebench_recipe.json"
-"""The file by which a folder is known as a merge made here."""
-SLACK = 64 << 20
-"""Bytes of room asked for beside the weights."""
 
 
 def write_merge(
@@ -34,22 +27,16 @@ def write_merge(
     """
     out = Path(out).expanduser()
     merge.check()
-    _check_place(out)
     size = sum(info.size for info in merge.layout.outputs.values())
-    out.parent.mkdir(parents=True, exist_ok=True)
-    _check_room(out.parent, size)
-    for note in merge.layout.notes:
-        progress.note(note, "warning")
-    beside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent))
-    try:
+    with placed(out, size) as beside:
+        for note in merge.layout.notes:
+            progress.note(note, "warning")
         _write_weights(merge, beside, progress, shard_bytes, device)
+        if finding := low_rank_note(merge):
+            progress.note(finding, "warning")
         write_companions(merge, beside)
         (beside / "README.md").write_text(model_card(merge, out.name), encoding="utf-8")
         (beside / RECIPE).write_text(json.dumps(_record(merge), indent=2) + "\n", encoding="utf-8")
-        beside.chmod(0o755)
-        _into_place(beside, out)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
     return out
 
 
@@ -67,33 +54,18 @@ def _write_weights(merge: Merge, folder: Path, progress: Progress, shard_bytes: 
             step.advance(1, tensor=name, gb_s=round(rate, 2))
 
 
-def _check_place(out: Path) -> None:
-    """Only an empty place or an earlier merge is written over."""
-    if out.is_file():
-        raise UserError(f"{out} is a file", do="give another folder")
-    if out.is_dir() and any(out.iterdir()) and not (out / RECIPE).is_file():
-        raise UserError(f"{out} is not empty and is no merge made here", do="give an empty or new folder")
-
-
-def _check_room(folder: Path, size: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < size + SLACK:
-        raise UserError(
-            f"the merged model takes {size / 1e9:.1f} GB, the disk has {free / 1e9:.1f} GB free",
-            where=str(folder),
-            do="free some room, give another folder, or choose dtype=bfloat16",
-        )
-
-
-def _into_place(beside: Path, out: Path) -> None:
-    """Rename into place; an earlier merge is moved aside first and then removed."""
-    aside = None
-    if out.is_dir() and any(out.iterdir()):
-        aside = beside.with_suffix(".old")
-        out.rename(aside)
-    beside.rename(out)
-    if aside is not None:
-        shutil.rmtree(aside, ignore_errors=True)
+def low_rank_note(merge: Merge) -> str | None:
+    """One line about updates whose numerical rank leaves the method ill-posed, as found while merging."""
+    found = {name: entry for name, entry in merge.report.items() if isinstance(entry, dict) and "rank" in entry}
+    if not found:
+        return None
+    name, entry = min(found.items(), key=lambda item: (item[1]["rank"], item[0]))
+    way = "; rank_tolerance leaves the rest out" if "rank_tolerance" in merge.parameters else ""
+    more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+    return (
+        f"{merge.recipe.method} is ill-posed on updates of low numerical rank: {name} (rank {entry['rank']} of "
+        f"{entry['of']}){more}{way}"
+    )
 
 
 def _record(merge: Merge) -> dict:

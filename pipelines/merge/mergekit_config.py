@@ -1,0 +1,217 @@
+"""Running a mergekit YAML with our methods registered, after checking what mergekit takes silently."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from conf.errors import UserError, nearest
+from mergeopt_core import merging
+from mergeopt_core.merging.checks import check_values
+from mergeopt_core.merging.mergekit_run import run_config
+from pipelines.merge.checkpoint import open_checkpoint
+from pipelines.merge.place import RECIPE, placed
+from pipelines.merge.recipe import Recipe
+from pipelines.merge.sources import locate
+from pipelines.merge.stream import Merge, write_merge
+from pipelines.progress import SILENT, Progress
+
+FIELDS = {
+    "": "models slices modules base_model merge_method parameters dtype out_dtype tokenizer tokenizer_source "
+    "chat_template name",
+    "models": "model parameters",
+    "slices": "sources base_model residual_weight parameters",
+    "sources": "model layer_range parameters",
+    "modules": "slices models parameters",
+    "tokenizer": "source tokens pad_to_multiple_of",
+}
+"""mergekit's fields, by the field that they stand below; it takes others silently."""
+REFERENCES = ("model", "base_model", "tokenizer_source", "source")
+SEED = "seed"
+
+
+def run_mergekit_config(
+    file: Path, out: Path, progress: Progress = SILENT, *, seed: int = 0, device: str = "cpu", online: bool = True
+) -> Path:
+    """Run a mergekit YAML into the model folder ``out``.
+
+    mergekit's own runner does it, in its own dtype rules; a method that reads all tensors before the first (for example
+    ``ties_global``) runs through our stream, as mergekit's runner shows a kernel one tensor at a time. Raises
+    ``UserError`` for misspelt fields and parameters (with the nearest names), models that are not there, and whatever
+    mergekit does not accept.
+    """
+    text, document = _read(file)
+    method = _check_method(document, file)
+    for where, parameters in _parameter_tables(document):
+        _check_parameters(method, parameters, f"{file}, {where}")
+    local = _with_folders(document, online)
+    if merging.describe(method).prepares:
+        merge = Merge(*_plain(local, method, seed, file))
+        return write_merge(merge, out, progress, device=device)
+    size = max((open_checkpoint(path).size_bytes for path in _paths(local)), default=0)
+    with placed(Path(out).expanduser(), size) as beside, progress.step(f"mergekit: {method}") as step:
+        _run(local, text, beside, seed, device)
+        record = {"mergekit_config": document, "seed": seed}
+        (beside / RECIPE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        step.advance(1)
+    return Path(out).expanduser()
+
+
+def _read(file: Path) -> tuple[str, dict[str, Any]]:
+    try:
+        text = Path(file).read_text(encoding="utf-8")
+        document = yaml.safe_load(text)
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror}", do="give a mergekit YAML file") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{file} is no valid YAML: {' '.join(str(error).split())}", do="mend it") from error
+    if not isinstance(document, dict):
+        raise UserError(f"{file} holds no table of fields", do="give a mergekit YAML file")
+    _check_fields(document, "", str(file))
+    return text, document
+
+
+def _check_fields(node: Any, kind: str, where: str) -> None:
+    """Every field below a node is one that mergekit knows."""
+    for item in node if isinstance(node, list) else [node]:
+        if not isinstance(item, dict):
+            continue
+        for key, value in item.items():
+            if key not in FIELDS[kind].split():
+                raise UserError(f"unknown field {key!r}", where=where, do=nearest(str(key), FIELDS[kind].split()))
+            if key == "modules" and isinstance(value, dict):
+                for name, module in value.items():
+                    _check_fields(module, "modules", f"{where}, modules.{name}")
+            elif key in FIELDS:
+                _check_fields(value, key, f"{where}, {key}")
+
+
+def _check_method(document: Mapping[str, Any], file: Path) -> str:
+    method = str(document.get("merge_method", ""))
+    if method not in merging.names():
+        raise UserError(f"no merge method {method!r}", where=str(file), do=nearest(method, merging.names()))
+    if needed := merging.describe(method).statistics:
+        raise UserError(
+            f"{method} needs {needed} statistics", where=str(file), do="run it with mergebench merge method="
+        )
+    return method
+
+
+def _parameter_tables(node: Any, where: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Every table of parameters in the configuration, with words for where it stands."""
+    if isinstance(node, list):
+        for index, item in enumerate(node):
+            yield from _parameter_tables(item, f"{where}[{index}]")
+    elif isinstance(node, dict):
+        for key, value in node.items():
+            if key == "parameters":
+                if not isinstance(value, dict):
+                    raise UserError(
+                        "parameters is no table of names and values", where=where or key, do="mend the file"
+                    )
+                yield f"{where}.{key}".lstrip("."), value
+            elif key != "tokens":
+                yield from _parameter_tables(value, f"{where}.{key}".lstrip("."))
+
+
+def _check_parameters(method: str, parameters: Mapping[str, Any], where: str) -> None:
+    """Names against the method's declaration, and every value among filters and gradients against its type."""
+    info = merging.describe(method)
+    known = {parameter.name: parameter for parameter in info.parameters if parameter.name != "reference"}
+    for name, setting in parameters.items():
+        if name == SEED and info.random and info.ours:
+            continue
+        if name not in known:
+            raise UserError(f"merge method {method} has no parameter {name!r}", where=where, do=nearest(name, known))
+        for value in _leaves(setting):
+            try:
+                check_values(info, known[name], value, 1)
+            except ValueError as error:
+                raise UserError(str(error), where=where, do=f"see: mergebench methods {method}") from error
+
+
+def _leaves(setting: Any) -> Iterator[Any]:
+    """The plain values in a setting: a value, a gradient, or values by filter."""
+    if isinstance(setting, list):
+        for item in setting:
+            yield from _leaves(item)
+    elif isinstance(setting, dict):
+        yield from _leaves(setting.get("value"))
+    else:
+        yield setting
+
+
+def _with_folders(node: Any, online: bool, key: str = "") -> Any:
+    """The configuration with every model as a folder on this machine; ``UserError`` where one is not there."""
+    if isinstance(node, dict):
+        return {k: _with_folders(v, online, k) for k, v in node.items()}
+    if isinstance(node, list):
+        return [_with_folders(item, online) for item in node]
+    if key not in REFERENCES or not isinstance(node, str) or node in ("union", "base"):
+        return node
+    parts = [part.partition("@") for part in node.split("+")]
+    return "+".join(str(locate(path, revision=revision or None, online=online)) for path, _, revision in parts)
+
+
+def _paths(document: Mapping[str, Any]) -> set[str]:
+    """Folders of the models (without adapters) in a configuration."""
+    found = set()
+    for key, value in document.items():
+        if key in ("model", "base_model") and isinstance(value, str):
+            found.add(value.partition("+")[0])
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, dict):
+                found |= _paths(item)
+    return found
+
+
+def _plain(document: Mapping[str, Any], method: str, seed: int, file: Path) -> tuple[Recipe, Any, list[Any]]:
+    """Recipe, base and experts of a configuration that is one list of models with plain values."""
+    shared = dict(document.get("parameters") or {})
+    models = [
+        m for m in document.get("models") or [] if m["model"] != document.get("base_model") or m.get("parameters")
+    ]
+    tables = [shared, *(model.get("parameters") or {} for model in models)]
+    structured = any(isinstance(value, (list, dict)) for table in tables for value in table.values())
+    if not models or structured or not document.get("base_model"):
+        raise UserError(
+            f"{method} reads whole models before it merges, and takes a base_model, models and plain values only",
+            where=str(file),
+            do="leave out slices, modules, filters and gradients",
+        )
+    seed = shared.pop(SEED, seed)
+    defaults = {p.name: p.default for p in merging.describe(method).parameters}
+    for name in {name for model in models for name in model.get("parameters") or {}}:
+        standard = shared.get(name, defaults[name])
+        shared[name] = [(model.get("parameters") or {}).get(name, standard) for model in models]
+    tokenizer = document.get("tokenizer_source") or (document.get("tokenizer") or {}).get("source")
+    recipe = Recipe(
+        document["base_model"],
+        tuple(model["model"] for model in models),
+        method,
+        shared,
+        seed,
+        document.get("out_dtype") or document.get("dtype") or "auto",
+        vocab=tokenizer or "error",
+    )
+    return recipe, open_checkpoint(recipe.base), [open_checkpoint(expert) for expert in recipe.experts]
+
+
+def _run(document: Mapping[str, Any], source: str, out: Path, seed: int, device: str) -> None:
+    """mergekit's own run, its bars silenced, its errors told in one line."""
+    text = yaml.safe_dump(dict(document), sort_keys=False)
+    with tempfile.TemporaryDirectory() as adapters, contextlib.redirect_stderr(io.StringIO()):
+        try:
+            run_config(text, str(out), source=source, seed=seed, device=device, lora_cache=adapters)
+        except (ValueError, RuntimeError, TypeError, KeyError, OSError) as error:
+            first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            raise UserError(
+                f"mergekit does not run this configuration: {first}", do="mend the configuration"
+            ) from error

@@ -1,0 +1,166 @@
+"""mergekit's YAML: misspelt names are told, our methods run, filters, slices and gradients do what they say."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+
+import pytest
+import torch
+import yaml
+from merge_helpers import SMALL, assert_same, merge_of, perturbed, save, weights
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+from conf.errors import UserError
+from pipelines.merge.mergekit_config import FIELDS, run_mergekit_config
+
+
+def config_file(tmp_path, **fields):
+    file = tmp_path / "recipe.yaml"
+    file.write_text(yaml.safe_dump(fields))
+    return file
+
+
+def models(experts, **parameters):
+    return [{"model": str(e), **({"parameters": dict(parameters)} if parameters else {})} for e in experts]
+
+
+def test_the_fields_are_mergekits():
+    from mergekit import config
+    from mergekit.tokenizer.config import TokenizerConfig
+
+    classes = {
+        "": config.MergeConfiguration,
+        "models": config.InputModelDefinition,
+        "slices": config.OutputSliceDefinition,
+        "sources": config.InputSliceDefinition,
+        "modules": config.OutputModuleDefinition,
+        "tokenizer": TokenizerConfig,
+    }
+    assert {k: set(v.split()) - {"name"} for k, v in FIELDS.items()} == {
+        k: set(c.model_fields) for k, c in classes.items()
+    }
+
+
+def test_a_stock_configuration_gives_what_our_stream_gives(pool, tmp_path):
+    base, experts = pool
+    fields = {
+        "merge_method": "task_arithmetic",
+        "base_model": str(base),
+        "parameters": {"lambda": 0.5},
+        "dtype": "float32",
+    }
+    file = config_file(tmp_path, models=models(experts, weight=0.7), **fields)
+    random.seed(1)
+    torch.manual_seed(1)
+    states = random.getstate(), torch.get_rng_state()
+    out = run_mergekit_config(file, tmp_path / "out")
+    assert random.getstate() == states[0]
+    assert torch.equal(torch.get_rng_state(), states[1])
+    merged = dict(merge_of(base, experts, "task_arithmetic", {"weight": 0.7, "lambda": 0.5}).tensors())
+    for name, tensor in weights(out).items():
+        torch.testing.assert_close(tensor, merged[name], rtol=1e-6, atol=1e-7)
+    AutoModelForCausalLM.from_pretrained(out)
+    assert file.read_text() in (out / "mergekit_config.yml").read_text()
+    assert (
+        json.loads((out / "mergebench_recipe.json").read_text())["mergekit_config"]["merge_method"] == "task_arithmetic"
+    )
+    run_mergekit_config(file, out)  # an earlier merge may be written over
+
+
+def test_a_method_of_ours_runs_in_mergekit(pool, tmp_path):
+    base, experts = pool
+    fields = {"merge_method": "iso_c", "base_model": str(base), "dtype": "float32", "parameters": {"lambda": 0.5}}
+    out = run_mergekit_config(config_file(tmp_path, models=models(experts), **fields), tmp_path / "out")
+    merged = dict(merge_of(base, experts, "iso_c", {"lambda": 0.5}).tensors())
+    for name, tensor in weights(out).items():
+        torch.testing.assert_close(tensor, merged[name], rtol=1e-4, atol=1e-5)
+
+
+def test_a_method_that_reads_everything_first_runs_through_our_stream(pool, tmp_path):
+    base, experts = pool
+    fields = {"merge_method": "ties_global", "base_model": str(base), "dtype": "float32"}
+    file = config_file(tmp_path, models=[*models(experts, density=0.4), *models([base])], **fields)
+    out = run_mergekit_config(file, tmp_path / "out")
+    assert_same(weights(out), dict(merge_of(base, experts, "ties_global", {"density": 0.4}, dtype="float32").tensors()))
+    fields["parameters"] = {"density": [0.1, 0.9]}
+    with pytest.raises(UserError, match="whole models"):
+        run_mergekit_config(config_file(tmp_path, models=models(experts), **fields), tmp_path / "other")
+
+
+def test_filters_are_applied(pool, tmp_path):
+    base, experts = pool
+    by_filter = [{"filter": "self_attn", "value": 1.0}, {"value": 0.0}]
+    fields = {"merge_method": "task_arithmetic", "base_model": str(base), "dtype": "float32"}
+    out = run_mergekit_config(
+        config_file(tmp_path, models=models(experts[:1], weight=by_filter), **fields), tmp_path / "out"
+    )
+    for name, tensor in weights(out).items():
+        torch.testing.assert_close(tensor, weights(experts[0] if "self_attn" in name else base)[name])
+
+
+def test_slices_and_gradients(pool, tmp_path):
+    base, experts = pool
+    sources = [{"model": str(m), "layer_range": [0, 2]} for m in (base, experts[0])]
+    fields = {"slices": [{"sources": sources}], "merge_method": "slerp", "base_model": str(base), "dtype": "float32"}
+    file = config_file(tmp_path, parameters={"t": [0.0, 1.0]}, **fields)
+    out = weights(run_mergekit_config(file, tmp_path / "out"))
+    name = "model.layers.{}.mlp.up_proj.weight"
+    torch.testing.assert_close(out[name.format(0)], weights(base)[name.format(0)])
+    torch.testing.assert_close(out[name.format(1)], weights(experts[0])[name.format(1)])
+
+
+def test_a_checkpoint_that_was_rewritten_is_read_anew(pool, tmp_path):
+    _, experts = pool
+    expert = tmp_path / "expert"
+    shutil.copytree(experts[0], expert)
+    fields = {"merge_method": "linear", "dtype": "float32"}
+    file = config_file(tmp_path, models=models([expert], weight=1.0), **fields)
+    run_mergekit_config(file, tmp_path / "one")
+    shutil.rmtree(expert)
+    save(perturbed(LlamaForCausalLM(LlamaConfig(**SMALL)), 9), expert)
+    assert_same(weights(run_mergekit_config(file, tmp_path / "two")), weights(expert))
+
+
+class TestErrors:
+    """What mergekit takes silently, or answers with a traceback."""
+
+    def run(self, tmp_path, pool, change):
+        base, experts = pool
+        fields = {"merge_method": "ties", "base_model": str(base), "dtype": "float32"}
+        fields["models"] = models(experts, weight=1.0, density=0.5)
+        change(fields)
+        return run_mergekit_config(config_file(tmp_path, **fields), tmp_path / "out")
+
+    @pytest.mark.parametrize(
+        ("change", "said"),
+        [
+            (
+                lambda f: f["models"][1]["parameters"].update(densty=0.3),
+                r"no parameter 'densty' .*models\[1\].*density",
+            ),
+            (lambda f: f.update(parameters={"lamda": 0.3}), r"no parameter 'lamda'.*lambda"),
+            (lambda f: f.update(parameters={"reference": True}), r"no parameter 'reference'"),
+            (lambda f: f.update(paramters={}), r"unknown field 'paramters'.*did you mean parameters"),
+            (lambda f: f["models"][0].update(paramters={}), r"unknown field 'paramters' .*models"),
+            (lambda f: f.update(merge_method="tie"), r"no merge method 'tie'.*did you mean ties"),
+            (lambda f: f["models"][0].update(model="./nowhere"), r"no such folder: \./nowhere"),
+            (lambda f: f["models"][0]["parameters"].update(density="much"), r"density is a number, not 'much'"),
+            (lambda f: f["models"][0]["parameters"].update(density=[0.1, 1.5]), r"density is between"),
+            (lambda f: f.update(dtype="float33"), r"mergekit does not run.*float33"),
+            (lambda f: f.update(slices=[]) or f.pop("models"), r"mergekit does not run"),
+            (lambda f: f.update(merge_method="fisher"), r"fisher needs fisher statistics"),
+        ],
+    )
+    def test_said_in_one_line(self, tmp_path, pool, change, said):
+        with pytest.raises(UserError, match=said):
+            self.run(tmp_path, pool, change)
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["recipe.yaml"]
+
+    @pytest.mark.parametrize(("text", "said"), [("a: [", "no valid YAML"), ("- 1", "no table"), (None, "cannot read")])
+    def test_files(self, tmp_path, text, said):
+        if text is not None:
+            (tmp_path / "f.yaml").write_text(text)
+        with pytest.raises(UserError, match=said):
+            run_mergekit_config(tmp_path / "f.yaml", tmp_path / "out")
