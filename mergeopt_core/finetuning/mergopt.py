@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from mergeopt_core.finetuning import compiled
 from mergeopt_core.finetuning.ascent import Ascent, Shortfall
 from mergeopt_core.finetuning.offset import ALPHAS, MAX_TASKS, SCALE, Offset, Scale, check, draw
 from mergeopt_core.finetuning.origin import LaplaceFit, Origin
@@ -45,12 +46,14 @@ class MergOPT(PerturbedOptimizer):
         ascent_size: Step length of the ascent, as a share of the norm of z and of the range of Kα − 1.
         fit_start: ``scale="fitted"``: b before the weights have moved.
         fit_memory: ``scale="fitted"``: share of the old b that is kept at each step.
-        theta0: θ0 of each weight that moves, where it is not the weights now (fitted and exact only).
+        theta0: θ0 of each weight that moves, where it is not the weights now, or what else knows θ − θ0 (fitted and
+            exact only).
         named_parameters: Names for ``include`` and ``exclude``; default: the base optimizer's own.
         include: Shell patterns of the weights that move; default all trainable ones.
         exclude: Shell patterns of weights that stay.
         frozen: Let named parameters move that are not trained, such as the weights below low-rank adapters.
         masters: float32 masters of half-precision weights, by parameter: then nothing is copied.
+        kernel: plain; compiled, a faster one for the same noise; auto, compiled where it pays.
 
     Raises:
         ValueError: Empty ``alphas``, ``max_tasks`` < 1, ``scale`` < 0, an unknown name, or patterns that match nothing.
@@ -60,9 +63,10 @@ class MergOPT(PerturbedOptimizer):
         self, base: Optimizer, alphas: Sequence[float] = ALPHAS, max_tasks: int = MAX_TASKS, loc: float = 0.0,
         scale: Scale = SCALE, distribution: str = "laplace", seed: int = 0, *, own_vector: str = "approximate",
         inner: str = "sample", ascent_steps: int = 3, ascent_size: float = 0.5, fit_start: float = SCALE,
-        fit_memory: float = 0.9, theta0: Sequence[Tensor] | None = None,
+        fit_memory: float = 0.9, theta0: Sequence[Tensor] | Origin | None = None,
         named_parameters: Iterable[tuple[str, Tensor]] | None = None, include: Sequence[str] = (),
         exclude: Sequence[str] = (), frozen: bool = False, masters: dict[Tensor, Tensor] | None = None,
+        kernel: str = "auto",
     ):  # fmt: skip
         check(alphas, max_tasks, scale, distribution)
         if own_vector not in ("approximate", "exact") or inner not in ("sample", "ascent"):
@@ -73,9 +77,10 @@ class MergOPT(PerturbedOptimizer):
         super().__init__(base, Perturbation(moved, masters))
         self.alphas, self.max_tasks = tuple(float(a) for a in alphas), int(max_tasks)
         self.loc, self.distribution, self.seed = float(loc), distribution, int(seed)
+        self.kernel = self._kernel(kernel)
         self.exact = own_vector == "exact"
         known = self.exact or scale == "fitted"
-        self.origin = Origin(theta0 or self.perturbation.weights()) if known else None
+        self.origin = _origin(theta0, self.perturbation) if known else None
         self.fit = (
             LaplaceFit(self.origin, self.loc, fit_start, fit_memory) if scale == "fitted" and self.origin else None
         )
@@ -84,6 +89,14 @@ class MergOPT(PerturbedOptimizer):
         self.last_offset: Offset | None = None
         self.last_shortfall: Shortfall | None = None
 
+    def _kernel(self, kernel: str) -> str:
+        if kernel not in ("auto", "plain", "compiled"):
+            raise ValueError(f"unknown kernel {kernel!r}: valid names are auto, plain, compiled")
+        weights = self.perturbation.weights()
+        if kernel == "auto":
+            kernel = "compiled" if compiled.worthwhile(sum(w.numel() for w in weights), weights[0].device) else "plain"
+        return kernel
+
     @property
     def passes(self) -> int:
         """Gradients taken for one step."""
@@ -91,7 +104,7 @@ class MergOPT(PerturbedOptimizer):
 
     def scale_of(self, i: int) -> float:
         """b of the i-th weight now."""
-        return self.fit.scales[i] if self.fit else self.scale
+        return self.fit.scale_of(i) if self.fit else self.scale
 
     def draw(self, step: int) -> Offset:
         """The offset of an optimizer step: a function of the seed and the step alone."""
@@ -137,13 +150,14 @@ class MergOPT(PerturbedOptimizer):
     def fill(self, offset: Offset, i: int, weight: Tensor, out: Tensor) -> None:
         """Write the i-th weight, moved by the offset, to ``out``."""
         law: dict[str, Any] = {"loc": self.loc, "scale": self.scale_of(i), "distribution": self.distribution}
+        add = compiled.add_noise if self.kernel == "compiled" else add_noise
         if not self.exact or self.origin is None:
-            add_noise(weight, out, offset.coefficient, offset.key(i), **law)
+            add(weight, out, offset.coefficient, offset.key(i), **law)
             return
         moved = out if out.dtype == weight.dtype else torch.empty_like(weight)
-        torch.sub(weight, self.origin.weights[i], out=moved).mul_(offset.alpha - 1.0).add_(weight)
+        torch.add(weight, self.origin.vector(i, weight), alpha=offset.alpha - 1.0, out=moved)
         for expert in range(1, offset.tasks):
-            add_noise(moved, moved, offset.alpha, offset.key(i, expert), **law)
+            add(moved, moved, offset.alpha, offset.key(i, expert), **law)
         if moved is not out:
             out.copy_(moved)
 
@@ -197,3 +211,9 @@ class MergOPT(PerturbedOptimizer):
             self.origin.check(state["theta0"])
         if self.fit and "scales" in state:
             self.fit.scales = list(state["scales"])
+
+
+def _origin(theta0: Sequence[Tensor] | Origin | None, perturbation: Perturbation) -> Origin:
+    if isinstance(theta0, Origin):
+        return theta0
+    return Origin(perturbation.weights() if theta0 is None else theta0)

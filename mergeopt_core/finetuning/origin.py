@@ -18,6 +18,10 @@ class Origin:
     def __init__(self, weights: Sequence[Tensor]):
         self.weights = [w.detach().clone() for w in weights]
 
+    def vector(self, i: int, weight: Tensor) -> Tensor:
+        """The i-th weight's task vector so far, θ − θ0: a new tensor of the weight's shape."""
+        return weight - self.weights[i]
+
     def checksum(self) -> float:
         """A number that tells one θ0 from another: the sum of all elements in double precision."""
         return float(sum(w.sum(dtype=torch.float64).item() for w in self.weights))
@@ -47,11 +51,17 @@ class LaplaceFit:
                 f"fit_start is {start} and fit_memory {memory}: give a start of 0 or more, a memory in [0, 1]"
             )
         self.origin, self.loc, self.memory = origin, loc, memory
-        self.scales = [float(start)] * len(origin.weights)
+        self.start = float(start)
+        self.scales: list[float] = []
 
     @torch.no_grad()
     def update(self, weights: Sequence[Tensor]) -> None:
         """Take in the weights after a step."""
-        new = [(w - w0 - self.loc).abs_().mean() for w, w0 in zip(weights, self.origin.weights)]
-        for i, b in enumerate(torch.stack([b.double().cpu() for b in new]).tolist()):
-            self.scales[i] = self.memory * self.scales[i] + (1 - self.memory) * b
+        new = [self.origin.vector(i, w).sub_(self.loc).abs_().mean() for i, w in enumerate(weights)]
+        fitted = torch.stack([b.double().cpu() for b in new]).tolist()
+        old = self.scales or [self.start] * len(fitted)
+        self.scales = [self.memory * a + (1 - self.memory) * b for a, b in zip(old, fitted)]
+
+    def scale_of(self, i: int) -> float:
+        """b of the i-th weight now."""
+        return self.scales[i] if self.scales else self.start

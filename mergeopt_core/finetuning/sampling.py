@@ -18,13 +18,13 @@ PIECE = 1 << 16
 """Elements worked on at a time and thread: six scratch rows of them fit a core's cache."""
 
 _MASK64 = (1 << 64) - 1
-_SIGN = -(1 << 31)
-_BLOCK = 1 << 31
+SIGN = -(1 << 31)
+BLOCK = 1 << 31
 # ln(1 + t) / t on [0, 1], a Chebyshev fit of degree 7: |error of ln| < 2e-7
-_LN = (0.99999981, -0.49997449, 0.33276177, -0.24499612, 0.17757024, -0.10785368, 0.04421419, -0.00857468)
-_LN2 = math.log(2.0)
+LN = (0.99999981, -0.49997449, 0.33276177, -0.24499612, 0.17757024, -0.10785368, 0.04421419, -0.00857468)
+LN2 = math.log(2.0)
 # sin(πt/2) / t as a polynomial in t² on [0, 1]: |error of sin| < 1e-8
-_SIN = (1.57079632, -0.64596376, 0.0796899226, -0.00467415067, 0.000151675118)
+SIN = (1.57079632, -0.64596376, 0.0796899226, -0.00467415067, 0.000151675118)
 
 
 def mixed(*words: int) -> int:
@@ -44,7 +44,7 @@ def signed32(word: int) -> int:
     return word - (1 << 32) if word >= 1 << 31 else word
 
 
-_ROUNDS = ((16, signed32(0x7FEB352D)), (15, signed32(0x846CA68B)), (16, None))  # a 32-bit integer hash with low bias
+ROUNDS = ((16, signed32(0x7FEB352D)), (15, signed32(0x846CA68B)), (16, None))  # a 32-bit integer hash with low bias
 
 
 def add_noise(
@@ -73,7 +73,7 @@ def add_noise(
     scratch = _Scratch(piece, weight.device)
     start = 0
     while start < size:
-        n = min(piece, size - start, _BLOCK - start % _BLOCK)
+        n = min(piece, size - start, BLOCK - start % BLOCK)
         noise = draw(scratch.rows(n), start, key).mul_(factor * scale)  # [n]
         if loc:
             noise.add_(factor * loc)
@@ -105,8 +105,8 @@ class _Scratch:
 
 def _hash(counter: Tensor, start: int, key: int, x: Tensor, t: Tensor) -> Tensor:
     """Random bits of the elements start, start + 1, …: int32 [n], in ``x``."""
-    key = mixed(key, start // _BLOCK)
-    torch.add(counter, start % _BLOCK, out=x).bitwise_xor_(signed32(key))
+    key = mixed(key, start // BLOCK)
+    torch.add(counter, start % BLOCK, out=x).bitwise_xor_(signed32(key))
     _mix(x, t)
     x.add_(signed32(key >> 32))
     _mix(x, t)
@@ -114,7 +114,7 @@ def _hash(counter: Tensor, start: int, key: int, x: Tensor, t: Tensor) -> Tensor
 
 
 def _mix(x: Tensor, t: Tensor) -> None:
-    for shift, multiplier in _ROUNDS:
+    for shift, multiplier in ROUNDS:
         torch.bitwise_right_shift(x, shift, out=t)
         x.bitwise_xor_(t.bitwise_and_((1 << (32 - shift)) - 1))  # the mask makes the shift logical
         if multiplier is not None:
@@ -129,8 +129,8 @@ def _log_uniform(x: Tensor, t: Tensor, m: Tensor, p: Tensor) -> Tensor:
     torch.bitwise_right_shift(bits, 23, out=t)  # exponent + 127
     bits.bitwise_and_(0x7FFFFF).bitwise_or_(0x3F800000)
     m.sub_(1.0)  # mantissa − 1, in [0, 1)
-    _polynomial(m, m, _LN, p)
-    exponent = x.view(torch.float32).copy_(t).sub_(127.0 + 31.0).mul_(_LN2)
+    _polynomial(m, m, LN, p)
+    exponent = x.view(torch.float32).copy_(t).sub_(127.0 + 31.0).mul_(LN2)
     return p.add_(exponent)
 
 
@@ -146,7 +146,7 @@ def _laplace(rows: list[Tensor], start: int, key: int) -> Tensor:
     """Standard Laplace noise: ± ln u."""
     counter, x, t, s, m, p = rows
     _hash(counter, start, key, x, t)
-    torch.bitwise_and(x, _SIGN, out=s)
+    torch.bitwise_and(x, SIGN, out=s)
     _log_uniform(x, t, m, p).view(torch.int32).bitwise_xor_(s)
     return p
 
@@ -155,7 +155,7 @@ def _gaussian(rows: list[Tensor], start: int, key: int) -> Tensor:
     """Gaussian noise of standard deviation √2: ± √(−4 ln u) · sin(πv/2) (Box and Muller, one of the pair)."""
     counter, x, t, s, m, p = rows
     _hash(counter, start, key, x, t)
-    torch.bitwise_and(x, _SIGN, out=s)
+    torch.bitwise_and(x, SIGN, out=s)
     radius = _log_uniform(x, t, m, p).mul_(-4.0).clamp_(min=0.0).sqrt_()
     angle = s.view(torch.float32)
     sign_kept = torch.bitwise_right_shift(s, 31, out=t).bitwise_or_(1)  # −1 or 1
@@ -163,7 +163,7 @@ def _gaussian(rows: list[Tensor], start: int, key: int) -> Tensor:
     _hash(counter, start, mixed(key, 1), x, t)
     angle.copy_(x.bitwise_and_(0x7FFFFFFF)).mul_(2.0**-31)  # v in [0, 1]
     square, sine = m.copy_(angle).mul_(angle), x.view(torch.float32)
-    return radius.mul_(_polynomial(angle, square, _SIN, sine))
+    return radius.mul_(_polynomial(angle, square, SIN, sine))
 
 
 _DRAWS: dict[str, Callable[[list[Tensor], int, int], Tensor]] = {"laplace": _laplace, "gaussian": _gaussian}

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
-from mergeopt_core.finetuning import sampling
+from mergeopt_core.finetuning import compiled, sampling
 from mergeopt_core.finetuning.sampling import add_noise, noise_like
 
 LAW = {"laplace": stats.laplace(), "gaussian": stats.norm(scale=2**0.5)}
@@ -71,3 +71,14 @@ def test_other_dtypes_get_the_same_noise(dtype):
     torch.testing.assert_close(
         out.double(), expected.to(dtype).double(), rtol=0, atol=1e-6 if dtype == torch.float64 else 0.02
     )
+
+
+def test_compiled_kernel_falls_back_where_it_cannot_compile(monkeypatch):
+    def fails(_):
+        raise RuntimeError("no compiler")
+
+    fails.cache_clear = lambda: None
+    monkeypatch.setattr(compiled, "_kernel", fails)
+    weight = torch.linspace(-1, 1, 1000)
+    fast = compiled.add_noise(weight, torch.empty_like(weight), 0.5, 4)
+    assert torch.equal(fast, add_noise(weight, torch.empty_like(weight), 0.5, 4))
