@@ -99,7 +99,7 @@ def _draw_plot(axis: Any, plot: Plot, styles: dict[str, tuple[str, str, Any]], t
     for place, line in enumerate(plot.lines):
         color, marker, dash = styles[line.label]
         gap = min((b - a for a, b in itertools.pairwise(sizes)), default=4)
-        offset = (place / max(1, len(plot.lines) - 1) - 0.5) * 0.16 * gap  # beside one another, not on top
+        offset = ((place + 0.5) / len(plot.lines) - 0.5) * 0.18 * gap  # beside one another, not on top
         x = [value + offset for value in line.x]
         look = {"color": color, "marker": marker, "linestyle": dash, "label": line.label}
         axis.plot(x, line.y, **look, markersize=4.5, linewidth=1.6, zorder=3)

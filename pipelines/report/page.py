@@ -90,7 +90,7 @@ def _list(lines: list[str]) -> str:
 
 
 def _counts(report: Report) -> str:
-    kinds = [line["kind"] for line in report.trials]
+    kinds = [kind for kind, _ in {(line["kind"], line["key"]) for line in report.trials}]  # a base of two pools is one
     parts = [
         f"{kinds.count(kind)} {kind}{'' if kinds.count(kind) == 1 else 's'}" for kind in ("base", "expert", "merge")
     ]
