@@ -11,15 +11,23 @@ from torch import Tensor
 
 from mergeopt_core.merging.info import MethodInfo, Parameter
 
+Members = Sequence[tuple[str, Tensor]]
 
-def check_finite(base: Tensor | None, experts: Sequence[Tensor], tensor_name: str, ids: Sequence[str]) -> None:
-    """Raise ValueError naming tensor and expert where shapes differ or a value is not finite."""
-    members = ([("the base", base)] if base is not None else []) + [(f"expert {i}", t) for i, t in zip(ids, experts)]
-    shape = members[0][1].shape
+
+def check_shapes(members: Members, tensor_name: str) -> None:
+    """Raise ValueError naming tensor and expert where a shape differs from the first."""
+    first, tensor = members[0]
+    for who, other in members[1:]:
+        if other.shape != tensor.shape:
+            raise ValueError(f"{tensor_name}: {who} has shape {list(other.shape)}, {first} {list(tensor.shape)}")
+
+
+def check_finite(members: Members, tensor_name: str) -> None:
+    """Raise ValueError naming tensor and expert where a value is not finite.
+
+    The sum of a tensor with a NaN or an infinity is never finite: one read, and a second only where that is so.
+    """
     for who, tensor in members:
-        if tensor.shape != shape:
-            raise ValueError(f"{tensor_name}: {who} has shape {list(tensor.shape)}, {members[0][0]} {list(shape)}")
-        # the sum of a tensor with a NaN or an infinity is never finite: one read, and a second only where it matters
         total = torch.sum(tensor, dtype=torch.float64 if tensor.dtype == torch.float64 else torch.float32)
         if not math.isfinite(total.item()):
             bad = int((~torch.isfinite(tensor)).sum())
@@ -35,8 +43,45 @@ def copy_buffer(tensors: Sequence[Tensor], tensor_name: str) -> Tensor:
     return first.clone()
 
 
+def unique_ids(ids: Sequence[str]) -> list[str]:
+    """Expert ids with a number added where one stands twice."""
+    seen: dict[str, int] = {}
+    result = []
+    for key in map(str, ids):
+        seen[key] = seen.get(key, 0) + 1
+        result.append(key if seen[key] == 1 else f"{key}#{seen[key]}")
+    return result
+
+
+def check_count(info: MethodInfo, experts: int) -> None:
+    """Raise ValueError where a method does not take this many experts."""
+    least, most = info.min_experts, info.max_experts
+    if experts < least or (most is not None and experts > most):
+        bounds = f"{least}" if most == least else f"{least} to {most or 'any number of'}"
+        raise ValueError(f"merge method {info.name} takes {bounds} experts, not {experts}")
+
+
+def by_expert(info: MethodInfo, checked: Mapping[str, Any], ids: Sequence[str]) -> dict[str, Any]:
+    """Checked parameters with every per-expert one as a mapping from unique expert id to value."""
+    result = dict(checked)
+    for parameter in info.parameters:
+        value = checked[parameter.name]
+        if not parameter.per_expert:
+            continue
+        if isinstance(value, Mapping):
+            if set(value) != set(ids):
+                raise ValueError(f"{info.name}: {parameter.name} names {sorted(value)}, the experts are {list(ids)}")
+            value = [value[key] for key in ids]
+        elif not isinstance(value, list):
+            value = [value] * len(ids)
+        result[parameter.name] = dict(zip(unique_ids(ids), value))
+    return result
+
+
 def check_values(info: MethodInfo, parameter: Parameter, value: Any, experts: int) -> Any:
     """A parameter's value with the right type; lists and mappings only for per-expert parameters."""
+    if parameter.type == "dict":
+        return _check(info, parameter, value)
     if isinstance(value, Mapping):
         if not parameter.per_expert:
             raise ValueError(f"{info.name}: {parameter.name} is one {parameter.type} for all experts")
@@ -53,7 +98,7 @@ def check_values(info: MethodInfo, parameter: Parameter, value: Any, experts: in
 def _check(info: MethodInfo, parameter: Parameter, value: Any) -> Any:
     where = f"{info.name}: {parameter.name}"
     if value is None:
-        if parameter.default is None:
+        if parameter.optional or parameter.default is None:
             return None
         raise ValueError(f"{where} has no value")
     if parameter.choices:
@@ -62,6 +107,10 @@ def _check(info: MethodInfo, parameter: Parameter, value: Any) -> Any:
         return value
     if parameter.type == "str":
         return str(value)
+    if parameter.type == "dict":
+        if not isinstance(value, Mapping):
+            raise ValueError(f"{where} is a mapping from names to values, not {value!r}")
+        return {str(key): v for key, v in value.items()}
     if parameter.type == "bool":
         if not isinstance(value, bool):
             raise ValueError(f"{where} is true or false, not {value!r}")

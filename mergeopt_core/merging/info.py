@@ -27,6 +27,8 @@ class Parameter:
     """Smallest valid value."""
     high: float | None = None
     """Largest valid value."""
+    optional: bool = False
+    """null is a valid value."""
     mergekit_default: Any = None
     """mergekit's own default, where ours differs from it."""
 

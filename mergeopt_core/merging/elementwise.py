@@ -1,0 +1,63 @@
+"""mergekit's ``linear`` and ``task_arithmetic`` block by block: the same operations in the same order, to the same
+bits."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mergeopt_core.merging.blocks import blocks, flat
+from mergeopt_core.merging.mergekit_api import PerExpert, PerExpertOfAll, TensorGroup, fast_path
+from mergeopt_core.merging.updates import working_dtype
+
+
+@fast_path("linear", elementwise=True, propagates=True)
+def linear(group: TensorGroup, weight: PerExpertOfAll[float], normalize: bool = True) -> Tensor:
+    """Σ_k w_k θ_k / Σ_k w_k ``[*shape]``."""
+    entries = group.entries
+    dtype = working_dtype(group)
+    weights = torch.tensor([weight[e.id] for e in entries], dtype=dtype, device=entries[0].tensor.device)
+    divisor = weights.sum()
+    inputs = flat([e.tensor for e in entries])
+    result = torch.zeros_like(inputs[0], dtype=dtype)
+    for block in blocks(result):
+        part = result[block]
+        for tensor, share in zip(inputs, weights):
+            part.addcmul_(tensor[block].to(dtype), share)
+        if normalize:
+            part.div_(divisor)
+    return result.view(entries[0].tensor.shape)
+
+
+@fast_path("task_arithmetic", elementwise=True, propagates=True)
+def task_arithmetic(
+    group: TensorGroup,
+    weight: PerExpert[float],
+    int8_mask: bool = False,
+    normalize: bool = False,
+    rescale: bool = False,
+    lambda_: float = 1.0,
+    density: PerExpert[float] = 1.0,  # type: ignore[assignment]
+) -> Tensor:
+    """θ0 + λ · Σ_k w_k Δ_k [/ Σ_k w_k] ``[*shape]``; ``density``, ``rescale`` and ``int8_mask`` do nothing, as in
+    mergekit."""
+    assert group.base is not None
+    dtype, entries = working_dtype(group), group.non_base
+    weights = torch.tensor([weight[e.id] for e in entries], dtype=dtype, device=entries[0].tensor.device)
+    divisor = weights.sum()
+    if divisor.abs() < 1e-8:
+        divisor.fill_(1)
+    base, *experts = flat([group.base.tensor, *(e.tensor for e in entries)])
+    result = torch.empty_like(base, dtype=dtype)
+    for block in blocks(result):
+        anchor = base[block].to(dtype)
+        part = torch.zeros_like(anchor)
+        for tensor, share in zip(experts, weights):
+            delta = torch.sub(tensor[block], anchor)
+            part.add_(delta.mul_(share) if share != 1 else delta)
+        if normalize:
+            part.div_(divisor)
+        if lambda_ != 1:
+            part.mul_(lambda_)
+        torch.add(anchor, part, out=result[block])
+    return result.view(group.base.tensor.shape)

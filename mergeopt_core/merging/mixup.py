@@ -1,0 +1,142 @@
+"""Mixup Model Merge (M3): drawn or ranked weights for the experts, inside a base method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Optional
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mergeopt_core.merging.dare import drop, keep_mask
+from mergeopt_core.merging.mergekit_api import PerExpert, TensorGroup, method
+from mergeopt_core.merging.preparation import GlobalThresholds
+from mergeopt_core.merging.randomness import tensor_seed
+from mergeopt_core.merging.ties_global import kept_globally
+from mergeopt_core.merging.trimming import disjoint_merge, trim
+from mergeopt_core.merging.updates import Updates, merged
+
+Weights = Literal["auto", "beta", "dirichlet", "p_series"]
+BaseMethod = Literal["average", "task_arithmetic", "ties", "dare", "dare_ties"]
+
+
+def mixing_weights(kind: Weights, count: int, *, alpha: float = 1.0, p: float = 1.0, seed: int = 0) -> list[float]:
+    """λ_1 … λ_K in the order of the experts, summing to 1; drawn once a merge from the recipe's seed.
+
+    ``beta``: λ ~ Beta(α, α) and 1 − λ, for two. ``dirichlet``: Dirichlet(α, …, α), our extension to more, which for
+    two is ``beta``. ``p_series``: k^(−p) / Σ_j j^(−p). ``auto``: beta for two, dirichlet for more. α = 0 is the limit
+    in which one expert gets everything: the first (the published code's choice).
+    """
+    if kind == "p_series":
+        powers = np.arange(1, count + 1, dtype=np.float64) ** -p
+        return [float(w) for w in powers / powers.sum()]
+    if count == 1 or alpha <= 0:
+        return [1.0] + [0.0] * (count - 1)
+    random = np.random.Generator(np.random.PCG64(tensor_seed(seed, "mixup")))
+    if count == 2:
+        first = float(random.beta(alpha, alpha))
+        return [first, 1.0 - first]
+    return [float(w) for w in random.dirichlet([alpha] * count)]
+
+
+def interpolate_agreeing(deltas: Tensor, weights: Sequence[float]) -> Tensor:
+    """TIES with λ in place of the mean: Σ λ_k Δ_k / Σ λ_k over the experts of the elected sign; ``[K, …]`` → ``[…]``.
+
+    Signs are elected by the unweighted sum. An entry that one expert alone keeps is taken whole, whatever its λ; where
+    the agreeing λ add up to 0, the plain mean is taken.
+    """
+    ones = [1.0] * deltas.shape[0]
+    elected = deltas.sum(dim=0)
+    agree = torch.where(elected >= 0, deltas > 0, deltas < 0)
+    lambdas = torch.tensor(list(weights), dtype=deltas.dtype, device=deltas.device).view(-1, *[1] * (deltas.dim() - 1))
+    divisor = (lambdas * agree).sum(dim=0)
+    mixed = (deltas * agree * lambdas).sum(dim=0) / torch.where(divisor == 0, 1.0, divisor)
+    return torch.where(divisor == 0, disjoint_merge(deltas, ones, True), mixed)
+
+
+def _masked(parameters: Mapping[str, Any]) -> bool:
+    return str(parameters["base_method"]).startswith("dare")
+
+
+def _prepare(parameters: Mapping[str, Any], keys: Sequence[str], seed: int = 0, cache: Any = None) -> Any:
+    if not str(parameters["base_method"]).endswith("ties") or parameters["trim_scope"] != "global":
+        return None
+    density = parameters["density"]
+
+    def dropped(delta: Tensor, key: str, tensor: str) -> Tensor:
+        rate = parameters["drop_rate"][key]
+        return drop(delta, keep_mask(seed, key, tensor, delta.shape, rate), rate)
+
+    return GlobalThresholds(
+        keys,
+        lambda n, key: kept_globally(n, density[key], "mergelm"),
+        {key: f"mergelm {density[key]!r}" for key in keys},
+        transform=dropped if _masked(parameters) else None,
+        cache=cache,
+    )
+
+
+def _check(parameters: Mapping[str, Any], experts: int) -> None:
+    if parameters["weights"] == "beta" and experts > 2:
+        raise ValueError(f"mixup: beta weights are for two experts, not {experts}: use weights p_series or dirichlet")
+    if parameters["base_method"] == "average" and parameters["scale"] != 1:
+        raise ValueError("mixup: an average has no scale: use base_method task_arithmetic")
+
+
+@method(
+    "mixup",
+    pretty="Mixup Model Merge (M3)",
+    url="https://arxiv.org/abs/2502.15434",
+    random=True,
+    ordered=True,
+    prepare=_prepare,
+    check=_check,
+)
+def mixup(
+    group: TensorGroup,
+    weights: Weights = "auto",
+    alpha: float = 1.0,
+    p: float = 1.0,
+    weight: PerExpert[Optional[float]] = None,  # type: ignore[assignment]
+    scale: float = 1.0,
+    base_method: BaseMethod = "task_arithmetic",
+    density: PerExpert[float] = 0.5,  # type: ignore[assignment]
+    trim_scope: Literal["global", "tensor"] = "global",
+    drop_rate: PerExpert[float] = 0.2,  # type: ignore[assignment]
+    seed: int = 0,
+    prepared: Any = None,
+) -> Tensor:
+    """Mixing weights in place of equal ones.
+
+    W = θ0 + s · Σ_k λ_k Δ_k; two experts: λ ~ Beta(α, α) and 1 − λ, drawn once a merge; p-series: λ_k = k^(−p) / Σ_j
+    j^(−p)
+
+    More than two experts: p-series over the order in which the experts stand in the recipe, or Dirichlet(α, …, α),
+    which is ours; or ``weight`` states the λ_k. ``base_method``: ``average`` (s = 1), ``task_arithmetic``, ``ties``
+    (trimmed to ``density`` over the whole task vector or per tensor, signs by the unweighted sum; what several agree
+    on is interpolated, Σ λ_k Δ_k / Σ λ_k, what one alone keeps is taken whole), ``dare`` and ``dare_ties`` (entries
+    dropped at ``drop_rate`` and the others divided by 1 − p first).
+    """
+    updates = Updates(group)
+    drawn = dict(zip(updates.given, mixing_weights(weights, len(updates), alpha=alpha, p=p, seed=seed)))
+    stated = updates.values(weight)
+    lambdas = [drawn[key] if value is None else float(value) for key, value in zip(updates.keys, stated)]
+    deltas = list(updates)
+    if base_method.startswith("dare"):
+        rates = updates.values(drop_rate)
+        masks = [keep_mask(seed, k, updates.name, updates.shape, rate) for k, rate in zip(updates.keys, rates)]
+        deltas = [drop(delta, mask, rate) for delta, mask, rate in zip(deltas, masks, rates)]
+    if base_method.endswith("ties"):
+        if trim_scope == "global":
+            if prepared is None:
+                raise ValueError(f"{updates.name}: a global trim needs a pass over all tensors first (see prepare)")
+            limits = [prepared["thresholds"][key] for key in updates.keys]
+            trimmed = [delta * (delta.abs() >= limit) for delta, limit in zip(deltas, limits)]
+        else:
+            trimmed = [trim(delta, share) for delta, share in zip(deltas, updates.values(density))]
+        return merged(updates, interpolate_agreeing(torch.stack(trimmed), lambdas), scale)
+    update = torch.zeros_like(updates.base)
+    for delta, share in zip(deltas, lambdas):
+        update.add_(delta, alpha=share)
+    return merged(updates, update, scale)

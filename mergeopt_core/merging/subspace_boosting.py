@@ -1,0 +1,152 @@
+"""Subspace Boosting: lift the small singular values of a merged update, after any base method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from mergeopt_core.merging import mergekit_api as api
+from mergeopt_core.merging.mergekit_api import PerExpert, TensorGroup, method
+from mergeopt_core.merging.run import merge_tensor
+from mergeopt_core.merging.trimming import disjoint_parts, trim
+from mergeopt_core.merging.updates import Updates, is_selected, merged, note_rank, total
+from mergeopt_core.spectral.spectrum import Path, spectrum
+
+URL = "https://arxiv.org/abs/2506.16506"
+
+
+def boosted_values(sigma: Tensor, beta: float, rank_tolerance: float = 0.0) -> Tensor:
+    """σ ``[r]`` (largest first) lifted to at least σ_j, j the first index at which Σ_{i≤j} σ_i reaches β · Σ σ_i.
+
+    β = 0 lifts all to σ₁, β = 1 none. With a tolerance t, values at or below t · σ₁ become 0 instead.
+    """
+    if sigma.numel() == 0 or float(sigma.sum()) == 0:
+        return sigma
+    reached = torch.cumsum(sigma, dim=0) / sigma.sum() >= beta
+    first = int(torch.argmax(reached.to(torch.uint8))) if bool(reached.any()) else sigma.numel() - 1
+    lifted = sigma.clamp(min=float(sigma[first]))
+    return torch.where(sigma > rank_tolerance * sigma[0], lifted, 0.0) if rank_tolerance > 0 else lifted
+
+
+def boost(
+    update: Tensor, beta: float, rank_tolerance: float = 0.0, path: Path = "gram", report: Any = None, name: str = ""
+) -> Tensor:
+    """U diag(boosted σ) Vᵀ of a merged update ``[m, n]``."""
+    found = spectrum(update, path, floor=rank_tolerance)
+    note_rank(report, name, found.sigma, rank_tolerance)
+    if found.rank(0.0) == 0:
+        return torch.zeros_like(update)
+    return found.replaced(boosted_values(found.sigma, beta, rank_tolerance))
+
+
+@method("task_arithmetic_sb", pretty="Task Arithmetic + Subspace Boosting", url=URL)
+def task_arithmetic_sb(
+    group: TensorGroup,
+    weight: PerExpert[float] = 1.0,  # type: ignore[assignment]
+    lambda_: float = 1.0,
+    normalize: bool = True,
+    beta: float = 0.2,
+    rank_tolerance: float = 0.0,
+    tensors: str = "linear",
+    spectral: Path = "gram",
+    report: Any = None,
+) -> Tensor:
+    """Task Arithmetic whose update has its small singular values lifted.
+
+    U Σ Vᵀ = Σ_k w_k Δ_k [/ Σ_k w_k with normalize], W = θ0 + λ · U max(Σ, σ_j) Vᵀ, j = min{j: Σ_{i≤j} σ_i ≥ β Σ_i σ_i}
+
+    Boosting commutes with scaling, so its order among the sum, ``normalize`` and λ does not matter. With
+    ``rank_tolerance`` t, directions with σ ≤ t · σ₁ are left out instead of lifted. ``tensors`` says which tensors are
+    boosted (``linear``: 2-D without embeddings and head); the others are plain Task Arithmetic.
+    """
+    updates = Updates(group)
+    weights = updates.values(weight)
+    update = updates.weighted_sum(weights).div_(total(weights) if normalize else 1.0)
+    if is_selected(updates.name, updates.shape, tensors):
+        update = boost(update, beta, rank_tolerance, spectral, report, updates.name)
+    return merged(updates, update, lambda_)
+
+
+@method("ties_sb", pretty="TIES + Subspace Boosting", url=URL)
+def ties_sb(
+    group: TensorGroup,
+    weight: PerExpert[float] = 1.0,  # type: ignore[assignment]
+    lambda_: float = 1.0,
+    normalize: bool = True,
+    density: PerExpert[float] = 0.2,  # type: ignore[assignment]
+    beta: float = 0.2,
+    boosted: Literal["mean", "sum"] = "mean",
+    rank_tolerance: float = 0.0,
+    tensors: str = "linear",
+    spectral: Path = "gram",
+    report: Any = None,
+) -> Tensor:
+    """TIES whose update has its small singular values lifted.
+
+    Δ = TIES(Δ_1 … Δ_K) = S / D entrywise (S the sum of what agrees, D its weights), W = θ0 + λ · U max(Σ, σ_j) Vᵀ with
+    U Σ Vᵀ = Δ and j = min{j: Σ_{i≤j} σ_i ≥ β Σ_i σ_i}
+
+    The divisor D differs between entries, so the order matters: ``boosted: mean`` boosts S / D, ``boosted: sum``
+    boosts S and divides afterwards. Trimming is per tensor; the other parameters are those of ``task_arithmetic_sb``.
+    """
+    updates = Updates(group)
+    trimmed = torch.stack([trim(delta, share) for delta, share in zip(updates, updates.values(density))])
+    summed, divisor = disjoint_parts(trimmed, updates.values(weight))
+    update = summed / divisor if normalize and boosted == "mean" else summed
+    if is_selected(updates.name, updates.shape, tensors):
+        update = boost(update, beta, rank_tolerance, spectral, report, updates.name)
+    return merged(updates, update / divisor if normalize and boosted == "sum" else update, lambda_)
+
+
+def _prepare(parameters: Mapping[str, Any], keys: Sequence[str], seed: int = 0, cache: Any = None) -> Any:
+    return api.prepare(parameters["base_method"], parameters["base_parameters"], keys, seed=seed, cache=cache)
+
+
+def _check(parameters: Mapping[str, Any], experts: int) -> None:
+    if api.describe(parameters["base_method"]).statistics or parameters["base_method"] == "subspace_boosting":
+        raise ValueError(f"subspace_boosting: base_method cannot be {parameters['base_method']}")
+    api.check_parameters(parameters["base_method"], parameters["base_parameters"], experts)
+
+
+@method(
+    "subspace_boosting", pretty="Subspace Boosting", url=URL, random=True, ordered=True, prepare=_prepare, check=_check
+)
+def subspace_boosting(
+    group: TensorGroup,
+    base_method: str = "task_arithmetic",
+    base_parameters: Mapping[str, Any] = MappingProxyType({}),
+    lambda_: float = 1.0,
+    beta: float = 0.2,
+    rank_tolerance: float = 0.0,
+    tensors: str = "linear",
+    spectral: Path = "gram",
+    seed: int = 0,
+    prepared: Any = None,
+    report: Any = None,
+) -> Tensor:
+    """Any merge method's update with its small singular values lifted.
+
+    Δ = base_method(θ0, θ_1 … θ_K) − θ0 = U Σ Vᵀ, W = θ0 + λ · U max(Σ, σ_j) Vᵀ, j = min{j: Σ_{i≤j} σ_i ≥ β Σ_i σ_i}
+
+    ``base_parameters`` are the base method's own. Its merge runs in float64, so that Δ is not rounded to the size of
+    θ0. Tensors that are not boosted take Δ as it is.
+    """
+    updates = Updates(group)
+    plain = merge_tensor(
+        base_method,
+        updates.base.double(),
+        [entry.tensor.double() for entry in group.non_base],
+        tensor_name=updates.name,
+        ids=updates.given,
+        parameters=base_parameters,
+        seed=seed,
+        prepared=prepared,
+    )
+    update = plain - updates.base.double()
+    if is_selected(updates.name, updates.shape, tensors):
+        update = boost(update, beta, rank_tolerance, spectral, report, updates.name)
+    return merged(updates, update, lambda_)

@@ -1,0 +1,1 @@
+"""Singular values, polar factors and what of them can be kept between merges."""
