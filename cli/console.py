@@ -136,16 +136,24 @@ class PlainStep:
 
 
 class PlainListener:
-    """Plain lines, for logs and pipes."""
+    """Plain lines, for logs and pipes: a step within a step ends without a line of its own."""
+
+    def __init__(self) -> None:
+        self.depth = 0
 
     @contextmanager
     def step(self, label: str, total: int | None = None) -> Iterator[PlainStep]:
         """A step that says where it stands now and then, and what it took."""
         step = PlainStep(label, total)
-        yield step
+        self.depth += 1
+        try:
+            yield step
+        finally:
+            self.depth -= 1
         line = f"{label}" + (f" ({total})" if total else "") + f": {time.perf_counter() - step.start:.1f} s"
         log.info(line)
-        err.print(line, highlight=False, markup=False, soft_wrap=True)
+        if self.depth == 0 or verbosity >= VERBOSE:
+            err.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def note(self, text: str, level: str = "info") -> None:
         """One line."""

@@ -25,6 +25,9 @@ from pipelines.store import content_key
 from pipelines.trial import Trial
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+SMALL = 2_000_000
+"""Models below this many parameters are scored on one thread: faster, and the same bits on any machine."""
+
 DOCUMENTS = "documents.parquet"
 
 
@@ -34,7 +37,7 @@ class Worker:
     def __init__(self, access: Access, executor: Executor):
         self.access = access
         self.device = _device(executor.device)
-        self.threads = executor.threads
+        self.executor = executor
         self._checkpoints: dict[str, OpenCheckpoint] = {}
         self._evaluators: dict[str, Evaluator] = {}
         self._live: tuple[tuple[str, str], nn.Module] | None = None
@@ -78,9 +81,14 @@ class Worker:
                 device=str(self.device),
                 datasets=self.access.datasets,
                 online=self.access.online,
-                threads=self.threads,
+                threads=self._threads(),
             )
         return self._evaluators[key]
+
+    def _threads(self) -> int | None:
+        """The configured number, or one for a model so small that a second thread costs more than it brings."""
+        small = self._live is not None and sum(p.numel() for p in self._live[1].parameters()) < SMALL
+        return self.executor.threads or (1 if small else None)
 
     def _open(self, path: str) -> OpenCheckpoint:
         if path not in self._checkpoints:
@@ -96,9 +104,11 @@ class Worker:
 
 def _load(folder: str, dtype: str, device: torch.device) -> nn.Module:
     from transformers import AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
 
     if dtype not in DTYPES:
         raise UserError(f"no dtype is called {dtype!r}", where="suite.dtype", do=f"choose one of {', '.join(DTYPES)}")
+    disable_progress_bar()
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[dtype])
     return model.to(device).eval()
 

@@ -33,7 +33,7 @@ def run_local(trials: Sequence[Trial], executor: Executor, access: Access, on_tr
                     postponed.add(trial.key)
                     waiting.append((trial, tries))
                     continue
-                reason = _attempt(worker, trial)
+                reason = attempt(worker, trial)
             if reason is None:
                 outcome.done += 1
                 on_trial(trial, "done")
@@ -47,7 +47,7 @@ def run_local(trials: Sequence[Trial], executor: Executor, access: Access, on_tr
     return outcome
 
 
-def _attempt(worker: Worker, trial: Trial) -> str | None:
+def attempt(worker: Worker, trial: Trial) -> str | None:
     """Run one trial; the reason when it failed."""
     try:
         worker.run(trial)

@@ -13,7 +13,7 @@ from pipelines.single import evaluate_model, finetune_expert, merge_checkpoint
 from pipelines.sources import Access
 from pipelines.store import Store
 
-SUITE = ("~suite.tasks", "+suite.tasks.add.skill=add", "+suite.tasks.count.skill=count", "suite.limit=20", "executor.device=cpu")
+SUITE = ("suite=custom", "+suite.tasks.add.skill=add", "+suite.tasks.count.skill=count", "suite.limit=20", "executor.device=cpu")
 
 
 def config_of(pool, folder: Path, *more: str):

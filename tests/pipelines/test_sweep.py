@@ -19,7 +19,7 @@ from pipelines.study import access_of
 from pipelines.sweep import run_study
 from pipelines.worker import Worker
 
-SUITE = ("~suite.tasks", "+suite.tasks.add.skill=add", "+suite.tasks.dist.skill=dist", "suite.limit=12", "executor.device=cpu")
+SUITE = ("suite=custom", "+suite.tasks.add.skill=add", "+suite.tasks.dist.skill=dist", "suite.limit=12", "executor.device=cpu")
 METHODS = ("+method@methods.linear=linear", "+method@methods.ties=ties", "+method@methods.dare=dare_linear")
 
 
