@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mergeopt_core import merging
+from pipelines.merge.sources import HUB_ID
 
 if TYPE_CHECKING:
     from pipelines.merge.stream import Merge
@@ -16,7 +18,7 @@ def model_card(merge: Merge, title: str) -> str:
     info = merging.describe(recipe.method)
     rows = "\n".join(f"| {name} | `{value}` |" for name, value in recipe.parameters.items())
     experts = "\n".join(f"- `{expert}`" for expert in recipe.experts)
-    hub = [name for name in (recipe.base, *recipe.experts) if not name.startswith((".", "/", "~")) and "/" in name]
+    hub = [name for name in (recipe.base, *recipe.experts) if HUB_ID.match(name) and not Path(name).exists()]
     front = ["---", "library_name: transformers", "tags:", "- merge", "- mergebench"]
     front += ["base_model:", *(f"- {name}" for name in hub)] if hub else []
     link = f"[{info.pretty}]({info.url})" if info.url else info.pretty

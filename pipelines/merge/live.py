@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -63,7 +65,7 @@ def _fit(model: Any, merge: Merge) -> None:
     if rows != embedding.shape[0]:
         model.resize_token_embeddings(rows, mean_resizing=False)
         head, embedding = _ends(model)
-    if merge.layout.untied and head is embedding:
+    if head is embedding and sum(name in merge.layout.outputs for name in names) > 1:
         model.get_output_embeddings().weight = nn.Parameter(embedding.detach().clone())
         model.config.tie_word_embeddings = False
 
@@ -84,6 +86,7 @@ def _copy_converted(model: Any, targets: dict[str, Tensor], merge: Merge, device
         names = [name for name in merge.layout.outputs if name not in targets]
         raise UserError(f"the model has no {', '.join(names[:3])}", do="build the model from the base's config")
     state = {name: tensor.clone() for name, tensor in merge.tensors(device)}
-    loaded = type(model).from_pretrained(None, config=model.config, state_dict=state, dtype="auto")
+    with contextlib.redirect_stderr(io.StringIO()):  # its progress bar
+        loaded = type(model).from_pretrained(None, config=model.config, state_dict=state, dtype="auto")
     for name, tensor in loaded.state_dict().items():
         _copy(targets, name, tensor)

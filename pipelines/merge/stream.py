@@ -22,7 +22,7 @@ from pipelines.merge.ranks import rank_notes
 from pipelines.merge.recipe import Recipe
 from pipelines.merge.write import write_merge
 
-__all__ = ["Merge", "Problem", "merge_into", "write_merge"]
+__all__ = ["Merge", "Problem", "alone", "merge_into", "write_merge"]
 
 
 class Merge:
@@ -41,6 +41,7 @@ class Merge:
         experts: Sequence[OpenCheckpoint],
         ids: Sequence[str] | None = None,
         *,
+        base_id: str | None = None,
         statistics: Sequence[OpenCheckpoint] | None = None,
         cache: Any = None,
     ):
@@ -52,6 +53,12 @@ class Merge:
         """What kernels found out on the way, by tensor: the numerical rank where it leaves a method ill-posed."""
         self._given = list(experts)
         self._ids = list(ids) if ids is not None else None
+        self._base_id = base_id
+
+    @property
+    def base_id(self) -> str:
+        """The base's fingerprint."""
+        return self._base_id if self._base_id is not None else self.base.fingerprint()
 
     @cached_property
     def experts(self) -> list[Model]:
@@ -191,3 +198,12 @@ class Merge:
         for key, expert in zip(unique_ids(self.ids), self.experts):
             message = message.replace(key, expert.name)
         return message
+
+
+def alone(base: OpenCheckpoint, model: OpenCheckpoint) -> Merge:
+    """One model as it is (base, expert, or adapter on its base), for ``merge_into``: every bit is the checkpoint's own.
+
+    A whole model brings its own vocabulary and tie; its architecture has to be the live model's.
+    """
+    ground = base if model.adapter else model
+    return Merge(Recipe(ground.path, (model.path,), "passthrough"), ground, [model], [model.path])

@@ -13,8 +13,10 @@ that are no token keep the base's values. mergekit gives tokens the same rows; i
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,14 +71,11 @@ def _placed(default: Tensor, tensor: Tensor, own: Mapping[int, int]) -> Tensor:
     return result
 
 
-def tokens(folder: Path) -> dict[str, int]:
+def tokens(folder: Path) -> Mapping[str, int]:
     """Token strings and their ids, from tokenizer.json where there is one; empty where there is no tokenizer."""
-    stored = read_json(folder / "tokenizer.json")
-    if stored:
-        vocabulary = stored.get("model", {}).get("vocab", {})
-        if isinstance(vocabulary, list):  # unigram models store pairs of token and score
-            vocabulary = {pair[0]: i for i, pair in enumerate(vocabulary)}
-        return {**vocabulary, **{token["content"]: token["id"] for token in stored.get("added_tokens", [])}}
+    file = folder / "tokenizer.json"
+    if file.is_file():
+        return _stored_tokens(file, *_stamp(file))
     if not any((folder / name).is_file() for name in ("tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")):
         return {}
     from transformers import AutoTokenizer
@@ -84,12 +83,31 @@ def tokens(folder: Path) -> dict[str, int]:
     return dict(AutoTokenizer.from_pretrained(folder).get_vocab())
 
 
+@lru_cache(maxsize=16)
+def _stored_tokens(file: Path, _size: int, _changed: int) -> Mapping[str, int]:
+    stored = read_json(file)
+    vocabulary = stored.get("model", {}).get("vocab", {})
+    if isinstance(vocabulary, list):  # unigram models store pairs of token and score
+        vocabulary = {pair[0]: i for i, pair in enumerate(vocabulary)}
+    return {**vocabulary, **{token["content"]: token["id"] for token in stored.get("added_tokens", [])}}
+
+
 def same_tokenizer(a: Path, b: Path) -> bool:
     """Whether two folders hold the same tokenizer.json to the byte."""
     one, other = a / "tokenizer.json", b / "tokenizer.json"
     if not (one.is_file() and other.is_file()) or one.stat().st_size != other.stat().st_size:
         return False
-    return one.samefile(other) or one.read_bytes() == other.read_bytes()
+    return one.samefile(other) or _digest(one, *_stamp(one)) == _digest(other, *_stamp(other))
+
+
+def _stamp(file: Path) -> tuple[int, int]:
+    stat = file.stat()
+    return stat.st_size, stat.st_mtime_ns
+
+
+@lru_cache(maxsize=1024)
+def _digest(file: Path, _size: int, _changed: int) -> bytes:
+    return hashlib.sha256(file.read_bytes()).digest()
 
 
 def clash(base: Mapping[str, int], own: Mapping[str, int], rows: int) -> list[str]:

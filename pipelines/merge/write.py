@@ -71,4 +71,4 @@ def low_rank_note(merge: Merge) -> str | None:
 def _record(merge: Merge) -> dict:
     """The recipe with all parameters filled in, and the fingerprints of what it was made from."""
     recipe = merge.recipe.with_parameters(merge.parameters).to_dict()
-    return {"recipe": recipe, "base": merge.base.fingerprint(), "experts": merge.ids}
+    return {"recipe": recipe, "base": merge.base_id, "experts": merge.ids}
