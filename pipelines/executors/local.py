@@ -24,17 +24,17 @@ def run_local(trials: Sequence[Trial], executor: Executor, access: Access, on_tr
     try:
         while waiting:
             trial, tries = waiting.popleft()
-            if access.store.has("results", trial.key, complete=True):
-                outcome.elsewhere += 1
-                on_trial(trial, "elsewhere")
-                continue
             with access.store.claim("results", trial.key, wait=trial.key in postponed) as mine:
                 if not mine:
                     postponed.add(trial.key)
                     waiting.append((trial, tries))
                     continue
-                reason = attempt(worker, trial)
-            if reason is None:
+                elsewhere = access.store.has("results", trial.key, complete=True)
+                reason = None if elsewhere else attempt(worker, trial)
+            if elsewhere:
+                outcome.elsewhere += 1
+                on_trial(trial, "elsewhere")
+            elif reason is None:
                 outcome.done += 1
                 on_trial(trial, "done")
             elif tries < executor.retries:
