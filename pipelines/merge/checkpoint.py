@@ -10,6 +10,7 @@ from conf.errors import UserError
 from pipelines.merge.files import ADAPTER, read_json, weight_files
 from pipelines.merge.fingerprint import fingerprint
 from pipelines.merge.headers import Place, TensorInfo, read_safetensors_header
+from pipelines.merge.names import HEAD, first
 from pipelines.merge.sources import locate
 
 if TYPE_CHECKING:
@@ -59,9 +60,10 @@ class OpenCheckpoint:
 
     @property
     def tied(self) -> bool:
-        """Whether the config says that the output head is the embedding."""
+        """Whether the output head is the embedding: as the config says, else whether no head is stored."""
         text = self.config.get("text_config") or {}
-        return bool(self.config.get("tie_word_embeddings", text.get("tie_word_embeddings", False)))
+        said = self.config.get("tie_word_embeddings", text.get("tie_word_embeddings"))
+        return bool(said) if said is not None else first(HEAD, self.header) is None
 
     def tensor(self, name: str) -> Tensor:
         """The tensor of that name, in the dtype it is stored in: a view of the mapped file. KeyError if unknown."""

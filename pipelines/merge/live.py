@@ -31,9 +31,7 @@ def merge_into(model: nn.Module, merge: Merge, device: str | torch.device | None
             _copy(targets, name, tensor)
     else:
         _copy_converted(anywhere, targets, merge, device)
-    head, embedding = _ends(anywhere)
-    if merge.layout.outputs and head is not None and head is not embedding and _is_tied(targets, head, merge):
-        head.data.copy_(embedding.data)  # a head that an earlier merge untied
+    _tie(anywhere, targets, merge)
 
 
 def _copy(targets: dict[str, Tensor], name: str, tensor: Tensor) -> None:
@@ -49,10 +47,17 @@ def _ends(model: Any) -> tuple[Any, Any]:
     return getattr(head, "weight", None), model.get_input_embeddings().weight
 
 
-def _is_tied(targets: dict[str, Tensor], head: Tensor, merge: Merge) -> bool:
-    """Whether the merge leaves the head to its embedding."""
+def _tie(model: Any, targets: dict[str, Tensor], merge: Merge) -> None:
+    """Give a head that an earlier merge untied the embedding's values, where the merge has no head of its own."""
+    if not hasattr(model, "get_input_embeddings"):
+        return
+    head, embedding = _ends(model)
     names = [name for name, tensor in targets.items() if tensor is head]
-    return not any(name in merge.layout.outputs for name in names)
+    if head is None or head is embedding or any(name in merge.layout.outputs for name in names):
+        return
+    if not merge.base.tied:
+        raise UserError(f"the merge has no {names[0]}, which the model needs", do="give a base with an output head")
+    head.data.copy_(embedding.data)
 
 
 def _fit(model: Any, merge: Merge) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from merge_helpers import assert_same, merge_of, weights
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, GPT2Config, MixtralConfig, Qwen3Config
 
 from conf.errors import UserError
@@ -67,3 +68,13 @@ def test_one_model_alone_is_its_own_checkpoint(pool, make_pool):
     tied = AutoModelForCausalLM.from_pretrained(other)
     merge_into(tied, alone(open_checkpoint(str(other)), open_checkpoint(str(experts[1]))))
     assert_same(dict(tied.state_dict()), weights(experts[1]))
+
+
+def test_a_base_without_a_head_is_told(pool, tmp_path):
+    base, _ = pool
+    headless = {name: tensor for name, tensor in weights(base).items() if name != "lm_head.weight"}
+    save_file(headless, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text((base / "config.json").read_text())
+    merge = merge_of(tmp_path, [tmp_path], "linear")
+    with pytest.raises(UserError, match=r"no lm_head\.weight"):
+        merge_into(AutoModelForCausalLM.from_pretrained(base), merge)
