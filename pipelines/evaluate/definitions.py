@@ -51,7 +51,7 @@ class Definition:
     def metrics(self) -> list[str] | None:
         """Names of its metrics, or None where only running it would tell."""
         listed = self.config.get("metric_list")
-        if "class" in self.config or "process_results" in self.config:
+        if "class" in self.config or (listed is None and "process_results" in self.config):
             return None
         if listed is None:
             return _DEFAULT_METRICS.get(self.config.get("output_type", ""))
@@ -62,6 +62,17 @@ class Definition:
     def filters(self) -> list[str]:
         """Names of its filters."""
         return [entry["name"] for entry in self.config.get("filter_list") or [{"name": "none"}]]
+
+    @property
+    def requires(self) -> list[str]:
+        """Packages that scoring it needs and that do not come with this one."""
+        named = (self.config.get("metadata") or {}).get("requires", [])
+        return [*named, *(["tinyBenchmarks"] if self.path.parent.name == "tinyBenchmarks" else [])]
+
+    @property
+    def local(self) -> str | None:
+        """Folder of a mirror that its data have to be put into by hand, because no hub has them."""
+        return (self.config.get("metadata") or {}).get("local")
 
     @property
     def unsafe(self) -> bool:
@@ -110,15 +121,22 @@ def _members(members: Any, index: TaskIndex) -> list[Definition]:
     return found
 
 
-@lru_cache(maxsize=4096)
 def _read(path: Path) -> dict[str, Any]:
     """A task file with what it includes underneath."""
-    with path.open("rb") as file:
-        own = yaml.load(file, Loader=_Loader)  # a safe loader
-    if not isinstance(own, dict):
-        raise ValueError(f"{path} is no task file")
+    stat = path.stat()
+    own = dict(_parsed(path, stat.st_mtime_ns, stat.st_size))
     included = own.pop("include", [])
     merged: dict[str, Any] = {}
     for name in included if isinstance(included, list) else [included]:
         merged.update(_read((path.parent / name).resolve()))
     return {**merged, **own}
+
+
+@lru_cache(maxsize=4096)
+def _parsed(path: Path, changed: int, size: int) -> dict[str, Any]:
+    """One file by itself; read again when it has changed."""
+    with path.open("rb") as file:
+        content = yaml.load(file, Loader=_Loader)  # a safe loader
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is no task file")
+    return content

@@ -14,7 +14,9 @@ from torch import nn
 
 from conf.errors import UserError
 from conf.schema import Suite
+from pipelines.evaluate.attacks import attack_named, perturb_prompt
 from pipelines.evaluate.definitions import OWN_TASKS
+from pipelines.evaluate.entries import Entered, Leaf, choose, enter
 from pipelines.evaluate.forward import NotFiniteError
 from pipelines.evaluate.index import task_index
 from pipelines.evaluate.lm import LiveLM
@@ -23,7 +25,7 @@ from pipelines.evaluate.quiet import at_rest, offline, same_random_state, silenc
 from pipelines.evaluate.result import Evaluation
 from pipelines.evaluate.score import Summary, settings
 from pipelines.evaluate.scorer import Scorer
-from pipelines.evaluate.tasks import Entered, Leaf, choose, enter
+from pipelines.evaluate.trie import common
 from pipelines.progress import SILENT, Progress
 
 
@@ -47,6 +49,10 @@ class Evaluator:
         progress: Progress = SILENT,
     ):
         self.suite, self.device, self.threads = suite, device, threads
+        try:
+            self.attack = attack_named(suite.attack)
+        except ValueError as error:
+            raise UserError(str(error), where=f"suite {suite.name}") from None
         with same_random_state(), silence(), offline(not online or datasets is not None):
             self.lm = LiveLM(Path(tokenizer_folder), batch_size=suite.batch_size, max_length=suite.max_length)
             index = task_index(OWN_TASKS, suite.include_path)
@@ -128,6 +134,8 @@ class Evaluator:
             chat_template=template,
             gen_prefix=task.doc_to_prefix(document),
         )
+        if self.attack is not None:
+            context = self._perturbed(leaf, index, document, context)
         made = task.construct_requests(
             doc=document,
             ctx=context,
@@ -136,6 +144,16 @@ class Evaluator:
             chat_template=template,
         )
         return sorted(made, key=lambda request: request.idx) if isinstance(made, list) else [made]
+
+    def _perturbed(self, leaf: Leaf, index: int, document: Any, context: Any) -> Any:
+        """A document's prompt (or its prompts, where options stand in them) under the suite's attack."""
+        assert self.attack is not None
+        seed = f"{self.suite.seed} {leaf.name} {index}"
+        options = leaf.task.doc_to_choice(document) if leaf.task.config.doc_to_choice else []
+        if isinstance(context, list):
+            shared = options[0][: min(common(options[0], option) for option in options)].rpartition(" ")[0]
+            return [perturb_prompt(self.attack, prompt, shared, [], seed) for prompt in context]
+        return perturb_prompt(self.attack, context, leaf.task.doc_to_text(document), options, seed)
 
     def _check(self, model: nn.Module) -> None:
         dtype = str(getattr(model, "dtype", next(model.parameters()).dtype)).removeprefix("torch.")

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 from lm_eval.api.metrics import mean
+from lm_eval.api.registry import AGGREGATION_REGISTRY
 from lm_eval.evaluator_utils import EvalAcc, _compute_task_aggregations, aggregate_groups
 from lm_eval.result_schema import _SampleCount
 from torch import nn
 
+from pipelines.evaluate.entries import Entered, Leaf, metric_name
 from pipelines.evaluate.result import TaskScore, document_table
-from pipelines.evaluate.tasks import Entered, Leaf, metric_name
 
 if TYPE_CHECKING:
     from pipelines.evaluate.evaluator import Evaluator
@@ -114,14 +115,14 @@ class Summary:
         )
 
     def _stderr(self, leaf: Leaf, metric: str, filter_name: str, cheap: bool = False) -> float:
-        """Standard error of a metric: s/√n for a mean; a seeded bootstrap for others, unless it has to be cheap."""
+        """Standard error: s/√n for a mean; a seeded bootstrap for lm-eval's other aggregations, unless cheap."""
         values = self.raw[id(leaf)][metric, filter_name]
         aggregate = leaf.task.aggregation().get(metric, mean)
         if len(values) < 2:
             return math.nan
         if aggregate is mean:
             return float(np.std(np.asarray(values, dtype=float), ddof=1) / math.sqrt(len(values)))
-        if cheap:
+        if cheap or aggregate not in AGGREGATION_REGISTRY.values():
             return math.nan
         rng = np.random.default_rng(self.seed)
         picks = rng.integers(0, len(values), size=(RESAMPLES, len(values)))

@@ -10,9 +10,9 @@ from torch import nn
 
 from conf.errors import UserError
 from conf.schema import Suite
+from pipelines.evaluate.entries import Leaf
 from pipelines.evaluate.forward import NotFiniteError, can_branch, log_likelihoods
 from pipelines.evaluate.lm import LiveLM
-from pipelines.evaluate.tasks import Leaf
 from pipelines.evaluate.trie import Batch, Pair, batches, forest
 
 Tick = Callable[[int], None]

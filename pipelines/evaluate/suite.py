@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import importlib.util
+import json
 import os
 from functools import lru_cache
 from pathlib import Path
@@ -11,11 +13,9 @@ from typing import Any
 
 from conf.errors import nearest
 from conf.schema import Suite, SuiteTask
+from pipelines.evaluate.attacks import attack_problem
 from pipelines.evaluate.definitions import OWN_TASKS, Definition, leaves
 from pipelines.evaluate.index import TaskIndex, lm_eval_version, task_index
-
-ATTACKS = ("none", "deepwordbug", "stresstest", "bertattack")
-"""Perturbations of prompts, by the name used in configurations."""
 
 DTYPES = ("float32", "float16", "bfloat16")
 """Dtypes that a model can be scored in."""
@@ -72,8 +72,8 @@ def _check_settings(suite: Suite) -> list[str]:
     problems = []
     if not suite.tasks:
         problems.append("the suite has no tasks")
-    if suite.attack not in ATTACKS:
-        problems.append(f"no attack is called {suite.attack!r}; {nearest(suite.attack, ATTACKS)}")
+    if problem := attack_problem(suite.attack):
+        problems.append(problem)
     if suite.dtype not in DTYPES:
         problems.append(f"no dtype is called {suite.dtype!r}; {nearest(suite.dtype, DTYPES)}")
     numbers: dict[str, int | None] = {
@@ -111,9 +111,17 @@ def _check_task(
                 f"task {key}: {leaf.name} has no filter {spec.filter!r}; {nearest(spec.filter, leaf.filters)}"
             )
             break
+    for package in sorted({package for leaf in found for package in leaf.requires}):
+        if importlib.util.find_spec(package) is None:
+            problems.append(f"task {key} needs the package {package}, which is not installed")
     wanted = sorted({leaf.dataset for leaf in found if leaf.dataset is not None})
+    by_hand = {leaf.dataset: leaf.local for leaf in found if leaf.local is not None}
     for dataset in wanted:
-        if datasets is not None and not (Path(datasets).expanduser() / dataset).exists():
+        if datasets is None and dataset in by_hand:
+            problems.append(
+                f"task {key}: its data are on no hub; put them into MIRROR/{by_hand[dataset]}, datasets=MIRROR"
+            )
+        elif datasets is not None and not (Path(datasets).expanduser() / dataset).exists():
             problems.append(f"task {key}: the mirror {datasets} has no data set {dataset}")
         elif datasets is None and not online and not _cached(dataset):
             problems.append(f"task {key}: data set {dataset} is not in the local cache, and the hub may not be asked")
@@ -144,11 +152,19 @@ def _task_fingerprint(
         return {**common, "skill": spec.skill, "version": VERSION}
     name = spec.task or key
     found = leaves(name, index) if name in index else []
-    files = sorted({leaf.path for leaf in found if leaf.path.is_file() and not _stock(leaf.path)})
+    own = {leaf.name: _definition_hash(leaf) for leaf in found if not _stock(leaf.path)}
     named = sorted({leaf.dataset for leaf in found if leaf.dataset is not None})
     mirror = Path(datasets).expanduser() if datasets is not None else None
     data = {name: folder_hash(mirror / name) if mirror is not None else "hub" for name in named}
-    return {**common, "task": name, "files": {p.name: _hash(_signature(p)) for p in files}, "data": data}
+    return {**common, "task": name, "definitions": own, "data": data}
+
+
+def _definition_hash(leaf: Definition) -> str:
+    """Hash of a task file that does not come with lm-eval, and of the Python files beside it."""
+    digest = hashlib.sha256(json.dumps(leaf.config, sort_keys=True, default=str).encode())
+    for path in sorted(leaf.path.parent.glob("*.py")):
+        digest.update(_hash(_signature(path)).encode())
+    return digest.hexdigest()[:16]
 
 
 def _stock(path: Path) -> bool:

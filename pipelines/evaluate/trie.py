@@ -12,7 +12,9 @@ over the context. A tree without branches is an ordinary causal sequence.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -101,7 +103,7 @@ def tree(requests: list[int], pairs: list[Pair], max_length: int) -> Tree:
     return out
 
 
-def common(one: list[int], other: list[int]) -> int:
+def common(one: Sequence[Any], other: Sequence[Any]) -> int:
     """Length of the common prefix."""
     for i, (a, b) in enumerate(zip(one, other)):
         if a != b:

@@ -1,0 +1,1 @@
+"""Programming tasks whose programs run with limits."""

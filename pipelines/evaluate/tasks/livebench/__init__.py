@@ -1,0 +1,1 @@
+"""Three LiveBench categories."""
