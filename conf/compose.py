@@ -25,6 +25,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from conf.errors import UserError, nearest
+from conf.scale import apply_scale
 from conf.schema import Config
 
 FOLDER = Path(__file__).parent
@@ -116,11 +117,7 @@ def _compose_one(overrides: list[str], extra: Path | None) -> tuple[Config, Dict
     known = groups([FOLDER, extra] if extra else [FOLDER])
     with _hydra(extra) as search:
         try:
-            added = [o for o in _parse(overrides) if (o.is_add() or o.is_force_add()) and o.key_or_group not in known]
-            plain = [text for text, o in zip(overrides, _parse(overrides)) if o not in added]
-            tree = hydra_compose("config", overrides=[*search, *plain])
-            for override in added:
-                _add(tree, override)
+            tree = _tree(overrides, known, search)
         except (HydraException, OmegaConfBaseException, AssertionError) as error:
             raise _explain(overrides, known, search, error) from None
     _check_keys(tree, Config, "")
@@ -131,6 +128,42 @@ def _compose_one(overrides: list[str], extra: Path | None) -> tuple[Config, Dict
         raise UserError(_first_cause(error), where=where, do="give it a value, see --cfg for the rest") from None
     assert isinstance(typed, Config)
     return typed, tree
+
+
+def _tree(overrides: list[str], known: dict[str, list[str]], search: list[str]) -> DictConfig:
+    """The composed tree; a small world is put in after the choices of groups and before single values."""
+    parsed = list(zip(overrides, _parse(overrides)))
+    choices = {o.get_key_element(): text for text, o in parsed if o.key_or_group in known}
+    values = [(text, o) for text, o in parsed if o.key_or_group not in known]
+    plain = [text for text, o in values if not (o.is_add() or o.is_force_add() or o.is_delete())]
+    if {"+scale", "++scale", "scale"} & choices.keys():
+        tree = hydra_compose("config", overrides=[*search, *choices.values()])
+        apply_scale(tree, keep_suite="suite" in choices)
+        ConfigStore.instance().store(name="scaled", node=tree)
+        tree = hydra_compose("scaled", overrides=[*search, *plain])
+    else:
+        tree = hydra_compose("config", overrides=[*search, *choices.values(), *plain])
+    for _, override in values:
+        if override.is_delete():
+            _remove(tree, override)
+        elif override.is_add() or override.is_force_add():
+            _add(tree, override)
+    return tree
+
+
+def _remove(tree: DictConfig, override: Override) -> None:
+    """Take an entry out of a dictionary; where Hydra cannot, empty a dictionary that is a field of a dataclass."""
+    parent, _, last = override.key_or_group.rpartition(".")
+    node = OmegaConf.select(tree, parent) if parent else tree
+    if not isinstance(node, DictConfig) or last not in node:
+        raise ConfigKeyError(f"there is no {override.key_or_group} to take out")
+    if not is_dataclass(OmegaConf.get_type(node)):
+        with open_dict(node):
+            del node[last]
+    elif isinstance(node._get_node(last), DictConfig) and OmegaConf.get_type(node._get_node(last)) is dict:
+        node[last] = {}
+    else:
+        raise ConfigKeyError(f"{override.key_or_group} has to have a value")
 
 
 def _add(tree: DictConfig, override: Override) -> None:
@@ -153,7 +186,9 @@ def _check_keys(node: DictConfig, schema: type, prefix: str) -> None:
     known = {f.name for f in fields(schema)}
     for key in node:
         if key not in known:
-            raise UserError(f"no key is called {f'{prefix}{key}'!r}", where="conf/schema.py", do=nearest(str(key), known))
+            raise UserError(
+                f"no key is called {f'{prefix}{key}'!r}", where="conf/schema.py", do=nearest(str(key), known)
+            )
         child = None if OmegaConf.is_missing(node, key) else node._get_node(key)
         if isinstance(child, DictConfig) and not child._is_none():
             kind = OmegaConf.get_type(child)
@@ -171,13 +206,19 @@ def _explain(overrides: list[str], known: dict[str, list[str]], search: list[str
     for _, override in chosen:
         group, choice = override.key_or_group, override.value()
         if isinstance(choice, str) and choice not in known[group]:
-            return UserError(f"no {group} is called {choice!r}", where=f"conf/{group}/", do=nearest(choice, known[group]))
+            return UserError(
+                f"no {group} is called {choice!r}", where=f"conf/{group}/", do=nearest(choice, known[group])
+            )
     texts = [text for text, _ in chosen]
     try:
         tree = hydra_compose("config", overrides=[*search, *texts], return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as inner:
         return UserError(_first_cause(inner), where=" ".join(texts), do="mend the file named, or choose another")
-    homes = {key.split("@")[-1]: f"conf/{key.split('@')[0]}/{choice}.yaml" for key, choice in tree.hydra.runtime.choices.items()}
+    apply_scale(tree, keep_suite="suite" in {override.get_key_element() for _, override in chosen})
+    homes = {
+        key.split("@")[-1]: f"conf/{key.split('@')[0]}/{choice}.yaml"
+        for key, choice in tree.hydra.runtime.choices.items()
+    }
     for text, override in zip(overrides, parsed):
         if override.key_or_group not in known and (problem := _explain_key(text, override, tree, homes, known)):
             return problem
@@ -197,7 +238,11 @@ def _explain_key(
             if override.is_add() and depth == len(parts) - 1:
                 return None
             names = [str(k) for k in node if k != "hydra"] + (list(known) if depth == 0 else [])
-            return UserError(f"no key is called {f'{parent}.{part}'.strip('.')!r}", where=_home(parent, homes), do=nearest(part, names))
+            return UserError(
+                f"no key is called {f'{parent}.{part}'.strip('.')!r}",
+                where=_home(parent, homes),
+                do=nearest(part, names),
+            )
         node = node._get_node(part)  # type: ignore[assignment]
     if override.is_add():
         return UserError(f"{override.key_or_group!r} is there already", where=text, do="write it without the plus sign")

@@ -55,6 +55,8 @@ class Task:
     """Column of the prompt."""
     completion: str = "completion"
     """Column of the completion: the only tokens that the loss is taken on."""
+    separator: str = ""
+    """Text put between prompt and completion (without a chat template)."""
     messages: Optional[str] = None
     """Column of chat messages; takes the place of prompt and completion."""
     chat_template: bool = False
@@ -63,6 +65,8 @@ class Task:
     """Train on this many examples at most (the first ones, after a seeded shuffle)."""
     epochs: Optional[float] = None
     """Epochs for this task; takes the place of training.epochs and training.steps."""
+    finetuning: Dict[str, Any] = field(default_factory=dict)
+    """In a pool: method and parameters of this expert alone; takes the place of the pool's."""
 
 
 @dataclass
@@ -116,7 +120,7 @@ class Training:
     clip: float = 1.0
     """Gradient-norm clipping; 0 turns it off."""
     precision: str = "float32"
-    """float32 or bf16 (autocast over float32 master weights)."""
+    """float32, bf16 (autocast over float32 weights) or bf16_masters (bf16 weights, float32 masters beside them)."""
     max_length: Optional[int] = None
     """Longest sequence in tokens; longer examples are an error unless truncate is set. Default: the model's context."""
     truncate: bool = False
@@ -159,6 +163,8 @@ class Pool:
     """Base optimizer of the experts of `tasks`."""
     training: Training = field(default_factory=Training)
     """Length, batch and precision of the experts of `tasks`."""
+    budget: float = 1.0
+    """Share of the tasks' epochs, or of training.steps, that is trained: 0.5 gives two passes a step the time of one."""
     seed: int = 0
     """Training seed of the experts of `tasks`."""
 
@@ -225,10 +231,32 @@ class Sampler:
     """Distinct subsets of each size (all of them where fewer exist)."""
     seed: int = 0
     """Seed of the choice."""
+    orders: int = 1
+    """Orders in which a method that depends on the order merges a subset: the pool's, then seeded others."""
+    draws: int = 1
+    """Seeds with which a method that draws random numbers merges a subset."""
     base: bool = True
     """Score the base too."""
     singles: bool = True
     """Score every expert alone too."""
+
+
+@dataclass
+class Scale:
+    """A small world that a study is run in, in place of its own: same methods, subsets and comparisons."""
+
+    name: str = "full"
+    """full: the study as it is written; otherwise the name of the small world."""
+    pool: Optional[Pool] = None
+    """Base, experts and training that take the place of those of every pool."""
+    suite: Optional[Suite] = None
+    """Suite that takes the place of the study's; its attack stays."""
+    lr: float = 1.0
+    """Factor on learning rates of fine-tuned experts."""
+    batch_size: float = 1.0
+    """Factor on their batch sizes."""
+    offset: float = 1.0
+    """Factor on lengths in the weights' units: MergOPT's b, μ and the first b of a running fit."""
 
 
 @dataclass
@@ -304,6 +332,10 @@ class Config:
     """Merge methods by the name shown in tables (sweep)."""
     sampler: Sampler = field(default_factory=Sampler)
     """Expert subsets (sweep)."""
+    attacks: List[str] = field(default_factory=list)
+    """Perturbations that every model is scored under too, beside suite.attack (sweep)."""
+    scale: Scale = field(default_factory=Scale)
+    """The small world that the study is run in, if any: +scale=tiny (sweep)."""
     statistics: Statistics = field(default_factory=Statistics)
     """Intervals and tests (sweep, report)."""
     keep: str = "none"

@@ -13,7 +13,7 @@ from conf.schema import Config
 from pipelines.evaluate import check_suite
 from pipelines.merge.stream import Merge
 from pipelines.sources import Access
-from pipelines.study import Layout, Planned, check_study, lay_out
+from pipelines.study import Layout, Planned, check_study, lay_out, suites
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,8 @@ def make_plan(config: Config, access: Access) -> Plan:
     check_study(config)
     layout = lay_out(config, access)
     plan = Plan(config.name or "study", layout)
-    plan.problems += [Problem(f"suite {config.suite.name}", text) for text in check_suite(config.suite, config.datasets)]
+    found = [text for suite in suites(config) for text in check_suite(suite, config.datasets)]
+    plan.problems += [Problem(f"suite {config.suite.name}", text) for text in dict.fromkeys(found)]
     faults = _merge_faults(layout.planned, access)
     seen: set[str] = set()
     for planned in layout.planned:
@@ -104,7 +105,12 @@ def _merge_faults(planned: list[Planned], access: Access) -> dict[tuple[str, str
         trial = p.trial
         key = (trial.base.path, tuple(s.path for s in trial.experts), trial.merge.method)
         if key not in checked:
-            merge = Merge(trial.merge, header(trial.base.path), [header(s.path) for s in trial.experts], [s.fingerprint for s in trial.experts])
+            merge = Merge(
+                trial.merge,
+                header(trial.base.path),
+                [header(s.path) for s in trial.experts],
+                [s.fingerprint for s in trial.experts],
+            )
             checked[key] = [Problem(f"{p.pool}: {q.who} {q.tensor}".strip(), q.what, q.do) for q in merge.problems()]
         faults[(p.pool, p.label, p.experts)] = checked[key]
     return faults
@@ -114,7 +120,9 @@ def _resources(config: Config, access: Access, plan: Plan) -> dict[str, Any]:
     """Disk and memory there are, what the study needs, and hours from speeds measured before."""
     seconds = _measured_seconds(access, config.suite.name)
     todo = plan.new + plan.waiting
-    sizes = [access.open(path).size_bytes for path in sorted({p.trial.base.path for p in plan.layout.planned if p.trial})]
+    sizes = [
+        access.open(path).size_bytes for path in sorted({p.trial.base.path for p in plan.layout.planned if p.trial})
+    ]
     model = max(sizes, default=0)
     keep = {"none": 0, "best": 1, "all": todo}.get(config.keep, 0)
     return {

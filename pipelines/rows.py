@@ -39,6 +39,7 @@ def trial_rows(plan: Plan, access: Access, suite: str) -> list[TrialRow]:
                 documents=_reader(entry.folder / DOCUMENTS),
                 suite=suite,
                 seconds=about.get("seconds", {}),
+                attack=planned.trial.suite.attack,
             )
         )
     return rows

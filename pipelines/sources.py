@@ -82,7 +82,9 @@ def make_base(base: Base, access: Access, progress: Progress = SILENT) -> Source
     assert found.key is not None
     with access.store.claim("bases", found.key):
         if not access.store.has("bases", found.key):
-            with access.store.commit("bases", found.key, {"name": base.name, "spec": dataclasses.asdict(base)}) as draft:
+            with access.store.commit(
+                "bases", found.key, {"name": base.name, "spec": dataclasses.asdict(base)}
+            ) as draft:
                 pretrain(base, draft, progress)
     return access.source(access.open(str(access.store.folder("bases", found.key))))
 
@@ -111,7 +113,9 @@ class ExpertRecipe:
         from pipelines.finetune import check_finetuning, task_fingerprint
 
         training = {k: v for k, v in dataclasses.asdict(self.training).items() if k not in ("reporters", "save_steps")}
-        task = {k: v for k, v in dataclasses.asdict(self.task).items() if k not in ("name", "path", "skill")}
+        task = {
+            k: v for k, v in dataclasses.asdict(self.task).items() if k not in ("name", "path", "skill", "finetuning")
+        }
         return content_key(
             {
                 "version": TRAINING_VERSION,
@@ -128,10 +132,19 @@ class ExpertRecipe:
 
 def pool_recipes(pool: Pool) -> dict[str, ExpertRecipe]:
     """The experts of a pool that are made by fine-tuning."""
-    return {
-        name: ExpertRecipe(name, pool.base, dataclasses.replace(task, name=task.name or name), pool.finetuning, pool.optimizer, pool.training, pool.seed)
-        for name, task in pool.tasks.items()
-    }
+    steps = pool.training.steps
+    training = dataclasses.replace(
+        pool.training,
+        epochs=pool.training.epochs * pool.budget,
+        steps=None if steps is None else max(1, round(steps * pool.budget)),
+    )
+    recipes = {}
+    for name, task in pool.tasks.items():
+        epochs = None if task.epochs is None else task.epochs * pool.budget
+        named = dataclasses.replace(task, name=task.name or name, epochs=epochs)
+        method = task.finetuning or pool.finetuning
+        recipes[name] = ExpertRecipe(name, pool.base, named, method, pool.optimizer, training, pool.seed)
+    return recipes
 
 
 def find_expert(recipe: ExpertRecipe, base: Source | Unmade, access: Access) -> Source | Unmade:

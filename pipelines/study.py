@@ -7,12 +7,12 @@ into ``Planned`` trials: their checkpoints where these exist, or the name of wha
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from conf.errors import UserError, nearest
-from conf.schema import Config, Pool
+from conf.schema import Config, Pool, Suite
 from mergeopt_core.merging.mergekit_api import check_parameters, describe, names
 from pipelines.evaluate import suite_fingerprint
 from pipelines.merge.recipe import Recipe
@@ -28,7 +28,7 @@ from pipelines.sources import (
     make_expert,
     pool_recipes,
 )
-from pipelines.subsets import draw_subsets
+from pipelines.subsets import draw_orders, draw_subsets
 from pipelines.trial import Trial
 
 
@@ -70,20 +70,34 @@ def access_of(config: Config) -> Access:
 def check_study(config: Config) -> None:
     """What can be known of a study before any file is opened."""
     if not config.pools:
-        raise UserError("there is no study to run", where="pools is empty", do="choose one, such as +experiment=quickstart")
+        raise UserError(
+            "there is no study to run", where="pools is empty", do="choose one, such as +experiment=quickstart"
+        )
     if not config.methods and not (config.sampler.base or config.sampler.singles):
         raise UserError("the study scores nothing", where="methods", do="add a method: +method@methods.ties=ties")
     for name, pool in config.pools.items():
         both = set(pool.experts) & set(pool.tasks)
         if both:
-            raise UserError(f"pool {name} names {sorted(both)[0]!r} among experts and tasks", where=f"pools.{name}", do="rename one")
+            raise UserError(
+                f"pool {name} names {sorted(both)[0]!r} among experts and tasks", where=f"pools.{name}", do="rename one"
+            )
         if not pool.experts and not pool.tasks:
             raise UserError(f"pool {name} has no experts", where=f"pools.{name}", do="give it experts or tasks")
+    if config.sampler.draws < 1:
+        raise UserError("a random method merges at least once", where="sampler.draws", do="give it 1 or more")
     for label, method in config.methods.items():
         check_method(method, where=f"methods.{label}")
 
 
-def check_method(method: Mapping[str, Any], where: str = "method", experts: int | None = None) -> tuple[str, dict[str, Any]]:
+def suites(config: Config) -> list[Suite]:
+    """The study's suite, then the same suite under each further attack."""
+    attacks = dict.fromkeys([config.suite.attack, *config.attacks])
+    return [dataclasses.replace(config.suite, attack=attack) for attack in attacks]
+
+
+def check_method(
+    method: Mapping[str, Any], where: str = "method", experts: int | None = None
+) -> tuple[str, dict[str, Any]]:
     """A method's registered name and its complete parameters; UserError for a name or value that does not exist."""
     parameters = dict(method)
     name = parameters.pop("method", None)
@@ -98,56 +112,93 @@ def check_method(method: Mapping[str, Any], where: str = "method", experts: int 
 
 def make_pools(config: Config, access: Access, progress: Progress = SILENT) -> None:
     """Make every base and expert of the study that the store does not hold yet."""
-    for pool in config.pools.values():
-        base = make_base(pool.base, access, progress)
-        for recipe in pool_recipes(pool).values():
-            make_expert(recipe, base, access, progress)
+    bases = {name: make_base(pool.base, access, progress) for name, pool in config.pools.items()}
+    recipes = [(name, recipe) for name, pool in config.pools.items() for recipe in pool_recipes(pool).values()]
+    unmade = [(name, r) for name, r in recipes if isinstance(find_expert(r, bases[name], access), Unmade)]
+    if not unmade:
+        return
+    with progress.step("experts", len(unmade)) as step:
+        for name, recipe in unmade:
+            make_expert(recipe, bases[name], access, progress)
+            step.advance(1, expert=f"{recipe.name} of {name}")
 
 
 def lay_out(config: Config, access: Access) -> Layout:
     """The study's models in the order in which they run: bases and experts, then merges, pool by pool."""
     layout = Layout()
-    fingerprint = suite_fingerprint(config.suite, config.datasets)
+    scored = [(suite, suite_fingerprint(suite, config.datasets)) for suite in suites(config)]
     for name, pool in config.pools.items():
-        _lay_out_pool(name, pool, config, access, fingerprint, layout)
+        base, experts = _sources(name, pool, access, layout)
+        for model in _models(list(experts), config, layout):
+            layout.planned += [_planned(name, model, base, experts, *suite) for suite in scored]
     return layout
 
 
-def _lay_out_pool(
-    name: str, pool: Pool, config: Config, access: Access, fingerprint: dict[str, Any], layout: Layout
-) -> None:
+@dataclass(frozen=True)
+class _Model:
+    """A model of a pool, before it is known where its weights are."""
+
+    kind: str
+    label: str
+    experts: tuple[str, ...] = ()
+    recipe: Recipe | None = None
+
+
+def _sources(
+    name: str, pool: Pool, access: Access, layout: Layout
+) -> tuple[Source | Unmade, dict[str, Source | Unmade]]:
+    """The pool's base and experts; what is not made yet is noted in the layout."""
     base = find_base(pool.base, access)
-    experts: dict[str, Source | Unmade] = {label: find_checkpoint(found, access) for label, found in pool.experts.items()}
+    experts: dict[str, Source | Unmade] = {
+        label: find_checkpoint(found, access) for label, found in pool.experts.items()
+    }
     experts |= {label: find_expert(recipe, base, access) for label, recipe in pool_recipes(pool).items()}
-    layout.unmade += [s for s in (base, *experts.values()) if isinstance(s, Unmade) and s not in layout.unmade]
+    if isinstance(base, Unmade) and base not in layout.unmade:
+        layout.unmade.append(base)
+    layout.unmade += [Unmade(f"{e.what} of {name}", e.key) for e in experts.values() if isinstance(e, Unmade)]
+    return base, experts
 
-    def plan(kind: str, label: str, chosen: tuple[str, ...], recipe: Recipe | None, parameters: dict[str, Any]) -> Planned:
-        parts = [base, *(experts[e] for e in chosen)]
-        missing = tuple(part.what for part in parts if isinstance(part, Unmade))
-        if missing:
-            return Planned(name, kind, label, chosen, parameters, None, missing)
-        sources = [part for part in parts if isinstance(part, Source)]
-        if recipe is not None:
-            recipe = dataclasses.replace(recipe, base=sources[0].path, experts=tuple(s.path for s in sources[1:]))
-        random = recipe is not None and describe(recipe.method).random
-        trial = Trial(kind, sources[0], tuple(sources[1:]), config.suite, fingerprint, recipe, random, chosen)
-        return Planned(name, kind, label, chosen, parameters, trial)
 
+def _models(experts: list[str], config: Config, layout: Layout) -> Iterator[_Model]:
+    """Base, experts and merges of a pool: every method on the same subsets, in several orders and draws where these matter."""
     if config.sampler.base:
-        layout.planned.append(plan("base", "base", (), None, {}))
+        yield _Model("base", "base")
     if config.sampler.singles:
-        layout.planned += [plan("expert", label, (label,), None, {}) for label in experts]
-    subsets = draw_subsets(list(experts), config.sampler)
+        yield from (_Model("expert", label, (label,)) for label in experts)
+    subsets = draw_subsets(experts, config.sampler)
     for label, method in config.methods.items():
-        fits = [s for s in subsets if _fits(str(method.get("method")), len(s))]
-        if len(fits) < len(subsets):
-            layout.notes.append(f"{label} does not take every subset size: {len(subsets) - len(fits)} of {len(subsets)} left out")
+        info = describe(str(method.get("method")))
+        fits = [s for s in subsets if info.min_experts <= len(s) <= (info.max_experts or len(s))]
+        note = f"{label} does not take every subset size: {len(subsets) - len(fits)} of {len(subsets)} left out"
+        if len(fits) < len(subsets) and note not in layout.notes:
+            layout.notes.append(note)
         for subset in fits:
             registered, parameters = check_method(method, f"methods.{label}", len(subset))
-            recipe = Recipe("", (), registered, parameters, config.seed, config.dtype, config.vocab, config.strict)
-            layout.planned.append(plan("merge", label, subset, recipe, parameters))
+            for order in draw_orders(subset, config.sampler) if info.ordered else [subset]:
+                for draw in range(config.sampler.draws if info.random else 1):
+                    seed = config.seed + draw
+                    recipe = Recipe("", (), registered, parameters, seed, config.dtype, config.vocab, config.strict)
+                    yield _Model("merge", label, order, recipe)
 
 
-def _fits(method: str, experts: int) -> bool:
-    info = describe(method)
-    return info.min_experts <= experts and (info.max_experts is None or experts <= info.max_experts)
+def _planned(
+    pool: str,
+    model: _Model,
+    base: Source | Unmade,
+    experts: Mapping[str, Source | Unmade],
+    suite: Suite,
+    fingerprint: dict[str, Any],
+) -> Planned:
+    """The trial of a model on a suite, or what it waits for."""
+    parts = [base, *(experts[e] for e in model.experts)]
+    parameters = dict(model.recipe.parameters) if model.recipe else {}
+    missing = tuple(part.what for part in parts if isinstance(part, Unmade))
+    if missing:
+        return Planned(pool, model.kind, model.label, model.experts, parameters, None, missing)
+    sources = [part for part in parts if isinstance(part, Source)]
+    recipe = model.recipe
+    if recipe is not None:
+        recipe = dataclasses.replace(recipe, base=sources[0].path, experts=tuple(s.path for s in sources[1:]))
+    random = recipe is not None and describe(recipe.method).random
+    trial = Trial(model.kind, sources[0], tuple(sources[1:]), suite, fingerprint, recipe, random, model.experts)
+    return Planned(pool, model.kind, model.label, model.experts, parameters, trial)
