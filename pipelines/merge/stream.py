@@ -13,6 +13,7 @@ from conf.errors import UserError
 from mergeopt_core import merging
 from mergeopt_core.merging.checks import unique_ids
 from pipelines.merge.checkpoint import OpenCheckpoint
+from pipelines.merge.digest import WeightHash
 from pipelines.merge.layout import Layout, make_layout
 from pipelines.merge.live import merge_into
 from pipelines.merge.lora import AdaptedCheckpoint, Model
@@ -51,6 +52,8 @@ class Merge:
         self.cache = cache
         self.report: dict[str, Any] = {}
         """What kernels found out on the way, by tensor: the numerical rank where it leaves a method ill-posed."""
+        self.digest: WeightHash | None = None
+        """Where it is set, every tensor that ``tensors`` yields is added to it."""
         self._given = list(experts)
         self._ids = list(ids) if ids is not None else None
         self._base_id = base_id
@@ -116,7 +119,10 @@ class Merge:
         where = torch.device(device)
         prepared = self._prepared(where)
         for name in self.layout.outputs:
-            yield name, self._merged(name, where, prepared)
+            merged = self._merged(name, where, prepared)
+            if self.digest is not None:
+                self.digest.add(name, merged)
+            yield name, merged
             self._release(name)
 
     def _prepared(self, device: torch.device) -> Mapping[str, Any] | None:
