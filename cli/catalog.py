@@ -77,7 +77,9 @@ def _page(info: MethodInfo) -> Any:
 def _count(info: MethodInfo) -> str:
     if info.max_experts is None:
         return f"{info.min_experts} or more"
-    return str(info.min_experts) if info.min_experts == info.max_experts else f"{info.min_experts} to {info.max_experts}"
+    return (
+        str(info.min_experts) if info.min_experts == info.max_experts else f"{info.min_experts} to {info.max_experts}"
+    )
 
 
 def _value(value: Any) -> str:

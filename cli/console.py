@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 out = Console()
 err = Console(stderr=True)
@@ -111,7 +119,9 @@ class Listener:
         """One line above the bars."""
         log.log(LEVELS[level], text)
         if self.bars is not None and (level != "debug" or verbosity >= VERBOSE):
-            self.bars.console.print(f"[yellow]! {text}" if level == "warning" else text, highlight=False, markup=level == "warning")
+            self.bars.console.print(
+                f"[yellow]! {text}" if level == "warning" else text, highlight=False, markup=level == "warning"
+            )
 
 
 class PlainStep:
@@ -131,8 +141,17 @@ class PlainStep:
         log.log(logging.WARNING if failed else logging.DEBUG, "%s %s: %s", self.label, self.done, _shown(fields))
         if failed or now - self.last >= self.EVERY or verbosity >= VERBOSE:
             self.last = now
-            left = f", {(now - self.start) / self.done * (self.total - self.done):.0f} s left" if self.total and self.done else ""
-            err.print(f"{self.label}: {self.done}/{self.total or '?'}{left} {_shown(fields)}", highlight=False, markup=False, soft_wrap=True)
+            left = (
+                f", {(now - self.start) / self.done * (self.total - self.done):.0f} s left"
+                if self.total and self.done
+                else ""
+            )
+            err.print(
+                f"{self.label}: {self.done}/{self.total or '?'}{left} {_shown(fields)}",
+                highlight=False,
+                markup=False,
+                soft_wrap=True,
+            )
 
 
 class PlainListener:

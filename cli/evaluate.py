@@ -24,7 +24,9 @@ def register(app: typer.Typer) -> None:
     """Add the command to the application."""
 
     @app.command(help=HELP, rich_help_panel="One model")
-    def evaluate(overrides: Overrides = None, cfg: Cfg = False, json: Json = False, config_dir: ConfigDir = None) -> None:
+    def evaluate(
+        overrides: Overrides = None, cfg: Cfg = False, json: Json = False, config_dir: ConfigDir = None
+    ) -> None:
         composed = compose_all(overrides, config_dir)
         if cfg:
             return print_cfg(composed)
@@ -52,7 +54,9 @@ def _table(about: dict[str, Any]) -> Any:
         if task["error"]:
             table.add_row(name, f"[red]{task['error']}[/]", "", "", "")
         else:
-            table.add_row(name, task["metric"], f"{task['value']:.4f}", f"{1.96 * (task['stderr'] or 0):.4f}", str(task["n"]))
+            table.add_row(
+                name, task["metric"], f"{task['value']:.4f}", f"{1.96 * (task['stderr'] or 0):.4f}", str(task["n"])
+            )
     values = [task["value"] for task in about["tasks"].values() if not task["error"]]
     if values:
         table.add_row("[bold]mean[/]", "", f"[bold]{sum(values) / len(values):.4f}[/]", "", "")

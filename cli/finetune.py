@@ -22,7 +22,9 @@ def register(app: typer.Typer) -> None:
     """Add the command to the application."""
 
     @app.command(help=HELP, rich_help_panel="One model")
-    def finetune(overrides: Overrides = None, cfg: Cfg = False, json: Json = False, config_dir: ConfigDir = None) -> None:
+    def finetune(
+        overrides: Overrides = None, cfg: Cfg = False, json: Json = False, config_dir: ConfigDir = None
+    ) -> None:
         composed = compose_all(overrides, config_dir)
         if cfg:
             return print_cfg(composed)
@@ -38,4 +40,8 @@ def register(app: typer.Typer) -> None:
         for m in made:
             state = "made" if m.new else "in the store already"
             console.out.print(f"[bold]{m.entry['name']}[/] {state}: {m.folder}", highlight=False, soft_wrap=True)
-            console.out.print(f"  key {m.entry['key']}  " + console._shown(m.entry.get("summary", {})), highlight=False, soft_wrap=True)
+            console.out.print(
+                f"  key {m.entry['key']}  " + console._shown(m.entry.get("summary", {})),
+                highlight=False,
+                soft_wrap=True,
+            )

@@ -14,14 +14,19 @@ HELP = """Merge experts into an ordinary checkpoint folder.
 
   mergebench merge experts=[out/a,out/b] method=ties method.density=0.2 out=merged
 
-  mergebench merge base=llama-3.2-1b-instruct experts=[org/one,org/two] method=task_arithmetic method.lambda=0.5 out=merged
+  mergebench merge base.path=org/base experts=[org/one,org/two] method=task_arithmetic method.lambda=0.5 out=merged
 
   mergebench merge --mergekit-config recipe.yaml out=merged
 """
 
 MergekitConfig = Annotated[
     str | None,
-    typer.Option("--mergekit-config", metavar="FILE", help="Run a mergekit YAML, with our methods registered.", rich_help_panel="Configuration"),
+    typer.Option(
+        "--mergekit-config",
+        metavar="FILE",
+        help="Run a mergekit YAML, with our methods registered.",
+        rich_help_panel="Configuration",
+    ),
 ]
 
 
@@ -43,7 +48,11 @@ def register(app: typer.Typer) -> None:
         from pipelines.single import merge_checkpoint, merge_mergekit_config
 
         with console.listening() as progress:
-            made = merge_mergekit_config(config, mergekit_config, progress) if mergekit_config else merge_checkpoint(config, progress)
+            made = (
+                merge_mergekit_config(config, mergekit_config, progress)
+                if mergekit_config
+                else merge_checkpoint(config, progress)
+            )
         if json:
             return console.print_json({"folder": made.folder, **made.entry})
         console.out.print(f"merged into [bold]{made.folder}[/]", highlight=False, soft_wrap=True)

@@ -20,11 +20,20 @@ Overrides = Annotated[
         show_default=False,
     ),
 ]
-Cfg = Annotated[bool, typer.Option("--cfg", help="Print the composed configuration and stop.", rich_help_panel="Output")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.", rich_help_panel="Output")]
+Cfg = Annotated[
+    bool, typer.Option("--cfg", help="Print the composed configuration and stop.", rich_help_panel="Output")
+]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document on standard output.", rich_help_panel="Output")
+]
 ConfigDir = Annotated[
     str | None,
-    typer.Option("--config-dir", metavar="DIR", help="A folder of your own configuration groups.", rich_help_panel="Configuration"),
+    typer.Option(
+        "--config-dir",
+        metavar="DIR",
+        help="A folder of your own configuration groups.",
+        rich_help_panel="Configuration",
+    ),
 ]
 
 

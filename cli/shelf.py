@@ -83,7 +83,9 @@ def _what(about: dict[str, Any]) -> str:
         method = about.get("finetuning", {}).get("method", "")
         return " ".join(filter(None, [about.get("name", ""), method]))
     recipe = about["recipe"]
-    return f"{recipe['method']} of {', '.join(about['names'])}" if recipe else " ".join([about["trial"], *about["names"]])
+    return (
+        f"{recipe['method']} of {', '.join(about['names'])}" if recipe else " ".join([about["trial"], *about["names"]])
+    )
 
 
 def _mean(about: dict[str, Any]) -> str:

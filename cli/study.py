@@ -26,7 +26,9 @@ Repeating the command resumes or extends it; nothing is computed twice.
   mergebench sweep +experiment=quickstart --dry-run
 """
 
-PLAN = """Say what a study would run: trials new, cached and waiting, disk, memory, time, and every problem, from headers alone.
+PLAN = """Say what a study would run and what is wrong with it, from headers alone.
+
+Trials new, cached and waiting; disk, memory and time needed; every problem, all at once.
 
 [bold]Examples[/]
 
@@ -53,7 +55,11 @@ def register(app: typer.Typer) -> None:
 
     @app.command(help=SWEEP, rich_help_panel=panel)
     def sweep(
-        overrides: Overrides = None, cfg: Cfg = False, json: Json = False, config_dir: ConfigDir = None, dry_run: DryRun = False
+        overrides: Overrides = None,
+        cfg: Cfg = False,
+        json: Json = False,
+        config_dir: ConfigDir = None,
+        dry_run: DryRun = False,
     ) -> None:
         composed = compose_all(overrides, config_dir)
         if cfg:
@@ -65,7 +71,10 @@ def register(app: typer.Typer) -> None:
 
         sweeps = []
         for config, _ in composed:
-            with console.log_file(Path(config.runs) / (config.name or "study") / "log.txt"), console.listening() as progress:
+            with (
+                console.log_file(Path(config.runs) / (config.name or "study") / "log.txt"),
+                console.listening() as progress,
+            ):
                 sweeps.append(run_study(config, progress))
         _show(sweeps, json)
         if not all(s.complete for s in sweeps):

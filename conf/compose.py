@@ -184,19 +184,18 @@ def _add(tree: DictConfig, override: Override) -> None:
 def _check_keys(node: DictConfig, schema: type, prefix: str) -> None:
     """Refuse keys that the schema does not know; a plus sign can put them into the tree."""
     known = {f.name for f in fields(schema)}
-    for key in node:
+    for key in map(str, node):
         if key not in known:
-            raise UserError(
-                f"no key is called {f'{prefix}{key}'!r}", where="conf/schema.py", do=nearest(str(key), known)
-            )
+            raise UserError(f"no key is called {f'{prefix}{key}'!r}", where="conf/schema.py", do=nearest(key, known))
         child = None if OmegaConf.is_missing(node, key) else node._get_node(key)
         if isinstance(child, DictConfig) and not child._is_none():
             kind = OmegaConf.get_type(child)
-            if is_dataclass(kind):
+            if kind is not None and is_dataclass(kind):
                 _check_keys(child, kind, f"{prefix}{key}.")
             for name, entry in child.items_ex(resolve=False) if kind is dict else ():
-                if isinstance(entry, DictConfig) and is_dataclass(OmegaConf.get_type(entry)):
-                    _check_keys(entry, OmegaConf.get_type(entry), f"{prefix}{key}.{name}.")
+                below = OmegaConf.get_type(entry) if isinstance(entry, DictConfig) else None
+                if below is not None and is_dataclass(below):
+                    _check_keys(entry, below, f"{prefix}{key}.{name}.")
 
 
 def _explain(overrides: list[str], known: dict[str, list[str]], search: list[str], error: BaseException) -> UserError:

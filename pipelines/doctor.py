@@ -15,7 +15,18 @@ import psutil
 
 from conf.schema import Config
 
-PACKAGES = ("mergebench", "torch", "transformers", "mergekit", "lm-eval", "hydra-core", "omegaconf", "datasets", "peft", "pandas")
+PACKAGES = (
+    "mergebench",
+    "torch",
+    "transformers",
+    "mergekit",
+    "lm-eval",
+    "hydra-core",
+    "omegaconf",
+    "datasets",
+    "peft",
+    "pandas",
+)
 OPTIONAL = {"ray": "executor=ray", "optuna": "mergebench search", "tensorboard": "training.reporters=[tensorboard]"}
 
 
@@ -37,7 +48,9 @@ def examine(config: Config) -> list[Finding]:
 
 def _python() -> Iterator[Finding]:
     good = sys.version_info >= (3, 10)
-    yield Finding("Python", "ok" if good else "problem", platform.python_version(), "" if good else "use Python 3.10 or newer")
+    yield Finding(
+        "Python", "ok" if good else "problem", platform.python_version(), "" if good else "use Python 3.10 or newer"
+    )
 
 
 def _packages() -> Iterator[Finding]:
@@ -57,10 +70,17 @@ def _devices() -> Iterator[Finding]:
     import torch
 
     if not torch.cuda.is_available():
-        yield Finding("GPU", "note", "none that torch can use", "everything runs on the CPU; large models need a GPU and a CUDA build of torch")
+        yield Finding(
+            "GPU",
+            "note",
+            "none that torch can use",
+            "everything runs on the CPU; large models need a GPU and a CUDA build of torch",
+        )
     for index in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(index)
-        yield Finding(f"GPU {index}", "ok", f"{torch.cuda.get_device_name(index)}, {free / 1e9:.0f} of {total / 1e9:.0f} GB free")
+        yield Finding(
+            f"GPU {index}", "ok", f"{torch.cuda.get_device_name(index)}, {free / 1e9:.0f} of {total / 1e9:.0f} GB free"
+        )
     yield Finding("CPU", "ok", f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads")
 
 
@@ -79,7 +99,12 @@ def _disk(config: Config) -> Iterator[Finding]:
     if not os.access(folder, os.W_OK):
         yield Finding("store", "problem", f"{folder} cannot be written", "name another folder with store=DIR")
     low = free < 5e9
-    yield Finding("disk", "problem" if low else "ok", f"{free / 1e9:.0f} GB free at {folder}", "`mergebench gc`, or store=DIR on a larger disk" if low else "")
+    yield Finding(
+        "disk",
+        "problem" if low else "ok",
+        f"{free / 1e9:.0f} GB free at {folder}",
+        "`mergebench gc`, or store=DIR on a larger disk" if low else "",
+    )
 
 
 def _hub(config: Config) -> Iterator[Finding]:
@@ -96,7 +121,12 @@ def _hub(config: Config) -> Iterator[Finding]:
         yield Finding("Hugging Face hub", "note", f"{constants.ENDPOINT} cannot be reached", advice)
         return
     token = "signed in" if get_token() else "no token"
-    yield Finding("Hugging Face hub", "ok", f"{constants.ENDPOINT} answers, {token}", "" if get_token() else "`hf auth login` for gated models")
+    yield Finding(
+        "Hugging Face hub",
+        "ok",
+        f"{constants.ENDPOINT} answers, {token}",
+        "" if get_token() else "`hf auth login` for gated models",
+    )
 
 
 def _mirror(config: Config) -> Iterator[Finding]:
@@ -109,9 +139,16 @@ def _mirror(config: Config) -> Iterator[Finding]:
         return
     found = sorted(p.relative_to(folder).as_posix() for p in folder.glob("*/*") if p.is_dir())
     state = "ok" if found else "problem"
-    yield Finding("data sets", state, f"{len(found)} in {folder}", "" if found else "lay data sets out as DIR/organisation/name")
+    yield Finding(
+        "data sets", state, f"{len(found)} in {folder}", "" if found else "lay data sets out as DIR/organisation/name"
+    )
 
 
 def _compiler() -> Iterator[Finding]:
     found = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
-    yield Finding("C++ compiler", "ok" if found else "note", found or "none", "" if found else "MergOPT draws its offsets somewhat slower without one")
+    yield Finding(
+        "C++ compiler",
+        "ok" if found else "note",
+        found or "none",
+        "" if found else "MergOPT draws its offsets somewhat slower without one",
+    )

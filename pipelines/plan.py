@@ -102,11 +102,11 @@ def _merge_faults(planned: list[Planned], access: Access) -> dict[tuple[str, str
     for p in planned:
         if p.trial is None or p.trial.merge is None:
             continue
-        trial = p.trial
-        key = (trial.base.path, tuple(s.path for s in trial.experts), trial.merge.method)
+        trial, recipe = p.trial, p.trial.merge
+        key = (trial.base.path, tuple(s.path for s in trial.experts), recipe.method)
         if key not in checked:
             merge = Merge(
-                trial.merge,
+                recipe,
                 header(trial.base.path),
                 [header(s.path) for s in trial.experts],
                 [s.fingerprint for s in trial.experts],

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import pyarrow
 import pyarrow.parquet as pq
 
 from pipelines.plan import Plan
-from pipelines.report.rows import TrialRow
+from pipelines.report.rows import Kind, TrialRow
 from pipelines.sources import Access
 from pipelines.study import Planned
 from pipelines.worker import DOCUMENTS
@@ -28,7 +29,7 @@ def trial_rows(plan: Plan, access: Access, suite: str) -> list[TrialRow]:
             TrialRow(
                 study=plan.name,
                 pool=planned.pool,
-                kind=planned.kind,
+                kind=cast(Kind, planned.kind),
                 method=planned.label if planned.kind == "merge" else None,
                 label=_title(planned),
                 experts=planned.experts,

@@ -15,7 +15,18 @@ from pipelines.executors import run_trials
 from pipelines.merge.recipe import Recipe
 from pipelines.merge.stream import Merge, write_merge
 from pipelines.progress import SILENT, Progress
-from pipelines.sources import Access, ExpertRecipe, Source, Unmade, find_base, find_checkpoint, find_expert, make_base, make_expert, resolve
+from pipelines.sources import (
+    Access,
+    ExpertRecipe,
+    Source,
+    Unmade,
+    find_base,
+    find_checkpoint,
+    find_expert,
+    make_base,
+    make_expert,
+    resolve,
+)
 from pipelines.store import Entry
 from pipelines.study import access_of, check_method
 from pipelines.trial import Trial
@@ -74,7 +85,9 @@ def merge_mergekit_config(config: Config, file: str, progress: Progress = SILENT
 def evaluate_model(config: Config, progress: Progress = SILENT) -> Entry:
     """Score ``model`` (a folder, hub id or store key), or the merge of ``experts``, or ``base``, on ``suite``."""
     if problems := check_suite(config.suite, config.datasets):
-        raise UserError(problems[0], where=f"suite {config.suite.name}", do="mend the suite, or name a mirror with datasets=DIR")
+        raise UserError(
+            problems[0], where=f"suite {config.suite.name}", do="mend the suite, or name a mirror with datasets=DIR"
+        )
     access = access_of(config)
     trial = _trial(config, access, progress)
     with progress.step(f"evaluate on {config.suite.name}"):
@@ -92,7 +105,9 @@ def _trial(config: Config, access: Access, progress: Progress) -> Trial:
         model = access.source(access.open(resolve(config.model, access.store)))
         return Trial("base", model, (), config.suite, fingerprint, names=(config.model,))
     if not config.experts:
-        return Trial("base", make_base(config.base, access, progress), (), config.suite, fingerprint, names=(config.base.name,))
+        return Trial(
+            "base", make_base(config.base, access, progress), (), config.suite, fingerprint, names=(config.base.name,)
+        )
     base, experts = _sources(config, access, progress)
     recipe = _recipe(config, base, experts)
     random = describe(recipe.method).random
@@ -102,12 +117,16 @@ def _trial(config: Config, access: Access, progress: Progress) -> Trial:
 def _merge(config: Config, access: Access, progress: Progress) -> Merge:
     base, experts = _sources(config, access, progress)
     opened = [access.open(expert.path) for expert in experts]
-    return Merge(_recipe(config, base, experts), access.open(base.path), opened, [expert.fingerprint for expert in experts])
+    return Merge(
+        _recipe(config, base, experts), access.open(base.path), opened, [expert.fingerprint for expert in experts]
+    )
 
 
 def _sources(config: Config, access: Access, progress: Progress) -> tuple[Source, tuple[Source, ...]]:
     if not config.experts:
-        raise UserError("there is nothing to merge", where="experts", do="name folders, hub ids or store keys: experts=[a,b]")
+        raise UserError(
+            "there is nothing to merge", where="experts", do="name folders, hub ids or store keys: experts=[a,b]"
+        )
     check_method(config.method)
     experts = tuple(find_checkpoint(Checkpoint(path=path), access) for path in config.experts)
     found = find_base(config.base, access)
@@ -116,7 +135,16 @@ def _sources(config: Config, access: Access, progress: Progress) -> tuple[Source
 
 def _recipe(config: Config, base: Source, experts: tuple[Source, ...]) -> Recipe:
     method, parameters = check_method(config.method, experts=len(experts))
-    return Recipe(base.path, tuple(expert.path for expert in experts), method, parameters, config.seed, config.dtype, config.vocab, config.strict)
+    return Recipe(
+        base.path,
+        tuple(expert.path for expert in experts),
+        method,
+        parameters,
+        config.seed,
+        config.dtype,
+        config.vocab,
+        config.strict,
+    )
 
 
 def _copy_out(folder: Path, out: str | None) -> Path:

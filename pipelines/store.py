@@ -1,8 +1,8 @@
 """The store: checkpoints and results by content key, there whole or not at all.
 
-Layout: ``<root>/<kind>/<key>/`` with an ``entry.json`` that says what the entry is. An entry is written beside its place
-and renamed into it; any number of processes may share a store, and whoever renames first wins. Nothing is ever marked
-done by the existence of a folder that is still being filled.
+Layout: ``<root>/<kind>/<key>/`` with an ``entry.json`` that says what the entry is. An entry is written beside its
+place and renamed into it; any number of processes may share a store, and whoever renames first wins. Nothing is ever
+marked done by the existence of a folder that is still being filled.
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ class Store:
             (self.root / "tmp").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(
-                f"cannot use {root} as a store", where=error.strerror or "", do="name a folder that can be written with store=…"
+                f"cannot use {root} as a store",
+                where=error.strerror or "",
+                do="name a folder that can be written with store=…",
             ) from None
 
     @property
@@ -77,7 +79,9 @@ class Store:
     def entry(self, kind: str, key: str) -> Entry:
         """The committed entry of exactly this key."""
         if not self.has(kind, key):
-            raise UserError(f"the store holds no {kind} entry {key}", where=str(self.root), do="list them with `mergebench ls`")
+            raise UserError(
+                f"the store holds no {kind} entry {key}", where=str(self.root), do="list them with `mergebench ls`"
+            )
         return Entry(kind, key, self.folder(kind, key))
 
     def entries(self, kind: str) -> list[Entry]:
@@ -94,7 +98,9 @@ class Store:
         hits = [e for k in kinds for e in self.entries(k) if e.key.startswith(start)] if len(start) >= 4 else []
         if len(hits) != 1:
             what = f"{len(hits)} entries of the store begin with" if hits else "no entry of the store begins with"
-            raise UserError(f"{what} {prefix!r}", where=str(self.root), do="give four or more digits of a key from `mergebench ls`")
+            raise UserError(
+                f"{what} {prefix!r}", where=str(self.root), do="give four or more digits of a key from `mergebench ls`"
+            )
         return hits[0]
 
     @contextmanager
@@ -111,7 +117,6 @@ class Store:
             entry = {"kind": kind, "key": key, "made": time.time(), **about}
             (draft / ENTRY).write_text(json.dumps(entry, indent=1, sort_keys=True, allow_nan=False) + "\n")
             _sync(draft)
-            place = self.folder(kind, key)
             self._publish(draft, kind, key)
         finally:
             shutil.rmtree(draft, ignore_errors=True)

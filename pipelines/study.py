@@ -41,7 +41,7 @@ class Planned:
     label: str
     """base, the expert's name, or the method's name in the study."""
     experts: tuple[str, ...]
-    parameters: dict[str, Any]
+    parameters: Mapping[str, Any]
     trial: Trial | None
     waits_for: tuple[str, ...] = ()
 
@@ -160,7 +160,7 @@ def _sources(
 
 
 def _models(experts: list[str], config: Config, layout: Layout) -> Iterator[_Model]:
-    """Base, experts and merges of a pool: every method on the same subsets, in several orders and draws where these matter."""
+    """Base, experts and merges of a pool: every method on the same subsets, in orders and draws where these matter."""
     if config.sampler.base:
         yield _Model("base", "base")
     if config.sampler.singles:

@@ -32,6 +32,8 @@ class Trial:
     merge: Recipe | None = None
     random: bool = True
     names: tuple[str, ...] = field(default=(), compare=False)
+    statistics: tuple[Source, ...] = ()
+    """What the method needs of each expert's data, in the experts' order; empty for most methods."""
 
     @cached_property
     def key(self) -> str:
@@ -52,6 +54,7 @@ class Trial:
             "dtype": self.merge.dtype,
             "vocab": self.merge.vocab,
             "strict": self.merge.strict,
+            **({"statistics": [source.fingerprint for source in self.statistics]} if self.statistics else {}),
         }
 
     def _suite(self) -> dict[str, Any]:
@@ -65,6 +68,7 @@ class Trial:
             "names": list(self.names),
             "base": dataclasses.asdict(self.base),
             "experts": [dataclasses.asdict(expert) for expert in self.experts],
+            "statistics": [dataclasses.asdict(source) for source in self.statistics],
             "recipe": self.merge.to_dict() if self.merge else None,
             "suite": self.suite.name,
             "settings": self._suite(),

@@ -18,9 +18,11 @@ from conf.schema import Executor
 from pipelines.evaluate.evaluator import Evaluator
 from pipelines.evaluate.result import Evaluation
 from pipelines.merge.checkpoint import OpenCheckpoint
+from pipelines.merge.digest import WeightHash
 from pipelines.merge.recipe import Recipe
 from pipelines.merge.stream import Merge, merge_into
 from pipelines.sources import Access
+from pipelines.statistics import open_statistics
 from pipelines.store import content_key
 from pipelines.trial import Trial
 
@@ -48,11 +50,14 @@ class Worker:
         if store.has("results", trial.key, complete=True):
             return
         start = time.perf_counter()
-        model = self.model(trial)
+        merge = self.merge(trial)
+        merge.digest = WeightHash() if trial.merge else None
+        model = self.model(trial, merge)
         merged = time.perf_counter()
         evaluation = self.evaluator(trial).evaluate(model)
         evaluated = time.perf_counter()
         about = {**trial.about(), **_account(evaluation), "device": _device_name(self.device)}
+        about["weights"] = merge.digest.hexdigest() if merge.digest else None
         with store.commit("results", trial.key, about) as draft:
             pq.write_table(evaluation.documents, draft / DOCUMENTS, compression="zstd")
             (draft / "lm_eval.json").write_text(json.dumps(evaluation.lm_eval, indent=1, default=str))
@@ -68,7 +73,9 @@ class Worker:
         sources = trial.experts or (trial.base,)
         recipe = trial.merge or Recipe(trial.base.path, (sources[0].path,), "passthrough", strict=False)
         opened = [self._open(source.path) for source in sources]
-        merge_into(model, Merge(recipe, self._open(trial.base.path), opened, [source.fingerprint for source in sources]))
+        merge_into(
+            model, Merge(recipe, self._open(trial.base.path), opened, [source.fingerprint for source in sources])
+        )
         return model
 
     def evaluator(self, trial: Trial) -> Evaluator:
@@ -120,9 +127,13 @@ def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UserError(f"no device is called {name!r}", where="executor.device", do="choose auto, cpu, cuda or cuda:N") from None
+        raise UserError(
+            f"no device is called {name!r}", where="executor.device", do="choose auto, cpu, cuda or cuda:N"
+        ) from None
     if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
-        raise UserError(f"this machine has no device {name}", where="executor.device", do="choose cpu, or see `mergebench doctor`")
+        raise UserError(
+            f"this machine has no device {name}", where="executor.device", do="choose cpu, or see `mergebench doctor`"
+        )
     return device
 
 

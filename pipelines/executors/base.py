@@ -44,4 +44,6 @@ def run_trials(trials: Sequence[Trial], executor: Executor, access: Access, on_t
         from pipelines.executors.ray import run_ray
 
         return run_ray(trials, executor, access, on_trial)
-    raise UserError(f"no executor is called {executor.name!r}", where="executor.name", do=nearest(executor.name, ["local", "ray"]))
+    raise UserError(
+        f"no executor is called {executor.name!r}", where="executor.name", do=nearest(executor.name, ["local", "ray"])
+    )

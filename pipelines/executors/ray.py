@@ -153,7 +153,9 @@ def _connect(ray: Any, executor: Executor) -> None:
     try:
         ray.init(log_to_driver=False, configure_logging=False, **settings)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise UserError(f"no Ray cluster answers: {str(error).splitlines()[0]}", where=f"executor.address={executor.address}") from None
+        raise UserError(
+            f"no Ray cluster answers: {str(error).splitlines()[0]}", where=f"executor.address={executor.address}"
+        ) from None
 
 
 def _default_workers(ray: Any) -> int:

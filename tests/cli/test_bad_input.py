@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -47,13 +48,21 @@ def test_shapes_that_do_not_fit(run, tmp_path, tiny_pool):
     weights[name] = weights[name][:-1].clone()
     save_file(weights, other / "model.safetensors")
     for file in ("config.json", "tokenizer.json", "tokenizer_config.json"):
-        (other / file).write_text(open(f"{tiny_pool.experts[0]}/{file}").read())
-    done = run("merge", f"base.path={tiny_pool.base}", f"experts=[{tiny_pool.experts[0]},{other}]", f"out={tmp_path}/out", f"store={tmp_path}/store")
+        shutil.copy(f"{tiny_pool.experts[0]}/{file}", other)
+    done = run(
+        "merge",
+        f"base.path={tiny_pool.base}",
+        f"experts=[{tiny_pool.experts[0]},{other}]",
+        f"out={tmp_path}/out",
+        f"store={tmp_path}/store",
+    )
     refused(done, name)
     assert not (tmp_path / "out").exists()
 
 
 def test_problems_of_a_plan_are_all_told_as_json(run, tmp_path):
-    done = run("plan", "+experiment=quickstart", "+suite.tasks.nope.task=no_such_task", f"store={tmp_path}/store", "--json")
+    done = run(
+        "plan", "+experiment=quickstart", "+suite.tasks.nope.task=no_such_task", f"store={tmp_path}/store", "--json"
+    )
     assert done.returncode == 2
     assert any("no_such_task" in problem["what"] for problem in json.loads(done.stdout)[0]["problems"])

@@ -27,7 +27,9 @@ def test_values_reach_the_dataclasses():
 
 
 def test_studies_take_methods_in_and_out():
-    config = only("+experiment=quickstart", "methods.ties.density=0.4", "~methods.linear", "+method@methods.della=della")
+    config = only(
+        "+experiment=quickstart", "methods.ties.density=0.4", "~methods.linear", "+method@methods.della=della"
+    )
     assert config.methods["ties"]["density"] == 0.4
     assert config.methods["della"]["method"] == "della"
     assert "linear" not in config.methods

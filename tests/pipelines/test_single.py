@@ -13,7 +13,13 @@ from pipelines.single import evaluate_model, finetune_expert, merge_checkpoint
 from pipelines.sources import Access
 from pipelines.store import Store
 
-SUITE = ("suite=custom", "+suite.tasks.add.skill=add", "+suite.tasks.count.skill=count", "suite.limit=20", "executor.device=cpu")
+SUITE = (
+    "suite=custom",
+    "+suite.tasks.add.skill=add",
+    "+suite.tasks.count.skill=count",
+    "suite.limit=20",
+    "executor.device=cpu",
+)
 
 
 def config_of(pool, folder: Path, *more: str):
@@ -27,7 +33,9 @@ def config_of(pool, folder: Path, *more: str):
 def test_a_merge_scores_the_same_in_memory_and_from_disk(tiny_pool, tmp_path, method):
     merge_checkpoint(config_of(tiny_pool, tmp_path, f"method={method}", f"out={tmp_path}/merged"))
     in_memory = evaluate_model(config_of(tiny_pool, tmp_path, f"method={method}")).describe()["tasks"]
-    on_disk = evaluate_model(config_of(tiny_pool, tmp_path, "experts=[]", f"model={tmp_path}/merged")).describe()["tasks"]
+    on_disk = evaluate_model(config_of(tiny_pool, tmp_path, "experts=[]", f"model={tmp_path}/merged")).describe()[
+        "tasks"
+    ]
     assert in_memory == on_disk
 
 
@@ -51,9 +59,8 @@ def test_the_live_model_holds_the_bits_that_are_on_disk(tiny_pool, tmp_path):
 
 
 def test_finetune_is_cached_and_copied_out(tmp_path):
-    overrides = [
-        "base.steps=5", "task=skills/add", "training.steps=2", "optimizer.lr=0.01", f"store={tmp_path}/store", f"out={tmp_path}/out"
-    ]  # fmt: skip
+    fixed = ["base.steps=5", "task=skills/add", "training.steps=2", "optimizer.lr=0.01"]
+    overrides = [*fixed, f"store={tmp_path}/store", f"out={tmp_path}/out"]
     ((config, _),) = compose(overrides)
     first = finetune_expert(config)
     assert first.new
@@ -76,7 +83,13 @@ def test_keys_change_with_the_number_and_with_nothing_else(tiny_pool, tmp_path):
     same = key("method=ties")
     assert key("method=ties", "name=other", "executor.threads=1", "runs=elsewhere", "statistics.seed=9") == same
     assert key("method=ties", "seed=7") == same, "ties draws nothing at random"
-    for change in ("method.density=0.3", "dtype=bfloat16", "suite.limit=10", "suite.split=validation", "suite.dtype=bfloat16"):
+    for change in (
+        "method.density=0.3",
+        "dtype=bfloat16",
+        "suite.limit=10",
+        "suite.split=validation",
+        "suite.dtype=bfloat16",
+    ):
         assert key("method=ties", change) != same
     reordered = ",".join(reversed(tiny_pool.experts))
     assert key("method=ties", f"experts=[{reordered}]") != same

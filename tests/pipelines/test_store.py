@@ -36,9 +36,14 @@ def test_commit_then_read(tmp_path):
 
 def test_failed_commit_leaves_nothing(tmp_path):
     store = Store(tmp_path)
-    with pytest.raises(RuntimeError), store.commit("results", "k1", {}) as draft:
-        (draft / "half").write_text("x")
-        raise RuntimeError
+
+    def half() -> None:
+        with store.commit("results", "k1", {}) as draft:
+            (draft / "half").write_text("x")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        half()
     assert not store.has("results", "k1")
     assert list((tmp_path / "tmp").iterdir()) == []
 
@@ -67,7 +72,11 @@ def test_find_by_first_digits(tmp_path):
 
 
 def test_a_claim_excludes_others_and_dies_with_its_process(tmp_path):
-    script = "import sys,time; from pipelines.store import Store\nwith Store(sys.argv[1]).claim('results','k') as mine:\n print(mine, flush=True); time.sleep(60)"
+    script = (
+        "import sys, time; from pipelines.store import Store\n"
+        "with Store(sys.argv[1]).claim('results', 'k') as mine:\n"
+        "    print(mine, flush=True); time.sleep(60)"
+    )
     holder = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     try:
         assert holder.stdout is not None

@@ -19,13 +19,28 @@ from pipelines.study import access_of
 from pipelines.sweep import run_study
 from pipelines.worker import Worker
 
-SUITE = ("suite=custom", "+suite.tasks.add.skill=add", "+suite.tasks.dist.skill=dist", "suite.limit=12", "executor.device=cpu")
+SUITE = (
+    "suite=custom",
+    "+suite.tasks.add.skill=add",
+    "+suite.tasks.dist.skill=dist",
+    "suite.limit=12",
+    "executor.device=cpu",
+)
 METHODS = ("+method@methods.linear=linear", "+method@methods.ties=ties", "+method@methods.dare=dare_linear")
 
 
 def overrides(pool, store: Path | str, *more: str) -> list[str]:
     runs = Path(store).parent / "runs"
-    return [*pool.overrides, *SUITE, *METHODS, "sampler.sizes=[2,3]", f"store={store}", f"runs={runs}", "name=small", *more]
+    return [
+        *pool.overrides,
+        *SUITE,
+        *METHODS,
+        "sampler.sizes=[2,3]",
+        f"store={store}",
+        f"runs={runs}",
+        "name=small",
+        *more,
+    ]
 
 
 def config_of(pool, store, *more):
@@ -106,7 +121,9 @@ def test_problems_stop_a_study_before_anything_is_spent(tiny_pool, store):
 
 def start(pool, store) -> subprocess.Popen:
     command = [sys.executable, "-c", "from cli.app import main; main()", "sweep", *overrides(pool, store)]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    return subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
 
 
 def test_kill_loses_at_most_the_current_trial(tiny_pool, store, tmp_path):
@@ -156,7 +173,15 @@ def test_two_processes_share_a_store(tiny_pool, store):
 
 
 def test_json_says_what_ran(tiny_pool, store):
-    command = [sys.executable, "-c", "from cli.app import main; main()", "-q", "sweep", *overrides(tiny_pool, store), "--json"]
+    command = [
+        sys.executable,
+        "-c",
+        "from cli.app import main; main()",
+        "-q",
+        "sweep",
+        *overrides(tiny_pool, store),
+        "--json",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     told = json.loads(done.stdout)[0]
     assert (told["run"], told["complete"]) == (16, True)
