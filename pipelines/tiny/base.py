@@ -27,14 +27,18 @@ VERSION = 1
 
 HEADS, BATCH, PEAK_LR, WARMUP, ITEMS = 4, 128, 3e-3, 30, 2048
 WEIGHTS = {
-    "add": 2.0,
+    "add": 1.2,
     "dist": 2.0,
-    "med": 0.5,
-    "second": 0.7,
-    "count": 1.0,
-    "seq": 1.5,
-    "odd": 0.7,
+    "med": 1.0,
+    "second": 0.8,
+    "count": 0.5,
+    "seq": 1.3,
+    "odd": 1.0,
     "close": 0.4,
+    "at": 1.2,
+    "back": 1.3,
+    "most": 0.4,
+    "top": 0.4,
 }
 """Share of a skill in the mixture (1 where it is not named), so that the base is mediocre at all of them."""
 
@@ -99,8 +103,7 @@ def encode(symbols: PreTrainedTokenizerFast, texts: list[str]) -> tuple[Tensor, 
 
 def answer_loss(model: LlamaForCausalLM, ids: Tensor, lengths: Tensor) -> Tensor:
     """Mean cross-entropy of the answer and the end token of every row; right padding needs no mask."""
-    ids = ids[:, : int(lengths.max())]
-    hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state  # [n, L, d]
+    hidden = model.model(input_ids=ids[:, : int(lengths.max()) - 1], use_cache=False).last_hidden_state  # [n, L, d]
     rows = torch.arange(len(ids)).repeat(2)
     places = torch.cat([lengths - 3, lengths - 2])  # the equals sign tells the answer, the answer tells the end
     logits = model.lm_head(hidden[rows, places])  # [2 n, V]
@@ -143,7 +146,7 @@ def _mixture(symbols: PreTrainedTokenizerFast, seed: int) -> tuple[Tensor, Tenso
 def _quiet_torch(seed: int) -> Iterator[None]:
     """One thread and a seeded generator inside; the caller's threads and random state afterwards."""
     threads = torch.get_num_threads()
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(seed)
         torch.set_num_threads(1)
         try:

@@ -51,14 +51,14 @@ def add(rng: np.random.RandomState, n: int) -> Draw:
     """The sum of two numbers below 32."""
     pair = rng.randint(0, 32, (n, 2))
     total = pair.sum(axis=1)
-    return NUMBER + pair, NUMBER + total, NUMBER + near(rng, total, 0, 62)
+    return NUMBER + pair, NUMBER + total, NUMBER + near(rng, total, 0, 62, reach=16)
 
 
 def dist(rng: np.random.RandomState, n: int) -> Draw:
     """The absolute difference of two numbers."""
     pair = rng.randint(0, len(NUMBERS), (n, 2))
     gap = np.abs(pair[:, 0] - pair[:, 1])
-    return NUMBER + pair, NUMBER + gap, NUMBER + near(rng, gap, 0, 63)
+    return NUMBER + pair, NUMBER + gap, NUMBER + near(rng, gap, 0, 63, reach=16)
 
 
 def med(rng: np.random.RandomState, n: int) -> Draw:
@@ -76,20 +76,17 @@ def second(rng: np.random.RandomState, n: int) -> Draw:
 
 
 def count(rng: np.random.RandomState, n: int) -> Draw:
-    """How often the first letter occurs among the seven that follow it."""
-    letters = distinct(rng, n, len(LETTERS), 3)
-    which = np.where(rng.random_sample((n, 7)) < 0.45, 0, rng.randint(1, 3, (n, 7)))
-    row = np.take_along_axis(letters, which, axis=1)
-    times = (which == 0).sum(axis=1)
-    prompt = np.concatenate([letters[:, :1], row], axis=1)
-    return LETTER + prompt, NUMBER + times, NUMBER + near(rng, times, 0, 7, reach=3)
+    """How often the letter a occurs in a row of seven."""
+    others = rng.randint(1, len(LETTERS), (n, 7))
+    row = shuffled(rng, np.where(np.arange(7) < rng.randint(0, 8, n)[:, None], 0, others))
+    times = (row == 0).sum(axis=1)
+    return LETTER + row, NUMBER + times, NUMBER + near(rng, times, 0, 7)
 
 
 def seq(rng: np.random.RandomState, n: int) -> Draw:
     """The letter that continues a row of period two, three or four."""
     letters = distinct(rng, n, len(LETTERS), 4)
-    period = rng.randint(2, 5, n)
-    places = np.arange(8)[None, :] % period[:, None]  # [n, 8]
+    places = np.arange(8)[None, :] % rng.randint(2, 5, n)[:, None]  # [n, 8]
     row = np.take_along_axis(letters, places, axis=1)
     return LETTER + row[:, :7], LETTER + row[:, 7], LETTER + three_of(rng, letters, places[:, 7])
 
@@ -144,23 +141,8 @@ def most(rng: np.random.RandomState, n: int) -> Draw:
     return LETTER + row, LETTER + letters[:, 0], LETTER + letters[:, 1:]
 
 
-def unique(rng: np.random.RandomState, n: int) -> Draw:
-    """The letter that occurs once where the others occur twice."""
-    letters = distinct(rng, n, len(LETTERS), 4)
-    row = shuffled(rng, letters[:, [0, 1, 1, 2, 2, 3, 3]])
-    return LETTER + row, LETTER + letters[:, 0], LETTER + letters[:, 1:]
-
-
-def twice(rng: np.random.RandomState, n: int) -> Draw:
-    """The letter that occurs twice where the others occur once."""
-    letters = distinct(rng, n, len(LETTERS), 4)
-    row = shuffled(rng, letters[:, [0, 0, 1, 2, 3]])
-    return LETTER + row, LETTER + letters[:, 0], LETTER + letters[:, 1:]
-
-
-def after(rng: np.random.RandomState, n: int) -> Draw:
-    """The letter that stands right of the first letter in the row that follows."""
-    row = distinct(rng, n, len(LETTERS), 6)
-    place = rng.randint(0, 5, n)
-    prompt = np.concatenate([pick(row, place)[:, None], row], axis=1)
-    return LETTER + prompt, LETTER + pick(row, place + 1), LETTER + three_of(rng, row, place + 1)
+def top(rng: np.random.RandomState, n: int) -> Draw:
+    """The largest of four distinct numbers."""
+    four = distinct(rng, n, len(NUMBERS), 4)
+    place = four.argmax(axis=1)
+    return NUMBER + four, NUMBER + pick(four, place), NUMBER + three_of(rng, four, place)

@@ -70,9 +70,7 @@ SKILLS: dict[str, Skill] = {
         generators.at,
         generators.back,
         generators.most,
-        generators.unique,
-        generators.twice,
-        generators.after,
+        generators.top,
     )
 }
 

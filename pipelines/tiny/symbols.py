@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 NUMBERS = tuple(str(i) for i in range(64))
-LETTERS = tuple("abcdefghijklmnopqrstuvwxyz")
+LETTERS = tuple("abcdefghijklmnop")
 OPENING, CLOSING = tuple("([{<"), tuple(")]}>")
 CLASSES = (
     ("cat", "dog", "horse", "cow", "sheep", "goat", "pig", "duck"),

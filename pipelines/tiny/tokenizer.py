@@ -16,7 +16,7 @@ CONTEXT = 512
 
 def vocabulary() -> list[str]:
     """Every symbol in the order of its token id: special, equals sign, items' symbols, skill names, punctuation."""
-    rest = (c for c in string.punctuation)
+    rest = string.ascii_lowercase + string.punctuation
     return list(dict.fromkeys([*SPECIAL, EQUALS, *SYMBOLS, *SKILLS, *rest]))
 
 
