@@ -38,7 +38,14 @@ SEED = "seed"
 
 
 def run_mergekit_config(
-    file: Path, out: Path, progress: Progress = SILENT, *, seed: int = 0, device: str = "cpu", online: bool = True
+    file: Path,
+    out: Path,
+    progress: Progress = SILENT,
+    *,
+    seed: int = 0,
+    device: str = "cpu",
+    online: bool = True,
+    allow_pickle: bool = False,
 ) -> Path:
     """Run a mergekit YAML into the model folder ``out``.
 
@@ -52,10 +59,12 @@ def run_mergekit_config(
     for where, parameters in _parameter_tables(document):
         _check_parameters(method, parameters, f"{file}, {where}")
     local = _with_folders(document, online)
+    opened = {path: open_checkpoint(path, allow_pickle=allow_pickle) for path in _paths(local)}
     if merging.describe(method).prepares:
-        merge = Merge(*_plain(local, method, seed, file))
+        recipe = _plain(local, method, seed, file)
+        merge = Merge(recipe, opened[recipe.base], [opened[expert] for expert in recipe.experts])
         return write_merge(merge, out, progress, device=device)
-    size = max((open_checkpoint(path).size_bytes for path in _paths(local)), default=0)
+    size = max((checkpoint.size_bytes for checkpoint in opened.values()), default=0)
     with placed(Path(out).expanduser(), size) as beside, progress.step(f"mergekit: {method}") as step:
         _run(local, text, beside, seed, device)
         record = {"mergekit_config": document, "seed": seed}
@@ -172,8 +181,8 @@ def _paths(document: Mapping[str, Any]) -> set[str]:
     return found
 
 
-def _plain(document: Mapping[str, Any], method: str, seed: int, file: Path) -> tuple[Recipe, Any, list[Any]]:
-    """Recipe, base and experts of a configuration that is one list of models with plain values."""
+def _plain(document: Mapping[str, Any], method: str, seed: int, file: Path) -> Recipe:
+    """The recipe of a configuration that is one list of models with plain values."""
     shared = dict(document.get("parameters") or {})
     models = [
         m for m in document.get("models") or [] if m["model"] != document.get("base_model") or m.get("parameters")
@@ -192,7 +201,7 @@ def _plain(document: Mapping[str, Any], method: str, seed: int, file: Path) -> t
         standard = shared.get(name, defaults[name])
         shared[name] = [(model.get("parameters") or {}).get(name, standard) for model in models]
     tokenizer = document.get("tokenizer_source") or (document.get("tokenizer") or {}).get("source")
-    recipe = Recipe(
+    return Recipe(
         document["base_model"],
         tuple(model["model"] for model in models),
         method,
@@ -201,7 +210,6 @@ def _plain(document: Mapping[str, Any], method: str, seed: int, file: Path) -> t
         document.get("out_dtype") or document.get("dtype") or "auto",
         vocab=tokenizer or "error",
     )
-    return recipe, open_checkpoint(recipe.base), [open_checkpoint(expert) for expert in recipe.experts]
 
 
 def _run(document: Mapping[str, Any], source: str, out: Path, seed: int, device: str) -> None:

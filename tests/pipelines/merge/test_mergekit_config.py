@@ -123,6 +123,41 @@ def test_a_checkpoint_that_was_rewritten_is_read_anew(pool, tmp_path):
     assert_same(weights(run_mergekit_config(file, tmp_path / "two")), weights(expert))
 
 
+def test_an_adapter_written_mergekits_way(pool, tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    base, _ = pool
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(r=2, target_modules=["q_proj"]))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1)
+    model.save_pretrained(tmp_path / "lora")
+    fields = {
+        "merge_method": "linear",
+        "dtype": "float32",
+        "models": models([f"{base}+{tmp_path / 'lora'}"], weight=1.0),
+    }
+    out = run_mergekit_config(config_file(tmp_path, **fields), tmp_path / "out")
+    ours = dict(merge_of(base, [tmp_path / "lora"], "linear").tensors())
+    for name, tensor in weights(out).items():
+        torch.testing.assert_close(tensor, ours[name], rtol=1e-5, atol=1e-6)
+    assert not torch.equal(
+        ours["model.layers.0.self_attn.q_proj.weight"], weights(base)["model.layers.0.self_attn.q_proj.weight"]
+    )
+
+
+def test_pickled_weights_need_a_flag(pool, tmp_path):
+    base, _ = pool
+    pickled = tmp_path / "pickled"
+    shutil.copytree(base, pickled, ignore=shutil.ignore_patterns("*.safetensors"))
+    torch.save(weights(base), pickled / "pytorch_model.bin")
+    file = config_file(tmp_path, merge_method="linear", dtype="float32", models=models([pickled], weight=1.0))
+    with pytest.raises(UserError, match="pickled"):
+        run_mergekit_config(file, tmp_path / "out")
+    assert_same(weights(run_mergekit_config(file, tmp_path / "out", allow_pickle=True)), weights(base))
+
+
 class TestErrors:
     """What mergekit takes silently, or answers with a traceback."""
 
