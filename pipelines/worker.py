@@ -15,6 +15,7 @@ from torch import nn
 
 from conf.errors import UserError
 from conf.schema import Executor
+from pipelines.collect import open_statistics
 from pipelines.evaluate.evaluator import Evaluator
 from pipelines.evaluate.result import Evaluation
 from pipelines.merge.checkpoint import OpenCheckpoint
@@ -22,7 +23,6 @@ from pipelines.merge.digest import WeightHash
 from pipelines.merge.recipe import Recipe
 from pipelines.merge.stream import Merge, merge_into
 from pipelines.sources import Access
-from pipelines.statistics import open_statistics
 from pipelines.store import content_key
 from pipelines.trial import Trial
 
@@ -67,16 +67,24 @@ class Worker:
                 "commit": time.perf_counter() - evaluated,
             }
 
-    def model(self, trial: Trial) -> nn.Module:
+    def model(self, trial: Trial, merge: Merge | None = None) -> nn.Module:
         """The live model, holding the trial's weights."""
         model = self._live_model(trial.base.path, trial.suite.dtype)
+        merge_into(model, merge or self.merge(trial))
+        return model
+
+    def merge(self, trial: Trial) -> Merge:
+        """The trial's weights as a merge; those of a base or an expert as they are."""
         sources = trial.experts or (trial.base,)
         recipe = trial.merge or Recipe(trial.base.path, (sources[0].path,), "passthrough", strict=False)
-        opened = [self._open(source.path) for source in sources]
-        merge_into(
-            model, Merge(recipe, self._open(trial.base.path), opened, [source.fingerprint for source in sources])
+        return Merge(
+            recipe,
+            self._open(trial.base.path),
+            [self._open(source.path) for source in sources],
+            [source.fingerprint for source in sources],
+            base_id=trial.base.fingerprint,
+            statistics=[open_statistics(source) for source in trial.statistics] or None,
         )
-        return model
 
     def evaluator(self, trial: Trial) -> Evaluator:
         """The evaluator of the trial's suite and tokenizer, its requests already built."""

@@ -1,0 +1,25 @@
+"""Data statistics of experts that some merge methods need."""
+
+from pipelines.collect.find import (
+    Collected,
+    Subject,
+    check_collect,
+    find_statistic,
+    make_statistics,
+    need_statistics,
+    needed_kinds,
+    open_statistics,
+    statistics_for,
+)
+
+__all__ = [
+    "Collected",
+    "Subject",
+    "check_collect",
+    "find_statistic",
+    "make_statistics",
+    "need_statistics",
+    "needed_kinds",
+    "open_statistics",
+    "statistics_for",
+]

@@ -1,0 +1,101 @@
+"""Collecting one statistic: the expert live in memory, its examples one after another, the sums into the store."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from transformers import AutoTokenizer
+
+from conf.errors import UserError
+from conf.schema import Collect, Suite, Task, Training
+from mergeopt_core.geometry.information import diagonal_fisher, input_grams
+from pipelines.collect.find import FILE, Subject
+from pipelines.finetune.data import read_rows
+from pipelines.finetune.state import threads
+from pipelines.finetune.tokens import Example, encode
+from pipelines.sources import Access, Source
+from pipelines.trial import Trial
+from pipelines.worker import SMALL, Worker
+
+Statistic = tuple[dict[str, torch.Tensor], dict[str, str]]
+"""Tensors by parameter name, and names that share another one's tensor."""
+
+
+def collect_statistic(kind: str, base: Source, subject: Subject, key: str, worker: Worker, collect: Collect) -> None:
+    """Run the expert over its examples and commit the statistic; UserError where a number is not finite."""
+    assert subject.task is not None
+    access = worker.access
+    trial = Trial("expert", base, (subject.expert,), Suite(dtype="float32"), {})
+    model = worker.model(trial)
+    examples = _examples(model, base, subject.task, access, collect)
+    small = sum(p.numel() for p in model.parameters()) < SMALL
+    with threads(1 if small else worker.executor.threads):
+        try:
+            tensors, aliases = _fisher(model, examples, collect) if kind == "fisher" else _grams(model, examples)
+        except ValueError as error:
+            raise UserError(f"{kind} statistics of {subject.name}: {error}", where=subject.expert.path) from None
+    _check_names(tensors, subject, worker)
+    about = {
+        "name": subject.name,
+        "statistic": kind,
+        "task": subject.task.name or subject.task.skill or subject.task.path,
+        "expert": dataclasses.asdict(subject.expert),
+        "base": dataclasses.asdict(base),
+        "settings": dataclasses.asdict(collect),
+        "examples": len(examples),
+        "tokens": sum(len(e.ids) for e in examples),
+        "aliases": aliases,
+    }
+    with access.store.commit("statistics", key, about) as draft:
+        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, draft / FILE)
+        about["sha256"] = hashlib.sha256((draft / FILE).read_bytes()).hexdigest()
+
+
+def _examples(model: Any, base: Source, task: Task, access: Access, collect: Collect) -> list[Example]:
+    """Token ids with the start of each completion: a seeded choice of the task's training examples."""
+    rows = read_rows(task, collect.seed, access.datasets, access.online)
+    if len(rows) > collect.examples:
+        rows = random.Random(f"statistics {collect.seed}").sample(rows, collect.examples)
+    context = int(getattr(model.config, "max_position_embeddings", None) or 1 << 30)
+    return encode(rows, AutoTokenizer.from_pretrained(base.path), task, Training(truncate=True), context)
+
+
+def _check_names(tensors: Mapping[str, Any], subject: Subject, worker: Worker) -> None:
+    """UserError where the live model calls its weights otherwise than the checkpoint: a merge would not find them."""
+    checkpoint = worker.access.open(subject.expert.path)
+    unknown = [] if checkpoint.adapter else [name for name in tensors if name not in checkpoint.header]
+    if unknown:
+        what = f"the model calls its weights otherwise than the checkpoint does ({unknown[0]})"
+        raise UserError(what, where=subject.expert.path, do="save it anew with transformers' save_pretrained")
+
+
+def _fisher(model: Any, examples: Sequence[Example], collect: Collect) -> Statistic:
+    device = next(model.parameters()).device
+    generator = torch.Generator().manual_seed(collect.seed)
+
+    def log_likelihood(live: Any, example: Any) -> Any:
+        """Σ log p of the completion's tokens given what is before them: the data's own, or drawn from the model."""
+        ids = torch.tensor([example.ids], device=device)  # [1, T]
+        start = max(1, example.start)
+        scores = live(input_ids=ids, use_cache=False).logits[0, start - 1 : -1].float().log_softmax(-1)  # [C, V]
+        labels = ids[0, start:]  # [C]
+        if collect.labels == "sampled":
+            labels = torch.multinomial(scores.detach().exp().cpu(), 1, generator=generator)[:, 0].to(device)
+        return scores.gather(1, labels[:, None]).sum()
+
+    return diagonal_fisher(model, examples, log_likelihood), {}
+
+
+def _grams(model: Any, examples: Sequence[Example]) -> Statistic:
+    device = next(model.parameters()).device
+
+    def forward(live: Any, example: Any) -> None:
+        live(input_ids=torch.tensor([example.ids], device=device), use_cache=False)
+
+    return input_grams(model, examples, forward)
