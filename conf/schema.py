@@ -148,28 +148,6 @@ class Checkpoint:
 
 
 @dataclass
-class Pool:
-    """A base and its experts: found ones by path, made ones by task."""
-
-    base: Base = field(default_factory=Base)
-    """The base of all experts."""
-    experts: Dict[str, Checkpoint] = field(default_factory=dict)
-    """Experts that exist, by name."""
-    tasks: Dict[str, Task] = field(default_factory=dict)
-    """Experts that are fine-tuned here, one a task."""
-    finetuning: Dict[str, Any] = field(default_factory=lambda: {"method": "plain"})
-    """How the experts of `tasks` are trained: method and its parameters."""
-    optimizer: Optimizer = field(default_factory=Optimizer)
-    """Base optimizer of the experts of `tasks`."""
-    training: Training = field(default_factory=Training)
-    """Length, batch and precision of the experts of `tasks`."""
-    budget: float = 1.0
-    """Share of the tasks' epochs, or of training.steps, that is trained: 0.5 gives two passes a step the time of one."""
-    seed: int = 0
-    """Training seed of the experts of `tasks`."""
-
-
-@dataclass
 class SuiteTask:
     """One lm-eval task of a suite, with everything that fixes its number."""
 
@@ -219,6 +197,32 @@ class Suite:
     """Allow tasks that execute generated code."""
     seed: int = 1234
     """Seed of few-shot examples, limits and attacks."""
+
+
+@dataclass
+class Pool:
+    """A base and its experts: found ones by path, made ones by task."""
+
+    base: Base = field(default_factory=Base)
+    """The base of all experts."""
+    experts: Dict[str, Checkpoint] = field(default_factory=dict)
+    """Experts that exist, by name."""
+    tasks: Dict[str, Task] = field(default_factory=dict)
+    """Experts that are fine-tuned here, one a task."""
+    finetuning: Dict[str, Any] = field(default_factory=lambda: {"method": "plain"})
+    """How the experts of `tasks` are trained: method and its parameters."""
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    """Base optimizer of the experts of `tasks`."""
+    training: Training = field(default_factory=Training)
+    """Length, batch and precision of the experts of `tasks`."""
+    budget: float = 1.0
+    """Share of the tasks' epochs, or of training.steps, that is trained: 0.5 gives two passes a step the time of one."""
+    seed: int = 0
+    """Training seed of the experts of `tasks`."""
+    suite: Optional[Suite] = None
+    """What this pool alone is scored on; takes the place of the study's suite."""
+    reference: Optional[str] = None
+    """Pool that this one is compared with; default: the first one of the same base."""
 
 
 @dataclass
@@ -290,6 +294,51 @@ class Statistics:
 
 
 @dataclass
+class Collect:
+    """How what `fisher` and `regmean` need of each expert's data is collected."""
+
+    kinds: List[str] = field(default_factory=lambda: ["fisher", "gram"])
+    """What `mergebench statistics` collects: fisher (diagonal Fisher information), gram (XᵀX of layer inputs)."""
+    examples: int = 256
+    """Training examples of the expert's task at most: a seeded choice."""
+    labels: str = "sampled"
+    """Labels of the Fisher information: sampled (from the model, the definition) or data (the empirical one)."""
+    task: Optional[str] = None
+    """Name of the task whose statistics are taken, for a found expert of which the store holds several."""
+    seed: int = 0
+    """Seed of the choice of examples and of sampled labels."""
+
+
+@dataclass
+class Search:
+    """A search for a merge method's parameters, on a split that is not the one reported."""
+
+    sampler: str = "tpe"
+    """random, grid, tpe or cmaes."""
+    trials: Optional[int] = 30
+    """Configurations that are scored; empty with sampler=grid: the whole grid."""
+    space: Dict[str, Any] = field(default_factory=dict)
+    """What is searched, by parameter: {low, high}, with log: true, step: s or beta: [a, b]; or {choices: […]}; with
+    per_expert: true each expert has a value of its own. Empty: the usual ranges of the method's main parameters."""
+    points: int = 5
+    """Grid: values of a range that names no step."""
+    startup: int = 10
+    """tpe and cmaes: configurations drawn at random before the sampler learns from them."""
+    batch: int = 1
+    """tpe and cmaes: configurations that are proposed and scored together (for several workers)."""
+    split: str = "validation"
+    """Split that configurations are chosen on."""
+    report: str = "test"
+    """Split that the chosen one is scored on, once."""
+    force: bool = False
+    """Allow the same split for both; the result is then labelled as tuned on what it reports."""
+    top: int = 5
+    """Best configurations that are shown."""
+    seed: int = 0
+    """Seed of the sampler."""
+
+
+@dataclass
 class Config:
     """The root of the configuration; each command reads the part it needs."""
 
@@ -338,6 +387,10 @@ class Config:
     """The small world that the study is run in, if any: +scale=tiny (sweep)."""
     statistics: Statistics = field(default_factory=Statistics)
     """Intervals and tests (sweep, report)."""
+    collect: Collect = field(default_factory=Collect)
+    """Data statistics for fisher and regmean (statistics, sweep)."""
+    search: Search = field(default_factory=Search)
+    """What is tuned, how and on which split (search)."""
     keep: str = "none"
     """Merged checkpoints kept on disk: none, best or all (sweep)."""
 
