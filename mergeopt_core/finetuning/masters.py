@@ -46,8 +46,7 @@ class MasterWeights(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group, view in zip(self.base.param_groups, self.param_groups):
-            group.update({k: v for k, v in view.items() if k != "params"})
+        self._pass_on()
         for p, master in self._pairs:
             master.grad = None if p.grad is None else p.grad.float()
         self.base.step()
@@ -56,8 +55,14 @@ class MasterWeights(Optimizer):
             p.copy_(master)
         return loss
 
+    def _pass_on(self) -> None:
+        """Tell the base optimizer what a schedule wrote into this one's groups."""
+        for group, view in zip(self.base.param_groups, self.param_groups):
+            group.update({k: v for k, v in view.items() if k != "params"})
+
     def state_dict(self) -> dict[str, Any]:
         """The base optimizer's state dict, and the masters' values."""
+        self._pass_on()
         return {**self.base.state_dict(), "masters": [m.detach() for _, m in self._pairs]}
 
     @torch.no_grad()

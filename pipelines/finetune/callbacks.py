@@ -1,4 +1,4 @@
-"""What happens around the Trainer's steps: moving the weights, telling the listener, stopping at NaN."""
+"""What happens around the Trainer's steps: moving the weights, telling the listener, keeping the metrics."""
 
 from __future__ import annotations
 
@@ -11,8 +11,15 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from conf.errors import UserError
 from pipelines.progress import Step
+
+
+class NotFiniteError(ArithmeticError):
+    """A loss or gradient norm that is no number, and the optimizer step that it belongs to."""
+
+    def __init__(self, what: str, value: float, step: int):
+        super().__init__(f"the {what} became {value} at step {step}")
+        self.step = step
 
 
 class PerturbationCallback(TrainerCallback):
@@ -36,22 +43,26 @@ class PerturbationCallback(TrainerCallback):
 class MetricsCallback(TrainerCallback):
     """Writes ``metrics.jsonl`` and reports loss, learning rate, tokens a second, time left and memory."""
 
-    def __init__(self, file: Path, step: Step, optimizer: Any):
-        self.file, self.step, self.optimizer = file, step, optimizer
-        self.tokens, self.begun = 0, 0.0
+    def __init__(self, file: Path | None, step: Step, trainer: Any):
+        self.file, self.step, self.trainer = file, step, trainer
+        self.begun = 0.0
+        self.first = (0, 0)
+        """Step and tokens that this call began with."""
         self.last: dict[str, Any] = {}
-        self._first = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Start the clock; after a resume, drop what the interrupted run wrote beyond its checkpoint."""
-        self.begun, self._first = time.perf_counter(), state.global_step
-        kept = []
-        if self.file.exists() and state.global_step:
-            lines = self.file.read_text().splitlines()
-            kept = [line for line in lines if json.loads(line)["step"] <= state.global_step]
+        """Start the clock; after a resume, keep what the interrupted run wrote up to its checkpoint."""
+        self.begun = time.perf_counter()
+        kept: list[dict[str, Any]] = []
+        if self.file and self.file.exists() and state.global_step:
+            rows = [json.loads(line) for line in self.file.read_text().splitlines()]
+            kept = [row for row in rows if row["step"] <= state.global_step]
         if kept:
+            self.last, self.trainer.tokens = kept[-1], kept[-1]["tokens"]
             self.step.advance(state.global_step)
-        self.file.write_text("".join(line + "\n" for line in kept))
+        self.first = (state.global_step, self.trainer.tokens)
+        if self.file:
+            self.file.write_text("".join(json.dumps(row) + "\n" for row in kept))
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         """One line of metrics, one advance of the listener."""
@@ -59,21 +70,30 @@ class MetricsCallback(TrainerCallback):
             return
         seconds = time.perf_counter() - self.begun
         row = {"step": state.global_step, "loss": logs["loss"], "lr": logs["learning_rate"]}
-        if "grad_norm" in logs:
-            row["grad_norm"] = logs["grad_norm"]
-        offset = getattr(self.optimizer, "last_offset", None)
-        if offset is not None and hasattr(offset, "alpha"):
-            row |= {"alpha": offset.alpha, "tasks": offset.tasks}
-        row |= {"tokens": int(self.tokens), "seconds": round(seconds, 3)}
-        with self.file.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        row |= {"grad_norm": logs["grad_norm"]} if "grad_norm" in logs else {}
+        row |= self._method() | {"tokens": self.trainer.tokens, "seconds": round(seconds, 3)}
+        if self.file:
+            with self.file.open("a") as file:
+                file.write(json.dumps(row) + "\n")
         self.last = row
-        done = state.global_step - self._first
-        eta = seconds / done * (state.max_steps - state.global_step)
+        if not math.isfinite(row.get("grad_norm", 0.0)):
+            raise NotFiniteError("gradient's norm", row["grad_norm"], state.global_step)
+        left = state.max_steps - state.global_step
+        rate = (self.trainer.tokens - self.first[1]) / max(seconds, 1e-9)
         self.step.advance(
-            args.logging_steps, loss=row["loss"], lr=row["lr"], tokens_per_second=int(self.tokens) / seconds,
-            eta=eta, memory=memory(),
+            loss=row["loss"], lr=row["lr"], tokens_per_second=rate,
+            eta=seconds / max(state.global_step - self.first[0], 1) * left, memory=memory(),
         )  # fmt: skip
+
+    def _method(self) -> dict[str, Any]:
+        """What the method tells of its latest step."""
+        method = self.trainer.method
+        row: dict[str, Any] = {}
+        if (offset := getattr(method, "last_offset", None)) is not None:
+            row |= {"alpha": offset.alpha, "tasks": offset.tasks, "offset_seed": offset.seed}
+        if (shortfall := getattr(method, "last_shortfall", None)) is not None:
+            row |= {"loss_sampled": shortfall.sampled, "loss_worst": shortfall.worst}
+        return row
 
 
 def memory() -> int:
@@ -83,16 +103,3 @@ def memory() -> int:
     import psutil
 
     return int(psutil.Process().memory_info().rss)
-
-
-def check_loss(loss: float, step: int, kept: str) -> None:
-    """Stop where the loss is no number.
-
-    Raises:
-        UserError: Naming the step and where the last good weights are.
-    """
-    if not math.isfinite(loss):
-        raise UserError(
-            f"the loss became {loss} at step {step}", where=kept,
-            do="lower optimizer.lr, set training.clip, or look at the data of that step",
-        )  # fmt: skip

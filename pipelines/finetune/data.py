@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -99,30 +101,48 @@ def _check_format(file: Path) -> None:
 
 def _read_file(file: Path) -> Iterator[tuple[int, Row]]:
     """Rows with the line or row number that an error would name."""
-    if file.suffix == ".jsonl":
-        yield from _read_jsonl(file)
-        return
-    import pandas as pd
-
-    readers: dict[str, Any] = {".json": pd.read_json, ".csv": pd.read_csv, ".parquet": pd.read_parquet}
+    readers = {".jsonl": _read_jsonl, ".json": _read_json, ".csv": _read_csv, ".parquet": _read_parquet}
     try:
-        frame = readers[file.suffix](file)
-    except pd.errors.EmptyDataError:
+        yield from readers[file.suffix](file)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file.name} is not UTF-8", where=f"byte {error.start}", do="save it as UTF-8") from None
+
+
+def _read_json(file: Path) -> Iterator[tuple[int, Row]]:
+    text = file.read_text(encoding="utf-8")
+    if not text.strip():
         return
-    except Exception as error:
+    try:
+        rows = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{file.name} is no JSON", where=f"line {error.lineno}", do=f"mend it: {error.msg}") from None
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise UserError(
+            f"{file.name} is no list of objects", where=str(file), do="write [{…}, {…}], or one {…} a line as .jsonl"
+        )
+    yield from enumerate(rows, 1)
+
+
+def _read_csv(file: Path) -> Iterator[tuple[int, Row]]:
+    with file.open(encoding="utf-8-sig", newline="") as lines:
+        reader = csv.DictReader(lines)
+        for row in reader:
+            yield reader.line_num, {str(k): v for k, v in row.items()}
+
+
+def _read_parquet(file: Path) -> Iterator[tuple[int, Row]]:
+    import pyarrow.parquet as pq
+    from pyarrow import ArrowException
+
+    try:
+        rows = pq.read_table(file).to_pylist()
+    except (ArrowException, OSError) as error:
         raise UserError(f"cannot read {file.name}", where=str(error).splitlines()[0], do="check the file") from None
-    for i, row in enumerate(frame.to_dict("records")):
-        yield i + 1, {str(k): v for k, v in row.items()}
+    yield from enumerate(rows, 1)
 
 
 def _read_jsonl(file: Path) -> Iterator[tuple[int, Row]]:
-    import json
-
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file.name} is not UTF-8", where=f"byte {error.start}", do="save it as UTF-8") from None
-    for i, line in enumerate(lines, 1):
+    for i, line in enumerate(file.read_text(encoding="utf-8").split("\n"), 1):
         if not line.strip():
             continue
         try:
@@ -149,6 +169,7 @@ def _columns(row: Row, task: Task, where: str) -> Row:
     for name, value in out.items():
         if not isinstance(value, str):
             raise UserError(f"the {name} is no text but {value!r}", where=where, do="give text in every row")
+    out["prompt"] += task.separator
     if not out["completion"].strip():
         raise UserError("the completion is empty", where=where, do="leave the row out, or fill it in")
     return out

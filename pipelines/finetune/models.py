@@ -1,7 +1,8 @@
-"""The base as float32 master weights, and the expert as an ordinary checkpoint of the base's dtype."""
+"""The base ready for training, and the expert as an ordinary checkpoint of the base's dtype."""
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 
 from conf.errors import UserError
+from conf.schema import Training
 
 TOKENIZER_FILES = (
     "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "*.model", "chat_template*",
@@ -18,13 +20,14 @@ TOKENIZER_FILES = (
 
 @dataclass
 class Loaded:
-    """A base ready for training."""
+    """A base ready for training; ``model`` becomes the expert."""
 
     model: Any
     tokenizer: Any
     folder: Path
     dtype: torch.dtype
     device: str
+    cache: bool
 
     @property
     def context(self) -> int:
@@ -37,33 +40,93 @@ class Loaded:
         pad = self.tokenizer.pad_token_id
         return int(self.tokenizer.eos_token_id if pad is None else pad)
 
+    @property
+    def size(self) -> int:
+        """Bytes of the expert on disk."""
+        return sum(p.numel() for p in self.model.parameters()) * self.dtype.itemsize
+
     def save(self, out: Path) -> None:
         """Write weights in the base's dtype, config, generation config and the base's own tokenizer files."""
-        model = self.model.to("cpu", self.dtype)
-        model.config.use_cache = True
+        model = self.model
+        if hasattr(model, "merge_and_unload"):
+            model = model.merge_and_unload()
+        model = model.to("cpu", self.dtype)
+        model.config.use_cache = self.cache
         model.save_pretrained(out)
+        model.config.use_cache = False
+        umask = os.umask(0)
+        os.umask(umask)
+        for file in out.glob("*.safetensors"):
+            file.chmod(0o666 & ~umask)
         for pattern in TOKENIZER_FILES:
             for file in self.folder.glob(pattern):
                 shutil.copyfile(file, out / file.name)
 
 
-def load(folder: Path) -> Loaded:
-    """Load a checkpoint folder for training, in float32.
+def load(folder: Path, training: Training, method: str) -> Loaded:
+    """Load a checkpoint folder for training: float32 weights, or bf16 ones where float32 masters are kept.
 
     Raises:
-        UserError: A folder that transformers cannot load.
+        UserError: A folder that transformers cannot load, or options that do not go together.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    check_options(training, method)
+    half = training.precision == "bf16_masters"
     try:
-        config = AutoConfig.from_pretrained(folder)
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16 if half else torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except (OSError, ValueError, KeyError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
             f"cannot load the base from {folder}", where=reason, do="give a transformers checkpoint"
         ) from None
+    cache = bool(getattr(model.config, "use_cache", True))
     model.config.use_cache = False
-    dtype = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
-    return Loaded(model, tokenizer, folder, dtype, "cuda" if torch.cuda.is_available() else "cpu")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    loaded = Loaded(model, tokenizer, folder, _dtype(folder), device, cache)
+    _set_up(loaded, training, method)
+    return loaded
+
+
+def _set_up(loaded: Loaded, training: Training, method: str) -> None:
+    if training.gradient_checkpointing:
+        loaded.model.gradient_checkpointing_enable({"use_reentrant": False})
+    if training.lora.rank:
+        from pipelines.finetune.lora import adapt
+
+        loaded.model = adapt(loaded.model, training.lora)
+    if method == "tangent":
+        from pipelines.finetune.linear import linearise
+
+        linearise(loaded.model)
+
+
+def check_options(training: Training, method: str) -> None:
+    """Refuse options that mean nothing, or nothing together.
+
+    Raises:
+        UserError: Naming the option.
+    """
+    from pipelines.finetune.schedule import check_training
+
+    check_training(training)
+    if method != "tangent":
+        return
+    for wrong, name in (
+        (training.lora.rank > 0, "lora"),
+        (training.gradient_checkpointing, "gradient_checkpointing"),
+        (training.precision != "float32", f"precision={training.precision}"),
+    ):
+        if wrong:
+            raise UserError(
+                "the tangent space takes all weights in float32", where=f"training.{name}", do="leave it out"
+            )
+
+
+def _dtype(folder: Path) -> torch.dtype:
+    """The dtype that the base's weights are stored in."""
+    from transformers import AutoConfig
+
+    dtype = AutoConfig.from_pretrained(folder).dtype
+    return dtype if isinstance(dtype, torch.dtype) else torch.float32

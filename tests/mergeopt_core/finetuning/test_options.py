@@ -224,9 +224,11 @@ def test_masters_train_in_float32_and_move_without_a_copy():
 
     mse_loss(a(x), y).backward()
     plain.step()
+    plain.param_groups[0]["lr"] = 0.5  # as a schedule would
     again = MasterWeights(torch.optim.AdamW(copy.deepcopy(a).parameters(), lr=1e-4))
     again.load_state_dict(plain.state_dict())
     assert same(list(again.masters.values()), list(plain.masters.values()))
+    assert again.param_groups[0]["lr"] == again.base.param_groups[0]["lr"] == 0.5
 
 
 def test_patterns_choose_what_moves():

@@ -1,0 +1,83 @@
+"""The model card of an expert."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from conf.schema import Optimizer, Task, Training
+
+PACKAGES = ("mergebench", "torch", "transformers", "accelerate", "peft", "tokenizers", "datasets")
+LABELS = {
+    "plain": "plain fine-tuning",
+    "mergopt": "MergOPT: gradients at θ + (Kα − 1) z",
+    "released": "MergOPT as released: plain fine-tuning at a constant learning rate, no perturbation",
+    "sam": "SAM: gradients at θ + ρ g / ‖g‖",
+    "asam": "ASAM: gradients at θ + ρ T² g / ‖T g‖",
+    "tangent": "training in the tangent space at the base",
+}
+
+
+def write_card(
+    out: Path, name: str, base: str, task: Task, method: dict[str, Any], optimizer: Optimizer, training: Training,
+    seed: int, summary: dict[str, Any],
+) -> None:  # fmt: skip
+    """Write ``README.md``: what the expert was trained on, how, with which seed and versions."""
+    label = LABELS["released" if method.get("mode") == "released" else method["method"]]
+    tables = [
+        ("Method", {k: v for k, v in method.items() if k != "method"}),
+        ("Optimizer", asdict(optimizer)),
+        ("Training", {k: v for k, v in asdict(training).items() if v is not None}),
+        ("Result", summary),
+        ("Versions", _versions()),
+    ]
+    lines = [
+        "---", "library_name: transformers", "pipeline_tag: text-generation",
+        "tags: [mergebench, model-merging, expert]", "---", "", f"# {name}", "",
+        f"An expert for merging: {base} fine-tuned on {_data(task)}.", "",
+        f"- task: {task.name}", f"- base: {base}", f"- method: {method['method']} ({label})", f"- seed: {seed}",
+    ]  # fmt: skip
+    for title, values in tables:
+        if values:
+            lines += [
+                "",
+                f"## {title}",
+                "",
+                "| | |",
+                "|---|---|",
+                *(f"| {k} | {_cell(v)} |" for k, v in values.items()),
+            ]
+    (out / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _cell(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, (list, dict)) else str(value)
+
+
+def _data(task: Task) -> str:
+    if task.skill:
+        return f"the generated skill {task.skill}"
+    parts: Sequence[str | None] = (Path(task.path or "").name if task.path else None, task.subset, task.split)
+    return " / ".join(p for p in parts if p)
+
+
+def base_name(base: Path) -> str:
+    """A hub id where the folder is a snapshot of the hub's cache, else the folder's name."""
+    for part in base.parts:
+        if part.startswith("models--"):
+            return part.removeprefix("models--").replace("--", "/")
+    return base.name
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
