@@ -49,7 +49,7 @@ def _small(pool: DictConfig, scale: DictConfig) -> DictConfig:
     small.optimizer.momentum = pool.optimizer.momentum
     small.optimizer.lr = _times(pool.optimizer.lr, scale.lr)
     small.training.batch_size = max(1, round(pool.training.batch_size * pool.training.accumulation * scale.batch_size))
-    small.budget, small.seed = pool.budget, pool.seed
+    small.budget, small.seed, small.reference = pool.budget, pool.seed, pool.reference
     own = [task.finetuning for task in pool.tasks.values()]
     for k, task in enumerate(small.tasks.values()):
         task.finetuning = _in_units(own[k % len(own)], scale.offset)

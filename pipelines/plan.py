@@ -9,7 +9,8 @@ from typing import Any
 import psutil
 
 from conf.errors import UserError
-from conf.schema import Config
+from conf.schema import Config, Suite
+from pipelines.collect import open_statistics
 from pipelines.evaluate import check_suite
 from pipelines.merge.stream import Merge
 from pipelines.sources import Access
@@ -67,8 +68,7 @@ def make_plan(config: Config, access: Access) -> Plan:
     check_study(config)
     layout = lay_out(config, access)
     plan = Plan(config.name or "study", layout)
-    found = [text for suite in suites(config) for text in check_suite(suite, config.datasets)]
-    plan.problems += [Problem(f"suite {config.suite.name}", text) for text in dict.fromkeys(found)]
+    plan.problems += _suite_problems(config)
     faults = _merge_faults(layout.planned, access)
     seen: set[str] = set()
     for planned in layout.planned:
@@ -87,6 +87,15 @@ def make_plan(config: Config, access: Access) -> Plan:
     plan.problems += list(dict.fromkeys(problem for found in faults.values() for problem in found))
     plan.resources = _resources(config, access, plan)
     return plan
+
+
+def _suite_problems(config: Config) -> list[Problem]:
+    """What is wrong with the suites that the pools are scored on; each suite is looked at once."""
+    distinct: list[Suite] = []
+    for pool in config.pools.values():
+        distinct += [suite for suite in suites(config, pool) if suite not in distinct]
+    found = [Problem(f"suite {suite.name}", text) for suite in distinct for text in check_suite(suite, config.datasets)]
+    return list(dict.fromkeys(found))
 
 
 def _merge_faults(planned: list[Planned], access: Access) -> dict[tuple[str, str, tuple[str, ...]], list[Problem]]:
@@ -110,6 +119,7 @@ def _merge_faults(planned: list[Planned], access: Access) -> dict[tuple[str, str
                 header(trial.base.path),
                 [header(s.path) for s in trial.experts],
                 [s.fingerprint for s in trial.experts],
+                statistics=[open_statistics(s) for s in trial.statistics] or None,
             )
             checked[key] = [Problem(f"{p.pool}: {q.who} {q.tensor}".strip(), q.what, q.do) for q in merge.problems()]
         faults[(p.pool, p.label, p.experts)] = checked[key]

@@ -16,7 +16,7 @@ from pipelines.study import Planned
 from pipelines.worker import DOCUMENTS
 
 
-def trial_rows(plan: Plan, access: Access, suite: str) -> list[TrialRow]:
+def trial_rows(plan: Plan, access: Access) -> list[TrialRow]:
     """One row for each model of the study whose result the store holds; documents are read when asked for."""
     rows = []
     for planned in plan.layout.planned:
@@ -38,9 +38,11 @@ def trial_rows(plan: Plan, access: Access, suite: str) -> list[TrialRow]:
                 scores={name: task["value"] for name, task in tasks.items()},
                 n={name: task["n"] for name, task in tasks.items()},
                 documents=_reader(entry.folder / DOCUMENTS),
-                suite=suite,
+                suite=planned.trial.suite.name,
                 seconds=about.get("seconds", {}),
                 attack=planned.trial.suite.attack,
+                base=planned.trial.base.fingerprint,
+                reference=plan.layout.references.get(planned.pool),
             )
         )
     return rows

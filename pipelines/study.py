@@ -14,6 +14,7 @@ from typing import Any
 from conf.errors import UserError, nearest
 from conf.schema import Config, Pool, Suite
 from mergeopt_core.merging.mergekit_api import check_parameters, describe, names
+from pipelines.collect import Subject, check_collect, find_statistic, make_statistics, needed_kinds, pool_subjects
 from pipelines.evaluate import suite_fingerprint
 from pipelines.merge.recipe import Recipe
 from pipelines.progress import SILENT, Progress
@@ -30,6 +31,12 @@ from pipelines.sources import (
 )
 from pipelines.subsets import draw_orders, draw_subsets
 from pipelines.trial import Trial
+
+KEEP = ("none", "best", "all")
+"""Which merged checkpoints a study leaves on disk."""
+
+Collected = dict[str, Source | Unmade | None]
+"""A statistic by expert: there, to be made, or unknown."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +60,8 @@ class Layout:
     planned: list[Planned] = field(default_factory=list)
     unmade: list[Unmade] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    references: dict[str, str] = field(default_factory=dict)
+    """Pools that are compared with a pool of their choice."""
 
     @property
     def trials(self) -> list[Trial]:
@@ -83,16 +92,25 @@ def check_study(config: Config) -> None:
             )
         if not pool.experts and not pool.tasks:
             raise UserError(f"pool {name} has no experts", where=f"pools.{name}", do="give it experts or tasks")
+        if pool.reference is not None and pool.reference not in config.pools:
+            where = f"pools.{name}.reference"
+            raise UserError(
+                f"no pool is called {pool.reference!r}", where=where, do=nearest(pool.reference, config.pools)
+            )
+    if config.keep not in KEEP:
+        raise UserError(f"keep={config.keep} is no choice", where="keep", do=nearest(config.keep, KEEP))
+    check_collect(config.collect)
     if config.sampler.draws < 1:
         raise UserError("a random method merges at least once", where="sampler.draws", do="give it 1 or more")
     for label, method in config.methods.items():
         check_method(method, where=f"methods.{label}")
 
 
-def suites(config: Config) -> list[Suite]:
-    """The study's suite, then the same suite under each further attack."""
-    attacks = dict.fromkeys([config.suite.attack, *config.attacks])
-    return [dataclasses.replace(config.suite, attack=attack) for attack in attacks]
+def suites(config: Config, pool: Pool) -> list[Suite]:
+    """What a pool is scored on: its own suite or the study's, then the same suite under each further attack."""
+    suite = pool.suite or config.suite
+    attacks = dict.fromkeys([suite.attack, *config.attacks])
+    return [dataclasses.replace(suite, attack=attack) for attack in attacks]
 
 
 def check_method(
@@ -115,22 +133,25 @@ def make_pools(config: Config, access: Access, progress: Progress = SILENT) -> N
     bases = {name: make_base(pool.base, access, progress) for name, pool in config.pools.items()}
     recipes = [(name, recipe) for name, pool in config.pools.items() for recipe in pool_recipes(pool).values()]
     unmade = [(name, r) for name, r in recipes if isinstance(find_expert(r, bases[name], access), Unmade)]
-    if not unmade:
-        return
-    with progress.step("experts", len(unmade)) as step:
-        for name, recipe in unmade:
-            make_expert(recipe, bases[name], access, progress)
-            step.advance(1, expert=f"{recipe.name} of {name}")
+    if unmade:
+        with progress.step("experts", len(unmade)) as step:
+            for name, recipe in unmade:
+                make_expert(recipe, bases[name], access, progress)
+                step.advance(1, expert=f"{recipe.name} of {name}")
+    if kinds := needed_kinds(config.methods):
+        subjects = [(bases[name], s) for name, pool in config.pools.items() for s in pool_subjects(pool, access)]
+        make_statistics(subjects, kinds, access, config, progress)
 
 
 def lay_out(config: Config, access: Access) -> Layout:
     """The study's models in the order in which they run: bases and experts, then merges, pool by pool."""
-    layout = Layout()
-    scored = [(suite, suite_fingerprint(suite, config.datasets)) for suite in suites(config)]
+    layout = Layout(references={name: pool.reference for name, pool in config.pools.items() if pool.reference})
     for name, pool in config.pools.items():
+        scored = [(suite, suite_fingerprint(suite, config.datasets)) for suite in suites(config, pool)]
         base, experts = _sources(name, pool, access, layout)
+        collected = _statistics(name, pool, experts, config, access, layout)
         for model in _models(list(experts), config, layout):
-            layout.planned += [_planned(name, model, base, experts, *suite) for suite in scored]
+            layout.planned += [_planned(name, model, base, experts, collected, *suite) for suite in scored]
     return layout
 
 
@@ -157,6 +178,23 @@ def _sources(
         layout.unmade.append(base)
     layout.unmade += [Unmade(f"{e.what} of {name}", e.key) for e in experts.values() if isinstance(e, Unmade)]
     return base, experts
+
+
+def _statistics(
+    name: str, pool: Pool, experts: Mapping[str, Source | Unmade], config: Config, access: Access, layout: Layout
+) -> dict[str, Collected]:
+    """By kind, what the study's methods need of each expert's data; None where it is not known how to make it."""
+    tasks = {label: recipe.task for label, recipe in pool_recipes(pool).items()}
+    found: dict[str, Collected] = {}
+    for kind in needed_kinds(config.methods):
+        found[kind] = {}
+        for label, expert in experts.items():
+            what = Unmade(f"{kind} statistics of {label}", None)
+            subject = Subject(label, expert, tasks.get(label)) if isinstance(expert, Source) else None
+            found[kind][label] = find_statistic(kind, subject, access, config.collect) if subject else what
+        unmade = [part for part in found[kind].values() if isinstance(part, Unmade)]
+        layout.unmade += [Unmade(f"{part.what} of {name}", part.key) for part in unmade]
+    return found
 
 
 def _models(experts: list[str], config: Config, layout: Layout) -> Iterator[_Model]:
@@ -186,19 +224,25 @@ def _planned(
     model: _Model,
     base: Source | Unmade,
     experts: Mapping[str, Source | Unmade],
+    collected: Mapping[str, Collected],
     suite: Suite,
     fingerprint: dict[str, Any],
 ) -> Planned:
     """The trial of a model on a suite, or what it waits for."""
+    recipe = model.recipe
+    kind = describe(recipe.method).statistics if recipe else None
     parts = [base, *(experts[e] for e in model.experts)]
-    parameters = dict(model.recipe.parameters) if model.recipe else {}
-    missing = tuple(part.what for part in parts if isinstance(part, Unmade))
+    needed = [collected[kind][e] for e in model.experts] if kind else []
+    parameters = dict(recipe.parameters) if recipe else {}
+    missing = tuple(part.what for part in (*parts, *needed) if isinstance(part, Unmade))
     if missing:
         return Planned(pool, model.kind, model.label, model.experts, parameters, None, missing)
     sources = [part for part in parts if isinstance(part, Source)]
-    recipe = model.recipe
+    statistics = () if None in needed else tuple(part for part in needed if isinstance(part, Source))
     if recipe is not None:
         recipe = dataclasses.replace(recipe, base=sources[0].path, experts=tuple(s.path for s in sources[1:]))
     random = recipe is not None and describe(recipe.method).random
-    trial = Trial(model.kind, sources[0], tuple(sources[1:]), suite, fingerprint, recipe, random, model.experts)
+    trial = Trial(
+        model.kind, sources[0], tuple(sources[1:]), suite, fingerprint, recipe, random, model.experts, statistics
+    )
     return Planned(pool, model.kind, model.label, model.experts, parameters, trial)

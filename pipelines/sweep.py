@@ -102,7 +102,7 @@ def _title(trial: Trial) -> str:
 
 
 def _report(config: Config, plan: Plan, access: Access, progress: Progress) -> Report | None:
-    rows = trial_rows(plan, access, config.suite.name)
+    rows = trial_rows(plan, access)
     if not rows:
         return None
     with progress.step("report"):

@@ -59,18 +59,19 @@ Match = tuple[list[int], list[int]]
 
 
 def compare(panels: list[Panel]) -> tuple[list[ComparisonRow], list[str]]:
-    """Compare every later panel with the first one that has the same suite, attack and some of its experts."""
+    """Compare every panel with the one it names, or else a later one with the first that it can be compared with."""
     rows: list[ComparisonRow] = []
     notes: list[str] = []
     for i, other in enumerate(panels):
-        reference = next((p for p in panels[:i] if _comparable(p, other)), None)
+        named = other.rows[0].reference if other.rows else None
+        found = [p for p in panels if p.key.pool == named and p is not other] if named else panels[:i]
+        reference = next((p for p in found if _comparable(p, other)), None)
         if reference is None:
             continue
         if not _same_documents(reference, other):
             notes.append(f"{other.title} is not compared with {reference.title}: other documents were scored.")
             continue
-        found = _compare(reference, other)
-        rows += _corrected(found)
+        rows += _corrected(_compare(reference, other))
     return rows, notes
 
 
@@ -86,7 +87,9 @@ def _known(p: float | None) -> float:
 
 
 def _comparable(a: Panel, b: Panel) -> bool:
+    """Same suite, attack and base, and merges or experts that match."""
     same = (a.key.suite, a.key.attack) == (b.key.suite, b.key.attack)
+    same = same and {row.base for row in a.rows} == {row.base for row in b.rows}
     return same and bool(_matches(a, b) or set(a.experts) & set(b.experts))
 
 

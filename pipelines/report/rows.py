@@ -47,6 +47,10 @@ class TrialRow:
     """Folder of the merged checkpoint where it was kept."""
     attack: str = "none"
     """Perturbation of the prompts that the scores were taken under."""
+    base: str = ""
+    """What the pool's base is, so that pools of other bases are not compared."""
+    reference: str | None = None
+    """Pool that this row's pool is compared with; None: the first one of the same base."""
 
     def table(self) -> pyarrow.Table | None:
         """The per-document scores, loaded if need be."""
