@@ -10,6 +10,7 @@ from typing import Any
 from conf.errors import UserError
 from conf.schema import Checkpoint, Config
 from mergeopt_core.merging.mergekit_api import describe
+from pipelines.collect import Subject, need_statistics, open_statistics
 from pipelines.evaluate import check_suite, suite_fingerprint
 from pipelines.executors import run_trials
 from pipelines.merge.recipe import Recipe
@@ -111,15 +112,26 @@ def _trial(config: Config, access: Access, progress: Progress) -> Trial:
     base, experts = _sources(config, access, progress)
     recipe = _recipe(config, base, experts)
     random = describe(recipe.method).random
-    return Trial("merge", base, experts, config.suite, fingerprint, recipe, random, tuple(config.experts))
+    statistics = _statistics(config, experts, access)
+    return Trial("merge", base, experts, config.suite, fingerprint, recipe, random, tuple(config.experts), statistics)
 
 
 def _merge(config: Config, access: Access, progress: Progress) -> Merge:
     base, experts = _sources(config, access, progress)
-    opened = [access.open(expert.path) for expert in experts]
+    statistics = [open_statistics(source) for source in _statistics(config, experts, access)]
     return Merge(
-        _recipe(config, base, experts), access.open(base.path), opened, [expert.fingerprint for expert in experts]
+        _recipe(config, base, experts),
+        access.open(base.path),
+        [access.open(expert.path) for expert in experts],
+        [expert.fingerprint for expert in experts],
+        statistics=statistics or None,
     )
+
+
+def _statistics(config: Config, experts: tuple[Source, ...], access: Access) -> tuple[Source, ...]:
+    """What the method needs of each expert's data; UserError where the store lacks it."""
+    subjects = [Subject(name, expert) for name, expert in zip(config.experts, experts)]
+    return need_statistics(str(config.method["method"]), subjects, access, config.collect)
 
 
 def _sources(config: Config, access: Access, progress: Progress) -> tuple[Source, tuple[Source, ...]]:

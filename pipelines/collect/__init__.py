@@ -9,6 +9,7 @@ from pipelines.collect.find import (
     need_statistics,
     needed_kinds,
     open_statistics,
+    pool_subjects,
     statistics_for,
 )
 
@@ -21,5 +22,6 @@ __all__ = [
     "need_statistics",
     "needed_kinds",
     "open_statistics",
+    "pool_subjects",
     "statistics_for",
 ]

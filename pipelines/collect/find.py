@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from conf.errors import UserError, nearest
-from conf.schema import Collect, Config, Task
+from conf.schema import Collect, Config, Pool, Task
 from pipelines.merge.checkpoint import OpenCheckpoint
 from pipelines.merge.headers import Place, TensorInfo, read_safetensors_header
 from pipelines.progress import SILENT, Progress
-from pipelines.sources import Access, Source, Unmade
+from pipelines.sources import Access, Source, Unmade, find_base, find_checkpoint, find_expert, pool_recipes
 from pipelines.store import Entry, content_key
 
 if TYPE_CHECKING:
@@ -125,6 +125,17 @@ def needed_kinds(methods: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
     kinds = [describe(str(method.get("method"))).statistics for method in methods.values()]
     return [kind for kind in dict.fromkeys(kinds) if kind]
+
+
+def pool_subjects(pool: Pool, access: Access) -> list[Subject]:
+    """A pool's experts with the tasks that they were trained on, once all of them are made."""
+    base = find_base(pool.base, access)
+    found = [Subject(label, find_checkpoint(checkpoint, access)) for label, checkpoint in pool.experts.items()]
+    for label, recipe in pool_recipes(pool).items():
+        expert = find_expert(recipe, base, access)
+        assert isinstance(expert, Source), f"{expert.what} is not made yet"
+        found.append(Subject(label, expert, recipe.task))
+    return found
 
 
 def make_statistics(
