@@ -29,7 +29,7 @@ class Base:
     """Built-in model: width."""
     layers: int = 2
     """Built-in model: number of layers."""
-    steps: int = 150
+    steps: int = 200
     """Built-in model: pre-training steps."""
     trust_remote_code: bool = False
     """Run modelling code that ships with the checkpoint."""
