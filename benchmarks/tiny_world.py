@@ -133,9 +133,10 @@ def print_experts(world: World) -> None:
         own, zero = world.own[skill], world.zero[skill]
         gain = own.astype(float) - zero
         mean, half = 100 * gain.mean(), 196 * gain.std(ddof=1) / math.sqrt(len(gain))
+        unclear = "" if mean > max(10, half) else "  <-"
         print(
             f"{skill:8} {len(gain):5} {zero.mean():6.3f} {own.mean():6.3f} {mean:+6.1f} ± {half:4.1f}"
-            f" {exam.right(average).mean():8.3f} {exam.right(summed).mean():8.3f}{'' if mean > max(10, half) else '  <-'}"
+            f" {exam.right(average).mean():8.3f} {exam.right(summed).mean():8.3f}{unclear}"
         )
 
 
