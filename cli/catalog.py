@@ -62,7 +62,7 @@ def _page(info: MethodInfo) -> Any:
     from rich.table import Table
 
     yield f"[bold]{info.name}[/]  {escape(info.pretty or '')}  [dim]{info.url or ''}[/]"
-    yield escape(info.doc or "")
+    yield escape(_flowing(info.doc))
     yield f"experts: {_count(info)}" + ("; draws random numbers from the recipe's seed" if info.random else "")
     table = Table(title="parameters", title_justify="left")
     for column in ("name", "type", "default", "one value for"):
@@ -72,6 +72,11 @@ def _page(info: MethodInfo) -> Any:
         table.add_row(p.name, str(p.type), default, "each expert" if p.per_expert else "all")
     yield table
     yield f"[dim]mergebench merge experts=\\[a,b] method={info.name} out=merged[/]"
+
+
+def _flowing(doc: str) -> str:
+    """Paragraphs without the line breaks of the source."""
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in doc.split("\n\n"))
 
 
 def _count(info: MethodInfo) -> str:

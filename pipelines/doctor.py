@@ -6,6 +6,8 @@ import os
 import platform
 import shutil
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -111,12 +113,13 @@ def _hub(config: Config) -> Iterator[Finding]:
     if not config.online or os.environ.get("HF_HUB_OFFLINE") == "1":
         yield Finding("Hugging Face hub", "note", "offline by choice", "hub ids work only where they are cached")
         return
-    import httpx
     from huggingface_hub import constants, get_token
 
     try:
-        httpx.head(constants.ENDPOINT, timeout=3.0)
-    except (httpx.HTTPError, OSError):
+        urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=3.0).close()
+    except urllib.error.HTTPError:
+        pass  # it answered
+    except OSError:
         advice = "use folders as checkpoints and datasets=DIR, or set online=false to skip this look"
         yield Finding("Hugging Face hub", "note", f"{constants.ENDPOINT} cannot be reached", advice)
         return
