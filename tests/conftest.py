@@ -50,3 +50,13 @@ def tiny_pool(tmp_path_factory: pytest.TempPathFactory) -> TinyPool:
     experts = [trial.experts[0] for trial in singles if trial is not None]
     assert all(isinstance(e, Source) for e in experts)
     return TinyPool(store, singles[0].base.path, tuple(e.path for e in experts), QUICK)
+
+
+@pytest.fixture
+def own_store(tiny_pool: TinyPool, tmp_path: Path) -> Path:
+    """A store of the test's own that holds the quick pool's checkpoints and nothing else."""
+    for kind in ("bases", "experts"):
+        (tmp_path / "store" / kind).mkdir(parents=True)
+        for entry in (Path(tiny_pool.store) / kind).iterdir():
+            (tmp_path / "store" / kind / entry.name).symlink_to(entry)
+    return tmp_path / "store"

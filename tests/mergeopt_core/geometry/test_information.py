@@ -42,7 +42,7 @@ def test_fisher_squares_the_gradient_of_each_example_by_itself():
 
 @pytest.mark.parametrize("examples", [[], [torch.full((4,), torch.inf)]])
 def test_fisher_refuses_nothing_and_numbers_that_are_none(examples):
-    with pytest.raises(ValueError, match="no examples|weight is not finite"):
+    with pytest.raises(ValueError, match=r"no examples|weight is not finite"):
         diagonal_fisher(softmax_model(), examples, lambda live, x: live(x).log_softmax(-1)[0])
 
 

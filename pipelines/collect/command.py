@@ -1,0 +1,42 @@
+"""What ``mergebench statistics`` collects: of a pool's experts on their own tasks, or of given experts on one task."""
+
+from __future__ import annotations
+
+from conf.errors import UserError
+from conf.schema import Checkpoint, Config
+from pipelines.collect.find import Subject, check_collect, make_statistics, pool_subjects
+from pipelines.progress import SILENT, Progress
+from pipelines.sources import Access, Source, find_checkpoint, make_base
+from pipelines.store import Entry
+from pipelines.study import access_of, make_pools
+
+
+def collect_statistics(config: Config, progress: Progress = SILENT) -> list[Entry]:
+    """Collect every statistic of ``collect.kinds`` that the store lacks; experts of a pool are made where need be.
+
+    Raises UserError where there is no expert, or none with a task.
+    """
+    check_collect(config.collect)
+    access = access_of(config)
+    pairs = _pools(config, access, progress) if config.pools else _experts(config, access, progress)
+    for _, subject in pairs:
+        if subject.task is None:
+            progress.note(f"{subject.name} is left out: the pool does not say what it was trained on", "warning")
+    if all(subject.task is None for _, subject in pairs):
+        do = "name an expert and its data: experts=[DIR] task=file task.path=FILE"
+        raise UserError("there is no expert with a task to collect statistics on", where="experts", do=do)
+    return make_statistics(pairs, config.collect.kinds, access, config, progress)
+
+
+def _pools(config: Config, access: Access, progress: Progress) -> list[tuple[Source, Subject]]:
+    make_pools(config, access, progress)
+    bases = {name: make_base(pool.base, access, progress) for name, pool in config.pools.items()}
+    return [(bases[name], s) for name, pool in config.pools.items() for s in pool_subjects(pool, access)]
+
+
+def _experts(config: Config, access: Access, progress: Progress) -> list[tuple[Source, Subject]]:
+    found = [(path, find_checkpoint(Checkpoint(path=path), access)) for path in config.experts]
+    if not found:
+        return []
+    base = make_base(config.base, access, progress)
+    return [(base, Subject(path, expert, config.task)) for path, expert in found]
