@@ -99,7 +99,7 @@ def by_command_lines(trial: Trial, config: Config, folder: Path) -> float:
     document = yaml.safe_load(trial.merge.mergekit_yaml())
     document["parameters"] = {k: v for k, v in document.get("parameters", {}).items() if k in KNOWN[trial.merge.method]}
     recipe.write_text(yaml.safe_dump(document))
-    bin_folder = Path(sys.executable).parent
+    programs = Path(sys.executable).parent
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
     lm_eval = [
         "lm_eval",
@@ -143,9 +143,9 @@ def killed(folder: Path, overrides: list[str], kills: int) -> None:
     again, done = 0, 0
     rng = random.Random(0)
     while True:
-        process = subprocess.Popen(
-            command(*overrides, *SMALL, *places(rough)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-        )  # fmt: skip
+        call = command(*overrides, *SMALL, *places(rough))
+        silent = subprocess.DEVNULL
+        process = subprocess.Popen(call, stdout=silent, stderr=silent, start_new_session=True)
         try:
             process.wait(timeout=rng.uniform(1.0, 25.0) if done < kills else None)
         except subprocess.TimeoutExpired:
