@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cli import catalog, doctor, evaluate, finetune, merge, shelf, study
+from cli import catalog, doctor, evaluate, finetune, merge, prefetch, shelf, statistics, study
 
 app = typer.Typer(
     name="mergebench",
@@ -26,9 +26,11 @@ app = typer.Typer(
 finetune.register(app)
 merge.register(app)
 evaluate.register(app)
+statistics.register(app)
 study.register(app)
 catalog.register(app)
 shelf.register(app)
+prefetch.register(app)
 doctor.register(app)
 
 

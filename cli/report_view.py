@@ -1,8 +1,7 @@
-"""A report on a terminal: the leaderboard as a table, the verdict as lines."""
+"""A report on a terminal: scores by method and number of experts as one table, the verdict as lines."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -17,65 +16,58 @@ if TYPE_CHECKING:
     from pipelines.report.leaderboard import LeaderRow
 
 STYLES = {1: "green", -1: "red", 0: ""}
-WIDE = 132
-"""Columns from which on intervals are written out."""
+SENTENCES_A_POOL = 2
+"""The last sentences on each pool, on its experts and on what merging keeps of them; the page has all."""
 
 
-def leaderboard_table(report: Report, limit: int | None = None, width: int | None = None) -> Table:
-    """The leaderboard; coloured where an interval lies on one side of zero.
+def standings_table(report: Report) -> Table:
+    """Mean score by method (rows, best first) and number of experts merged (columns), pool by pool.
 
-    Args:
-        report: what `write_report` returned.
-        limit: merge lines shown a pool at most, default as many as fit a screen or two; the files have them all.
-        width: columns there are, default the terminal's; below 132 an interval is shown as ± half its width.
+    Green and red: the paired interval of the difference to the base lies above or below zero.
     """
-    pools = list(dict.fromkeys(row.panel for row in report.leaderboard))
-    limit = limit or max(6, 40 // max(1, len(pools)))
-    wide = (width or shutil.get_terminal_size().columns) >= WIDE
+    sizes = sorted({row.experts for row in report.leaderboard if row.kind == "merge"})
     table = Table(title=escape(report.title), title_justify="left", header_style="bold", box=None, pad_edge=False)
     table.add_column("method", overflow="fold")
-    for name in ("experts", "merges") if wide else ("of", "n"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for name in ("score", "Δ base", "Δ best expert" if wide else "Δ best", "constructive" if wide else "constr."):
-        table.add_column(name, justify="right", no_wrap=True)
-    hidden = 0
+    for size in sizes:
+        table.add_column(f"of {size}", justify="right", no_wrap=True)
+    if sizes:
+        table.add_column("constr.", justify="right", no_wrap=True)
+    pools = list(dict.fromkeys(row.panel for row in report.leaderboard))
     for place, pool in enumerate(pools):
         rows = [row for row in report.leaderboard if row.panel == pool]
         if len(pools) > 1:
             table.add_row(Text(("\n" if place else "") + pool, style="bold"))
-        references = [row for row in rows if row.kind != "merge"]
-        merges = [row for row in rows if row.kind == "merge"]
-        hidden += max(0, len(merges) - limit)
-        for row in references + merges[:limit]:
-            table.add_row(*_cells(row, wide), style="" if row.kind == "merge" else "dim")
-    table.caption = _caption(report, wide, hidden)
+        for row in rows:
+            if row.kind != "merge":
+                table.add_row(Text(row.method), _score(row), style="dim")
+        for method in _by_score([row for row in rows if row.kind == "merge"]):
+            table.add_row(Text(method[0].method), *_across(method, sizes), _constructive(method))
+    table.caption = _caption(report)
     table.caption_justify = "left"
     return table
 
 
-def _caption(report: Report, wide: bool, hidden: int) -> str:
-    parts = [] if wide else [f"±: half the {report.statistics.confidence:.0%} interval; of: experts merged; n: merges"]
-    parts += [f"{hidden} more lines in leaderboard.csv"] if hidden else []
-    return "; ".join(parts)
+def _by_score(merges: list[LeaderRow]) -> list[list[LeaderRow]]:
+    """The rows of each method, methods with the highest mean over their sizes first."""
+    methods: dict[str, list[LeaderRow]] = {}
+    for row in merges:
+        methods.setdefault(row.method, []).append(row)
+    return sorted(methods.values(), key=lambda rows: -sum(r.score.estimate for r in rows) / len(rows))
 
 
-def _cells(row: LeaderRow, wide: bool) -> list[Text]:
-    merged = row.kind == "merge"
-    count = words.UNKNOWN if row.constructive is None else f"{row.constructive.k}/{row.constructive.n}"
-    return [
-        Text(row.method),
-        Text(str(row.experts) if merged else ""),
-        Text(str(row.merges) if merged else ""),
-        Text(words.score(row.score) if wide else _short(row.score, words.number)),
-        _difference(row.to_base, wide) if row.kind != "base" else Text(""),
-        _difference(row.to_best, wide) if merged else Text(""),
-        Text(count if merged else ""),
-    ]
+def _across(method: list[LeaderRow], sizes: list[int]) -> list[Text]:
+    by_size = {row.experts: row for row in method}
+    return [_score(by_size[size]) if size in by_size else Text("") for size in sizes]
 
 
-def _difference(interval: Interval | None, wide: bool) -> Text:
-    text = words.gap(interval) if wide or interval is None else _short(interval, words.signed)
-    return Text(text, style=STYLES[words.direction(interval)])
+def _score(row: LeaderRow) -> Text:
+    style = STYLES[words.direction(row.to_base)] if row.kind == "merge" else ""
+    return Text(_short(row.score, words.number), style=style)
+
+
+def _constructive(method: list[LeaderRow]) -> Text:
+    tallies = [row.constructive for row in method if row.constructive is not None]
+    return Text(f"{sum(t.k for t in tallies)}/{sum(t.n for t in tallies)}" if tallies else words.UNKNOWN)
 
 
 def _short(interval: Interval, write: Callable[[float], str]) -> str:
@@ -83,11 +75,22 @@ def _short(interval: Interval, write: Callable[[float], str]) -> str:
     return write(interval.estimate) + (f" ±{half:.3f}".replace("0.", ".") if interval.known else "")
 
 
+def _caption(report: Report) -> str:
+    sure = f"{report.statistics.confidence:.0%}"
+    parts = [
+        f"score ± half its {sure} interval, mean over the merges of that many experts",
+        "green, red: above, below the base beyond noise",
+        "constr.: merges above the base and all of their own experts",
+    ]
+    return escape("; ".join(parts))
+
+
 def verdict_lines(report: Report) -> list[Text]:
-    """The verdict, the first sentence bold; of one pool the details too; and where the page is."""
-    lines = [Text(line, style="bold" if i == 0 else "") for i, line in enumerate(report.verdicts)]
-    if len(report.details) == 1:
-        lines += [Text(line) for line in next(iter(report.details.values()))]
+    """The verdict, its first sentence bold; what became of each pool's experts; and where the page is."""
+    lines = [Text("• " + line, style="bold" if i == 0 else "") for i, line in enumerate(report.verdicts)]
+    for pool, sentences in report.details.items():
+        lead = f"{pool}: " if len(report.details) > 1 else ""
+        lines += [Text("• " + lead + line) for line in sentences[-SENTENCES_A_POOL:]]
     if "report.html" in report.paths:
         lines.append(Text(f"Report: {report.paths['report.html']}", style="dim"))
     return lines

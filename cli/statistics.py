@@ -39,7 +39,9 @@ def register(app: typer.Typer) -> None:
         if not _names_a_task(overrides or []) and any(c.experts and not c.pools for c, _ in composed):
             from conf.errors import UserError
 
-            raise UserError("no task is named", where="task", do="say what the experts were trained on: task=skills/add")
+            raise UserError(
+                "no task is named", where="task", do="say what the experts were trained on: task=skills/add"
+            )
         from pipelines.collect.command import collect_statistics
 
         with console.listening() as progress:

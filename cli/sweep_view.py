@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from cli.plan_view import clock
-from cli.report_view import leaderboard_table, verdict_lines
+from cli.report_view import standings_table, verdict_lines
 
 if TYPE_CHECKING:
     from pipelines.sweep import Sweep
@@ -19,7 +19,7 @@ def sweep_lines(sweep: Sweep) -> Iterator[Any]:
     if sweep.report is None:
         yield "[yellow]no result of this study is in the store yet[/]"
     else:
-        yield leaderboard_table(sweep.report)
+        yield standings_table(sweep.report)
         yield from verdict_lines(sweep.report)
     yield _spent(sweep)
     if sweep.outcome.failures:

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 from synthetic import study
 
-from cli.report_view import leaderboard_table, verdict_lines
+from cli.report_view import standings_table, verdict_lines
 from conf.errors import UserError
 from conf.schema import Statistics
 from pipelines.report import write_report
@@ -123,22 +123,21 @@ def rendered(parts, width):
     return console.export_text()
 
 
-def test_on_a_terminal(report):
-    text = rendered([leaderboard_table(report, width=150), *verdict_lines(report)], 150)
-    best = next(r for r in report.leaderboard if r.kind == "merge")
-    assert f"{best.score.estimate:.3f} [{best.score.low:.3f}, {best.score.high:.3f}]" in text
-    assert "mergopt & <co>" in text
-    assert report.verdicts[0][:60] in text
-    assert "20 more lines" in rendered([leaderboard_table(report, limit=2, width=150)], 150)
-
-
-def test_on_a_narrow_terminal_nothing_is_cut(report):
-    text = rendered([leaderboard_table(report, width=80)], 80)
-    best = next(r for r in report.leaderboard if r.kind == "merge")
-    half = f"{(best.score.high - best.score.low) / 2:.3f}"[1:]
-    assert f"{best.score.estimate:.3f} ±{half}" in text
+@pytest.mark.parametrize("width", [80, 150])
+def test_on_a_terminal(report, width):
+    text = rendered([standings_table(report)], width)
+    for row in (r for r in report.leaderboard if r.kind == "merge"):
+        half = f"{(row.score.high - row.score.low) / 2:.3f}"[1:]
+        assert f"{row.score.estimate:.3f} ±{half}" in text
     assert "…" not in text
+    assert "mergopt & <co>" in text
     assert "task_arithmetic" in text
+
+
+def test_the_verdict_on_a_terminal(report):
+    text = " ".join(rendered(verdict_lines(report), 150).split())
+    assert report.verdicts[0] in text
+    assert all(sentence in text for sentences in report.details.values() for sentence in sentences[-2:])
 
 
 @pytest.mark.parametrize(
