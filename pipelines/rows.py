@@ -13,6 +13,7 @@ from pipelines.plan import Plan
 from pipelines.report.rows import Kind, TrialRow
 from pipelines.sources import Access
 from pipelines.study import Planned
+from pipelines.trial import Trial
 from pipelines.worker import DOCUMENTS
 
 
@@ -41,11 +42,17 @@ def trial_rows(plan: Plan, access: Access) -> list[TrialRow]:
                 suite=planned.trial.suite.name,
                 seconds=about.get("seconds", {}),
                 attack=planned.trial.suite.attack,
+                weights=_kept(planned.trial, access),
                 base=planned.trial.base.fingerprint,
                 reference=plan.layout.references.get(planned.pool),
             )
         )
     return rows
+
+
+def _kept(trial: Trial, access: Access) -> str | None:
+    kept = trial.merge is not None and access.store.has("merges", trial.model_key)
+    return str(access.store.folder("merges", trial.model_key)) if kept else None
 
 
 def _title(planned: Planned) -> str:

@@ -82,18 +82,19 @@ def make_base(base: Base, access: Access, progress: Progress = SILENT) -> Source
     assert found.key is not None
     with access.store.claim("bases", found.key):
         if not access.store.has("bases", found.key):
-            with access.store.commit(
-                "bases", found.key, {"name": base.name, "spec": dataclasses.asdict(base)}
-            ) as draft:
+            spec: dict[str, Any] = {"name": base.name, "spec": dataclasses.asdict(base)}
+            with access.store.commit("bases", found.key, spec) as draft:
                 pretrain(base, draft, progress)
+                spec["fingerprint"] = access.open(str(draft)).fingerprint()
     return access.source(access.open(str(access.store.folder("bases", found.key))))
 
 
 def _builtin_key(base: Base) -> str:
-    from pipelines.tiny.skills import VERSION
+    from pipelines.tiny import base as tiny
+    from pipelines.tiny import skills
 
     spec = {k: v for k, v in dataclasses.asdict(base).items() if k in ("seed", "hidden", "layers", "steps")}
-    return content_key({"base": "built-in", "version": VERSION, **spec})
+    return content_key({"base": "built-in", "skills": skills.VERSION, "version": tiny.VERSION, **spec})
 
 
 @dataclass(frozen=True)
@@ -182,6 +183,7 @@ def make_expert(recipe: ExpertRecipe, base: Source, access: Access, progress: Pr
                     draft, progress, name=recipe.name, datasets=access.datasets, online=access.online,
                     checkpoints=access.store.root / "work" / found.key,
                 )  # fmt: skip
+                about["fingerprint"] = access.open(str(draft)).fingerprint()
     return access.source(access.open(str(access.store.folder("experts", found.key))))
 
 

@@ -12,6 +12,8 @@ from pipelines.plan import Plan, make_plan
 from pipelines.progress import SILENT, Progress
 from pipelines.report import Report, write_report
 from pipelines.rows import trial_rows
+from pipelines.shelf.keep import keep_merges
+from pipelines.shelf.studies import record_study
 from pipelines.sources import Access
 from pipelines.study import access_of, make_pools
 from pipelines.trial import Trial
@@ -27,7 +29,7 @@ class Sweep:
     report: Report | None
     folder: Path
     seconds: dict[str, float] = field(default_factory=dict)
-    """Wall time: plan, make (bases and experts), trials, of which merge and evaluate, report."""
+    """Wall time: plan, make (bases and experts), trials, of which merge and evaluate, keep (merges), report."""
 
     @property
     def complete(self) -> bool:
@@ -50,8 +52,12 @@ def run_study(config: Config, progress: Progress = SILENT) -> Sweep:
         plan = make_plan(config, access)
         plan.check()
         clock.lap("plan")
+    record_study(config, plan, access)
     outcome = _run(config, plan, access, progress, clock)
     clock.lap("trials")
+    if kept := keep_merges(config, plan, access, progress):
+        record_study(config, plan, access, kept)
+        clock.lap("keep")
     report = _report(config, plan, access, progress)
     clock.lap("report")
     return Sweep(plan.name, plan, outcome, report, _folder(config), clock.seconds)

@@ -16,6 +16,11 @@ RESULT_VERSION = 1
 """Part of every key: raised when the same trial would give other numbers."""
 
 
+def model_key(model: dict[str, Any]) -> str:
+    """Content key of weights, from what a result's entry says of its model."""
+    return content_key({"version": RESULT_VERSION, "model": model})
+
+
 @dataclass(frozen=True)
 class Trial:
     """One model on one suite.
@@ -39,6 +44,11 @@ class Trial:
     def key(self) -> str:
         """Content key over weights, method, parameters, seed, dtypes, suite and evaluation settings."""
         return content_key({"version": RESULT_VERSION, "model": self._model(), "suite": self._suite()})
+
+    @cached_property
+    def model_key(self) -> str:
+        """Content key of the weights alone, whatever they are scored on."""
+        return model_key(self._model())
 
     def _model(self) -> dict[str, Any]:
         if self.kind == "base":

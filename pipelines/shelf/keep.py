@@ -1,0 +1,80 @@
+"""Merged checkpoints of a study on disk: none, the best one of each pool, or all."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from conf.schema import Config
+from pipelines.merge.card import model_card
+from pipelines.merge.digest import WeightHash
+from pipelines.merge.stream import write_merge
+from pipelines.plan import Plan
+from pipelines.progress import SILENT, Progress
+from pipelines.sources import Access
+from pipelines.store import Store
+from pipelines.study import Planned, suites
+from pipelines.worker import Worker
+
+
+def keep_merges(config: Config, plan: Plan, access: Access, progress: Progress = SILENT) -> list[str]:
+    """Write the merges that ``keep`` asks for into the store; returns the keys of all that are kept.
+
+    ``best`` is the merge of each pool with the highest mean over tasks; a kept merge is merged anew, on the device that
+    trials run on, and is the same to the bit as the one that was scored.
+    """
+    chosen = {p.trial.model_key: p for p in _chosen(config, plan, access.store) if p.trial is not None}
+    missing = [planned for key, planned in chosen.items() if not access.store.has("merges", key)]
+    if missing:
+        worker = Worker(access, config.executor)
+        with progress.step("keep merges", len(missing)) as step:
+            for planned in missing:
+                _keep(planned, worker)
+                step.advance(1, merge=planned.label)
+    return list(chosen)
+
+
+def _chosen(config: Config, plan: Plan, store: Store) -> list[Planned]:
+    if config.keep == "none":
+        return []
+    scored = [p for p in plan.layout.planned if p.kind == "merge" and _score(p, store) is not None]
+    if config.keep == "all":
+        return scored
+    best = []
+    for name, pool in config.pools.items():
+        main = suites(config, pool)[0]
+        own = [p for p in scored if p.pool == name and p.trial is not None and p.trial.suite == main]
+        best += sorted(own, key=lambda p: -(_score(p, store) or 0.0))[:1]
+    return best
+
+
+def _score(planned: Planned, store: Store) -> float | None:
+    """Mean over the tasks of a complete result."""
+    if planned.trial is None or not store.has("results", planned.trial.key, complete=True):
+        return None
+    values = [t["value"] for t in store.entry("results", planned.trial.key).describe()["tasks"].values()]
+    return sum(values) / len(values) if values and None not in values else None
+
+
+def _keep(planned: Planned, worker: Worker) -> None:
+    trial, store = planned.trial, worker.access.store
+    assert trial is not None
+    with store.claim("merges", trial.model_key):
+        if store.has("merges", trial.model_key):
+            return
+        merge = worker.merge(trial)
+        merge.digest = WeightHash()
+        told = trial.about()
+        about: dict[str, Any] = {
+            "name": f"{planned.label} of {', '.join(planned.experts)}",
+            "model": told["model"],
+            "names": list(planned.experts),
+            "base": dataclasses.asdict(trial.base),
+            "experts": told["experts"],
+            "statistics": told["statistics"],
+            "recipe": told["recipe"],
+        }
+        with store.commit("merges", trial.model_key, about) as draft:
+            write_merge(merge, draft, device=str(worker.device))
+            (draft / "README.md").write_text(model_card(merge, about["name"]), encoding="utf-8")
+            about["weights"] = merge.digest.hexdigest()
