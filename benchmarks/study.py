@@ -71,9 +71,8 @@ def in_full(folder: Path, overrides: list[str]) -> None:
     print(f"{count} trials in {wall:.0f} s, of which bases and experts {seconds.get('make', 0):.0f} s")
     print(f"trials alone: {seconds['trials']:.0f} s, {60 * count / seconds['trials']:.0f} a minute")
     shares = {part: seconds[part] / seconds["trials"] for part in ("merge", "evaluate")}
-    print(
-        f"merging {shares['merge']:.1%}, evaluating {shares['evaluate']:.1%}, other {overhead:.1%} (bar {BAR_OVERHEAD:.0%})"
-    )
+    print(f"merging {shares['merge']:.1%}, evaluating {shares['evaluate']:.1%}")
+    print(f"neither: {overhead:.1%} (bar {BAR_OVERHEAD:.0%})")
     ((config, _),) = compose([*overrides, *places(folder)])
     today = [by_command_lines(trial, config, folder) for trial in some_merges(config)]
     per_trial = statistics.median(today)
@@ -101,30 +100,11 @@ def by_command_lines(trial: Trial, config: Config, folder: Path) -> float:
     recipe.write_text(yaml.safe_dump(document))
     programs = Path(sys.executable).parent
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-    lm_eval = [
-        "lm_eval",
-        "run",
-        "--model",
-        "hf",
-        "--model_args",
-        f"pretrained={merged},dtype=float32",
-        "--device",
-        "cpu",
-    ]
-    asked = [
-        "--tasks",
-        ",".join(config.suite.tasks),
-        "--include_path",
-        str(tasks),
-        "--batch_size",
-        str(config.suite.batch_size),
-    ]
+    model = ["--model", "hf", "--model_args", f"pretrained={merged},dtype=float32", "--device", "cpu"]
+    asked = ["--tasks", ",".join(config.suite.tasks), "--include_path", tasks, "--batch_size", config.suite.batch_size]
     start = time.perf_counter()
-    for call in (
-        [str(bin_folder / "mergekit-yaml"), str(recipe), str(merged)],
-        [str(bin_folder / lm_eval[0]), *lm_eval[1:], *asked],
-    ):
-        subprocess.run(call, check=True, capture_output=True, env=environment)
+    for call in ([programs / "mergekit-yaml", recipe, merged], [programs / "lm_eval", "run", *model, *asked]):
+        subprocess.run([str(part) for part in call], check=True, capture_output=True, env=environment)
     return time.perf_counter() - start
 
 
@@ -174,9 +154,8 @@ def on_ray(folder: Path, overrides: list[str], workers: int) -> None:
     second, _ = study(*overrides, *SMALL, *places(ray), "executor=ray", f"executor.workers={workers}")
     same = numbers(local) == numbers(ray)
     speed = first["seconds"]["trials"] / second["seconds"]["trials"]
-    print(
-        f"Ray with {workers} workers: results {'bitwise the same' if same else 'DIFFERENT'}, {speed:.2f} times as fast as local"
-    )
+    print(f"Ray with {workers} workers: results {'bitwise the same' if same else 'DIFFERENT'}")
+    print(f"trials {speed:.2f} times as fast as local")
 
 
 def main() -> None:
