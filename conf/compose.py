@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import get_origin
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -172,9 +173,9 @@ def _add(tree: DictConfig, override: Override) -> None:
     node, typed = tree, False
     for part in parents:
         kind = node._metadata.element_type
-        if part not in node and is_dataclass(kind):
+        if part not in node and (is_dataclass(kind) or get_origin(kind) is dict):
             with open_dict(node):
-                node[part] = OmegaConf.structured(kind)
+                node[part] = OmegaConf.structured(kind) if is_dataclass(kind) else {}
         node, typed = node[part], typed or is_dataclass(kind)
     if last in node and not typed and not override.is_force_add():
         raise ConfigKeyError(f"{override.key_or_group} is there already")
@@ -186,7 +187,7 @@ def _check_keys(node: DictConfig, schema: type, prefix: str) -> None:
     known = {f.name for f in fields(schema)}
     for key in map(str, node):
         if key not in known:
-            raise UserError(f"no key is called {f'{prefix}{key}'!r}", where="conf/schema.py", do=nearest(key, known))
+            raise UserError(f"no key is called {prefix + key!r}", where="conf/schema.py", do=nearest(key, known))
         child = None if OmegaConf.is_missing(node, key) else node._get_node(key)
         if isinstance(child, DictConfig) and not child._is_none():
             kind = OmegaConf.get_type(child)
