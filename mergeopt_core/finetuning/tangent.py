@@ -22,15 +22,15 @@ class Tangent:
         theta0: θ0 by parameter name; default: the parameters now.
 
     Raises:
-        ValueError: ``theta0`` lacks a parameter.
+        ValueError: ``theta0`` lacks a parameter, or holds one of another shape.
     """
 
     def __init__(self, model: nn.Module, theta0: Mapping[str, Tensor] | None = None):
         self.model = model
         own = dict(model.named_parameters())
-        missing = [] if theta0 is None else sorted(own.keys() - theta0.keys())
-        if missing:
-            raise ValueError(f"theta0 lacks {len(missing)} parameters, the first is {missing[0]}")
+        wrong = [n for n, p in own.items() if theta0 is not None and (n not in theta0 or theta0[n].shape != p.shape)]
+        if wrong:
+            raise ValueError(f"theta0 lacks {len(wrong)} parameters of these names and shapes, the first is {wrong[0]}")
         source = own if theta0 is None else theta0
         self.theta0 = {name: source[name].detach().to(p.device, p.dtype).clone() for name, p in own.items()}
 

@@ -117,6 +117,11 @@ def check_finetuning(finetuning: dict[str, Any]) -> dict[str, Any]:
             advice = nearest(str(key), known) if known else f"{name} has no parameters"
             raise UserError(f"{name} has no parameter {key!r}", where=f"finetuning.{key}", do=advice)
     full = {key: _read(key, parameter, given.get(key, parameter.default)) for key, parameter in known.items()}
+    if full.get("own_vector") == "exact" and full.get("inner") == "ascent":
+        raise UserError(
+            "own_vector=exact and inner=ascent do not go together", where="finetuning",
+            do="choose one: the ascent moves one z, the exact own vector draws several",
+        )  # fmt: skip
     return {"method": name, **_relevant(full)}
 
 

@@ -185,3 +185,43 @@ def test_finetune_is_importable_without_loading_torch():
     code = "import sys, pipelines.finetune as f; f.check_finetuning({}); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
     assert callable(finetune)
+
+
+def test_adamw_in_eight_bits(base, train, same):
+    pytest.importorskip("bitsandbytes")
+    eight = train("eight", "mergopt", optimizer=Optimizer(name="adamw_8bit", lr=1e-2))
+    assert not same(eight, base)
+    assert not same(eight, train("whole", "mergopt", optimizer=Optimizer(name="adamw", lr=1e-2)))
+
+
+def test_tensorboard_writes_beside_the_expert(train):
+    pytest.importorskip("tensorboard")
+    out = train("a", reporters=["tensorboard"])
+    assert list((out / "tensorboard").rglob("events.out.tfevents.*"))
+
+
+def test_the_callback_works_in_any_trainer(base, tmp_path):
+    """What a user of the plain transformers Trainer does: the callback, and the same optimizer."""
+    from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
+
+    from mergeopt_core import MergOPT
+    from pipelines.finetune.callbacks import PerturbationCallback
+
+    model, seen = AutoModelForCausalLM.from_pretrained(base), []
+    opt = MergOPT(torch.optim.AdamW(model.parameters(), lr=1e-3), scale=0.05)
+    rows = [{"input_ids": torch.tensor([5, 6, 7 + i]), "labels": torch.tensor([-100, 6, 7 + i])} for i in range(6)]
+    weight = model.lm_head.weight
+
+    class Watching(Trainer):
+        def compute_loss(self, model, *args, **kwargs):
+            seen.append(weight.detach().clone())
+            return super().compute_loss(model, *args, **kwargs)
+
+    args = TrainingArguments(str(tmp_path), max_steps=3, use_cpu=True, report_to="none", save_strategy="no")
+    before = weight.detach().clone()
+    trainer = Watching(model, args, train_dataset=rows, optimizers=(opt, None), callbacks=[PerturbationCallback(opt)])
+    trainer.train()
+    assert opt.steps == 3
+    place = next(i for i, m in enumerate(opt.perturbation.moved) if m.parameters[0] is weight)
+    expected = before + opt.draw(0).coefficient * opt.noise(opt.draw(0))[place]
+    torch.testing.assert_close(seen[0], expected)
