@@ -196,7 +196,7 @@ def _check_keys(node: DictConfig, schema: type, prefix: str) -> None:
             for name, entry in child.items_ex(resolve=False) if kind is dict else ():
                 below = OmegaConf.get_type(entry) if isinstance(entry, DictConfig) else None
                 if below is not None and is_dataclass(below):
-                    _check_keys(entry, below, f"{prefix}{key}.{name}.")
+                    _check_keys(entry, below, f"{prefix}{key}." + str(name) + ".")
 
 
 def _explain(overrides: list[str], known: dict[str, list[str]], search: list[str], error: BaseException) -> UserError:

@@ -405,5 +405,7 @@ class Config:
     """Local mirror of hub data sets, by hub name; nothing is fetched from the hub then."""
     online: bool = True
     """Allow fetching from the hub."""
+    allow_pickle: bool = False
+    """Read pickled .bin weights (tensors only; never other objects)."""
     seed: int = 0
     """Seed of training (finetune) and of random masks (merge, sweep)."""

@@ -79,7 +79,9 @@ def merge_mergekit_config(config: Config, file: str, progress: Progress = SILENT
 
     if not config.out:
         raise UserError("there is no folder to write the merged model to", where="out", do="name one with out=DIR")
-    run_mergekit_config(Path(file), Path(config.out), progress)
+    run_mergekit_config(
+        Path(file), Path(config.out), progress, seed=config.seed, online=config.online, allow_pickle=config.allow_pickle
+    )
     return Made(Path(config.out), {"mergekit_config": file}, True)
 
 

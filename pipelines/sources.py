@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from pipelines.store import Store, content_key
 TRAINING_VERSION = 1
 """Part of an expert's key: raised when the same training recipe would give other weights."""
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "spiece.model")
+VOCABULARY_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "spiece.model")
+TOKENIZER_FILES = (*VOCABULARY_FILES, "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 
 
 @dataclass(frozen=True)
@@ -42,20 +44,24 @@ class Access:
     store: Store
     datasets: str | None = None
     online: bool = True
+    allow_pickle: bool = False
 
     def open(self, path: str, revision: str | None = None) -> OpenCheckpoint:
         """Open a checkpoint's headers; nothing is read of its weights."""
-        return open_checkpoint(path, revision=revision, online=self.online)
+        return open_checkpoint(path, revision=revision, online=self.online, allow_pickle=self.allow_pickle)
 
     def source(self, checkpoint: OpenCheckpoint) -> Source:
         """What a study refers to: the folder and the fingerprint of its weights."""
         return Source(str(checkpoint.folder), checkpoint.fingerprint(self.store.cache))
 
 
-def tokenizer_fingerprint(folder: str | Path) -> str:
-    """SHA-256 over the tokenizer's own files, the same for a copy that lies beside other weights."""
+@lru_cache(maxsize=1024)
+def tokenizer_fingerprint(folder: str, files: tuple[str, ...] = TOKENIZER_FILES) -> str:
+    """SHA-256 over the tokenizer's files, the same for a copy that lies beside other weights; empty for no files."""
     digest = hashlib.sha256()
-    for name in TOKENIZER_FILES:
+    if not any((Path(folder) / name).is_file() for name in files):
+        return ""
+    for name in files:
         file = Path(folder) / name
         if file.is_file():
             digest.update(name.encode() + b"\0" + file.read_bytes())

@@ -73,7 +73,7 @@ def access_of(config: Config) -> Access:
     """How this configuration reaches checkpoints, data sets and the store."""
     from pipelines.store import Store
 
-    return Access(Store(config.store), config.datasets, config.online)
+    return Access(Store(config.store), config.datasets, config.online, config.allow_pickle)
 
 
 def check_study(config: Config) -> None:

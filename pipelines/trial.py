@@ -9,7 +9,7 @@ from typing import Any
 
 from conf.schema import Suite
 from pipelines.merge.recipe import Recipe
-from pipelines.sources import Source, tokenizer_fingerprint
+from pipelines.sources import VOCABULARY_FILES, Source, tokenizer_fingerprint
 from pipelines.store import content_key
 
 RESULT_VERSION = 1
@@ -68,7 +68,16 @@ class Trial:
         }
 
     def _suite(self) -> dict[str, Any]:
-        return {**self.suite_fingerprint, "tokenizer": tokenizer_fingerprint(self.base.path)}
+        return {**self.suite_fingerprint, "tokenizer": tokenizer_fingerprint(self.reader)}
+
+    @property
+    def reader(self) -> str:
+        """Folder of the tokenizer that the model is read with: the base's, unless an expert has another vocabulary."""
+        if self.kind == "expert":
+            own = tokenizer_fingerprint(self.experts[0].path, VOCABULARY_FILES)
+            if own and own != tokenizer_fingerprint(self.base.path, VOCABULARY_FILES):
+                return self.experts[0].path
+        return self.base.path
 
     def about(self) -> dict[str, Any]:
         """What the store's entry says of the trial."""

@@ -19,9 +19,9 @@ from pipelines.collect import open_statistics
 from pipelines.evaluate.evaluator import Evaluator
 from pipelines.evaluate.result import Evaluation
 from pipelines.merge.checkpoint import OpenCheckpoint
+from pipelines.merge.companions import write_tokenizer
 from pipelines.merge.digest import WeightHash
-from pipelines.merge.recipe import Recipe
-from pipelines.merge.stream import Merge, merge_into
+from pipelines.merge.stream import Merge, alone, merge_into
 from pipelines.sources import Access
 from pipelines.store import content_key
 from pipelines.trial import Trial
@@ -54,7 +54,7 @@ class Worker:
         merge.digest = WeightHash() if trial.merge else None
         model = self.model(trial, merge)
         merged = time.perf_counter()
-        evaluation = self.evaluator(trial).evaluate(model)
+        evaluation = self.evaluator(trial, self._reader(trial, merge)).evaluate(model)
         evaluated = time.perf_counter()
         about = {**trial.about(), **_account(evaluation), "device": _device_name(self.device)}
         about["weights"] = merge.digest.hexdigest() if merge.digest else None
@@ -75,24 +75,32 @@ class Worker:
 
     def merge(self, trial: Trial) -> Merge:
         """The trial's weights as a merge; those of a base or an expert as they are."""
-        sources = trial.experts or (trial.base,)
-        recipe = trial.merge or Recipe(trial.base.path, (sources[0].path,), "passthrough", strict=False)
+        base, experts = self._open(trial.base.path), [self._open(source.path) for source in trial.experts]
+        if trial.merge is None:
+            return alone(base, experts[0] if experts else base)
         return Merge(
-            recipe,
-            self._open(trial.base.path),
-            [self._open(source.path) for source in sources],
-            [source.fingerprint for source in sources],
+            trial.merge,
+            base,
+            experts,
+            [source.fingerprint for source in trial.experts],
             base_id=trial.base.fingerprint,
             statistics=[open_statistics(source) for source in trial.statistics] or None,
         )
 
-    def evaluator(self, trial: Trial) -> Evaluator:
-        """The evaluator of the trial's suite and tokenizer, its requests already built."""
-        key = content_key({"suite": trial.suite_fingerprint, "tokenizer": trial.base.path})
+    def _reader(self, trial: Trial, merge: Merge) -> str:
+        """Folder of the tokenizer that the trial's model is read with; a merge of vocabularies has one of its own."""
+        if trial.merge is None or trial.merge.vocab != "union":
+            return trial.reader
+        folder = self.access.store.cache / "tokenizers" / trial.model_key
+        return str(folder) if write_tokenizer(merge, folder) else trial.reader
+
+    def evaluator(self, trial: Trial, reader: str) -> Evaluator:
+        """The evaluator of the trial's suite and a tokenizer, its requests already built."""
+        key = content_key({"suite": trial.suite_fingerprint, "tokenizer": reader})
         if key not in self._evaluators:
             self._evaluators[key] = Evaluator(
                 trial.suite,
-                Path(trial.base.path),
+                Path(reader),
                 device=str(self.device),
                 datasets=self.access.datasets,
                 online=self.access.online,
