@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cli import catalog, doctor, evaluate, finetune, merge, prefetch, shelf, statistics, study
+from cli import catalog, doctor, evaluate, finetune, merge, prefetch, shelf, statistics, study, upkeep
 
 app = typer.Typer(
     name="mergebench",
@@ -30,6 +30,7 @@ statistics.register(app)
 study.register(app)
 catalog.register(app)
 shelf.register(app)
+upkeep.register(app)
 prefetch.register(app)
 doctor.register(app)
 

@@ -121,9 +121,10 @@ def check_method(
     name = parameters.pop("method", None)
     if name not in names():
         raise UserError(f"no merge method is called {name!r}", where=f"{where}.method", do=nearest(str(name), names()))
-    least = describe(name).min_experts
+    info = describe(name)
     try:
-        return name, check_parameters(name, parameters, experts or max(least, 2))
+        usual = min(max(info.min_experts, 2), info.max_experts or 2)
+        return name, check_parameters(name, parameters, experts or usual)
     except (ValueError, TypeError) as error:
         raise UserError(str(error), where=where, do=f"see `mergebench methods {name}`") from None
 

@@ -56,7 +56,7 @@ class Worker:
         merged = time.perf_counter()
         evaluation = self.evaluator(trial, self._reader(trial, merge)).evaluate(model)
         evaluated = time.perf_counter()
-        about = {**trial.about(), **_account(evaluation), "device": _device_name(self.device)}
+        about = {**trial.about(), **_account(evaluation), "device": self.device_name}
         about["weights"] = merge.digest.hexdigest() if merge.digest else None
         with store.commit("results", trial.key, about) as draft:
             pq.write_table(evaluation.documents, draft / DOCUMENTS, compression="zstd")
@@ -107,6 +107,11 @@ class Worker:
                 threads=self._threads(),
             )
         return self._evaluators[key]
+
+    @property
+    def device_name(self) -> str:
+        """What a result's entry calls the device."""
+        return _device_name(self.device)
 
     def _threads(self) -> int | None:
         """The configured number, or one for a model so small that a second thread costs more than it brings."""

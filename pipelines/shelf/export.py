@@ -1,0 +1,85 @@
+"""An entry of the store as a checkpoint folder of its own, with its card."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from conf.errors import UserError
+from conf.schema import Config
+from pipelines.merge.card import model_card
+from pipelines.merge.digest import WeightHash
+from pipelines.merge.stream import write_merge
+from pipelines.progress import SILENT, Progress
+from pipelines.shelf.remake import merge_of, sources_of
+from pipelines.sources import Access
+from pipelines.store import ENTRY, Entry
+from pipelines.trial import model_key
+from pipelines.worker import Worker
+
+
+def export(key: str, config: Config, access: Access, progress: Progress = SILENT) -> Entry:
+    """Write the checkpoint of an entry into ``config.out``; returns the entry that it was taken from.
+
+    Bases, experts and kept merges are copied; a merge that was only scored is merged again from its recipe and has to
+    have the weights that were scored. The card of a scored model tells its scores. Raises UserError for statistics,
+    a folder that is not empty, and weights that are no longer what they were.
+    """
+    if not config.out:
+        raise UserError("there is no folder to export to", where="out", do="name one with out=DIR")
+    out = Path(config.out).expanduser()
+    if out.exists() and (out.is_file() or any(out.iterdir())):
+        raise UserError("the folder is not empty", where=str(out), do="name a new folder with out=DIR")
+    entry = access.store.find(key)
+    if entry.kind == "statistics":
+        raise UserError(
+            "statistics are no checkpoint", where=f"statistics:{entry.key}", do="export an expert or a merge"
+        )
+    about = entry.describe()
+    if entry.kind != "results":
+        _copy(entry.folder, out)
+    elif about["recipe"] is None:
+        _copy(Path(sources_of(about, access.store)[-1].path), out)
+    elif access.store.has("merges", model_key(about["model"])):
+        _copy(access.store.folder("merges", model_key(about["model"])), out)
+    else:
+        _merge_again(about, out, config, access, progress)
+    if entry.kind == "results":
+        _tell_scores(out / "README.md", about)
+    return entry
+
+
+def _copy(folder: Path, out: Path) -> None:
+    shutil.copytree(folder, out, dirs_exist_ok=True, ignore=shutil.ignore_patterns(ENTRY))
+    card = out / "README.md"
+    if not card.is_file():
+        card.write_text(f"---\nlibrary_name: transformers\n---\n# {out.name}\n\nExported from a store of mergebench.\n")
+
+
+def _merge_again(about: dict[str, Any], out: Path, config: Config, access: Access, progress: Progress) -> None:
+    """Merge from the recipe; the folder goes again where its weights are not those that were scored."""
+    device = Worker(access, config.executor).device
+    merge = merge_of(about, access)
+    merge.digest = WeightHash()
+    write_merge(merge, out, progress, device=str(device))
+    (out / "README.md").write_text(model_card(merge, f"{merge.recipe.method} of {', '.join(about['names'])}"))
+    if about.get("weights") in (None, merge.digest.hexdigest()):
+        return
+    shutil.rmtree(out)
+    what = "merging again gives other weights than those that were scored"
+    do = f"see `mergebench verify results:{about['key'][:8]}`; it was merged on {about['device']}"
+    raise UserError(what, where=f"executor.device={config.executor.device}", do=do)
+
+
+def _tell_scores(card: Path, about: dict[str, Any]) -> None:
+    """Add the scores to the model card."""
+    rows = []
+    for task, score in about["tasks"].items():
+        value = "failed" if score["value"] is None else f"{score['value']:.4f}"
+        half = "" if score["stderr"] is None else f" ± {1.96 * score['stderr']:.4f}"
+        rows.append(f"| {task} | {score['metric']} | {value}{half} | {score['n']} |")
+    table = ["| task | metric | score, 95 % | documents |", "|---|---|---|---|", *rows]
+    text = card.read_text(encoding="utf-8").rstrip()
+    heading = f"\n\n## Scores on {about['suite']}\n\n"
+    card.write_text(text + heading + "\n".join(table) + "\n", encoding="utf-8")

@@ -1,0 +1,130 @@
+"""What of the store no study refers to, and its removal."""
+
+from __future__ import annotations
+
+import shutil
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from conf.errors import UserError, nearest
+from pipelines.shelf.studies import Record, studies
+from pipelines.store import KINDS, Entry, Store
+
+DAY = 86400.0
+
+
+@dataclass(frozen=True)
+class Waste:
+    """Something that may go."""
+
+    kind: str
+    """Kind of an entry, or draft for what a killed process left behind."""
+    key: str
+    path: Path
+    size: int
+    what: str
+
+
+@dataclass
+class Collection:
+    """What may go, what was removed, and what every study holds on to."""
+
+    waste: list[Waste] = field(default_factory=list)
+    forgotten: list[Record] = field(default_factory=list)
+    kept: int = 0
+    deleted: bool = False
+    busy: list[Waste] = field(default_factory=list)
+    """What was left because another process holds it."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of all that may go."""
+        return sum(waste.size for waste in self.waste)
+
+
+def collect_garbage(
+    store: Store, *, delete: bool = False, forget: Sequence[str] = (), kinds: Sequence[str] = (), days: float = 0.0
+) -> Collection:
+    """Find what no study refers to and, with ``delete``, remove it.
+
+    Args:
+        store: the store.
+        delete: act; otherwise nothing is touched.
+        forget: names of studies that count no longer; their records go too.
+        kinds: kinds of entries that may go; default: all.
+        days: entries younger than this stay.
+
+    Raises:
+        UserError: for a study or kind that does not exist.
+    """
+    records = studies(store)
+    _check_names(forget, [record.name for record in records], "--forget", "study")
+    _check_names(kinds, KINDS, "--kind", "kind of entry")
+    forgotten = [record for record in records if record.name in forget]
+    live = {key for record in records if record not in forgotten for key in record.all_keys()}
+    found = Collection(forgotten=forgotten)
+    for entry in (entry for kind in kinds or KINDS for entry in store.entries(kind)):
+        if entry.key in live or time.time() - entry.describe()["made"] < days * DAY:
+            found.kept += 1
+        else:
+            found.waste.append(Waste(entry.kind, entry.key, entry.folder, _size(entry.folder), _what(entry)))
+    found.waste += _drafts(store)
+    if delete:
+        _delete(found, store)
+    return found
+
+
+def _check_names(names: Sequence[str], known: Sequence[str], where: str, what: str) -> None:
+    for name in names:
+        if name not in known:
+            raise UserError(f"there is no {what} {name!r}", where=where, do=nearest(name, known))
+
+
+def _drafts(store: Store) -> list[Waste]:
+    """Drafts that nothing has touched for a day: their process is gone."""
+    old = [p for p in sorted((store.root / "tmp").iterdir()) if time.time() - p.stat().st_mtime > DAY]
+    return [Waste("draft", path.name, path, _size(path), "left behind by a killed process") for path in old]
+
+
+def _delete(found: Collection, store: Store) -> None:
+    """Remove what may go: an entry is renamed out of its place first, so that no one finds half of it."""
+    for waste in found.waste:
+        if waste.kind == "draft":
+            _remove(waste.path)
+            continue
+        with store.claim(waste.kind, waste.key, wait=False) as mine:
+            if not mine:
+                found.busy.append(waste)
+                continue
+            aside = store.root / "tmp" / f"gone-{waste.key}-{uuid.uuid4().hex[:8]}"
+            waste.path.rename(aside)
+            _remove(aside)
+    for record in found.forgotten:
+        record.file.unlink(missing_ok=True)
+    found.waste = [waste for waste in found.waste if waste not in found.busy]
+    found.deleted = True
+
+
+def _remove(path: Path) -> None:
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    else:
+        shutil.rmtree(path)
+
+
+def _size(path: Path) -> int:
+    if path.is_symlink() or path.is_file():
+        return path.lstat().st_size
+    return sum(file.lstat().st_size for file in path.rglob("*") if not file.is_dir())
+
+
+def _what(entry: Entry) -> str:
+    about = entry.describe()
+    names = ", ".join(about.get("names", []))
+    recipe = about.get("recipe")
+    if recipe and entry.kind == "results":
+        return f"{recipe['method']} of {names} on {about['suite']}"
+    return f"{about['trial']} {names} on {about['suite']}" if "trial" in about else str(about.get("name", ""))

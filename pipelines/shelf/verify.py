@@ -1,0 +1,144 @@
+"""Whether the store still holds what it says: merges made again from their recipes, checkpoints hashed again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from conf.errors import UserError
+from conf.schema import Executor
+from pipelines.collect.find import FILE
+from pipelines.merge.digest import WeightHash
+from pipelines.progress import SILENT, Progress
+from pipelines.shelf.remake import merge_of, sources_of
+from pipelines.sources import Access
+from pipelines.store import ENTRY, KINDS, Entry
+from pipelines.worker import Worker
+
+GOOD, DIFFERS, MISSING, UNKNOWN = "ok", "differs", "missing", "unknown"
+"""States of a check; unknown: nothing was recorded to compare with, or it was recorded on another device."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """What was found of one entry."""
+
+    kind: str
+    key: str
+    what: str
+    state: str
+    told: str = ""
+
+    @property
+    def bad(self) -> bool:
+        """Whether the entry is not what it says."""
+        return self.state in (DIFFERS, MISSING)
+
+
+def chosen_entries(keys: Sequence[str], access: Access) -> list[Entry]:
+    """The entries that the keys begin; all entries of the store where there is no key."""
+    if keys:
+        return [access.store.find(key) for key in keys]
+    return [entry for kind in KINDS for entry in access.store.entries(kind)]
+
+
+def verify(entries: Sequence[Entry], access: Access, executor: Executor, progress: Progress = SILENT) -> list[Check]:
+    """Check entries one after another.
+
+    A merge's result: every checkpoint that it was made of is hashed again, and it is merged again from its recipe; the
+    weights' hash has to be the recorded one. Other results: their checkpoint is hashed again. Bases, experts, kept
+    merges and statistics: their files are hashed again.
+    """
+    verifier = _Verifier(access, executor)
+    checks = []
+    with progress.step("verify", len(entries)) as step:
+        for entry in entries:
+            checks.append(verifier.check(entry))
+            step.advance(1, entry=f"{entry.kind}:{entry.key[:8]}", state=checks[-1].state)
+    return checks
+
+
+class _Verifier:
+    """Checks entries; a checkpoint that many of them name is read once."""
+
+    def __init__(self, access: Access, executor: Executor):
+        self.access, self.store = access, access.store
+        self.worker = Worker(access, executor)
+        self._fresh: dict[str, str] = {}
+
+    def check(self, entry: Entry) -> Check:
+        """What became of one entry."""
+        try:
+            about = entry.describe()
+            state, told = getattr(self, f"_check_{entry.kind}")(entry, about)
+        except (UserError, OSError, json.JSONDecodeError) as error:
+            about, state, told = {}, MISSING, " ".join(str(error).split())
+        return Check(entry.kind, entry.key, _what(about), state, told)
+
+    def _check_bases(self, entry: Entry, about: dict[str, Any]) -> tuple[str, str]:
+        recorded = about.get("fingerprint")
+        if recorded is None:
+            return UNKNOWN, "no fingerprint was recorded when it was made"
+        same = self._fingerprint(str(entry.folder)) == recorded
+        return (GOOD, "") if same else (DIFFERS, "its files are not those that were committed")
+
+    _check_experts = _check_bases
+
+    def _check_results(self, entry: Entry, about: dict[str, Any]) -> tuple[str, str]:
+        changed = self._changed(about)
+        if changed:
+            return DIFFERS, f"{changed} is not what was scored"
+        if about["recipe"] is None:
+            return GOOD, ""
+        if about.get("weights") is None:
+            return UNKNOWN, "no hash of the merged weights was recorded"
+        merge = merge_of(about, self.access)
+        device = str(self.worker.device)
+        if _hash(merge.tensors(device)) == about["weights"]:
+            return GOOD, ""
+        if about["device"] != self.worker.device_name:
+            return UNKNOWN, f"merged on {about['device']}; on {self.worker.device_name} its last bits may be others"
+        return DIFFERS, "merging again gives other weights"
+
+    def _check_merges(self, entry: Entry, about: dict[str, Any]) -> tuple[str, str]:
+        checkpoint = self.access.open(str(entry.folder))
+        found = _hash((name, checkpoint.tensor(name)) for name in sorted(checkpoint.header))
+        return (
+            (GOOD, "") if found == about["weights"] else (DIFFERS, "its files do not hold the weights that were merged")
+        )
+
+    def _check_statistics(self, entry: Entry, about: dict[str, Any]) -> tuple[str, str]:
+        found = hashlib.sha256((entry.folder / FILE).read_bytes()).hexdigest()
+        return (GOOD, "") if found == about["sha256"] else (DIFFERS, "its file is not the one that was committed")
+
+    def _changed(self, about: dict[str, Any]) -> str | None:
+        """The first checkpoint of a result whose files are others than those that were scored."""
+        for source in sources_of(about, self.store):
+            if self._fingerprint(source.path) != source.fingerprint:
+                return source.path
+        return None
+
+    def _fingerprint(self, path: str) -> str:
+        """The fingerprint of a checkpoint, read from its files and from no cache."""
+        if path not in self._fresh:
+            self._fresh[path] = self.access.open(path).fingerprint()
+        return self._fresh[path]
+
+
+def _hash(tensors: Iterable[tuple[str, Any]]) -> str:
+    digest = WeightHash()
+    for name, tensor in tensors:
+        digest.add(name, tensor)
+    return digest.hexdigest()
+
+
+def _what(about: dict[str, Any]) -> str:
+    """A few words for an entry."""
+    recipe = about.get("recipe")
+    names = ", ".join(about.get("names", []))
+    if recipe:
+        return f"{recipe['method']} of {names}"
+    return about.get("name") or f"{about.get('trial', '')} {names}".strip() or f"no {ENTRY}"

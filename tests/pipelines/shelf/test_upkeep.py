@@ -1,0 +1,205 @@
+"""verify, gc, export and results on the store of a small study."""
+
+import csv
+import io
+import json
+import shutil
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from conf.errors import UserError
+from pipelines.shelf.export import export
+from pipelines.shelf.gc import collect_garbage
+from pipelines.shelf.results import format_of, print_rows, result_rows, write_rows
+from pipelines.shelf.verify import chosen_entries, verify
+from pipelines.store import Store
+from pipelines.study import access_of
+from pipelines.sweep import run_study
+
+
+@pytest.fixture
+def study(small_study, own_store):
+    """A study that ran, in a store whose experts may be tampered with."""
+    for link in [*own_store.glob("experts/*"), *own_store.glob("bases/*")]:
+        target = link.resolve()
+        link.unlink()
+        shutil.copytree(target, link)
+    config = small_study()
+    run_study(config)
+    return config
+
+
+def states(config, *keys):
+    access = access_of(config)
+    return {c.key: c.state for c in verify(chosen_entries(keys, access), access, config.executor)}
+
+
+def change(file: Path) -> None:
+    weights = load_file(file)
+    name = sorted(weights)[0]
+    weights[name].view(-1)[0] += 1.0
+    save_file(weights, file, metadata={"format": "pt"})
+
+
+def entries(config, kind):
+    return Store(config.store).entries(kind)
+
+
+def test_an_untouched_store_verifies(study):
+    found = states(study)
+    assert len(found) == 1 + 3 + (1 + 3 + 4)
+    assert set(found.values()) == {"ok"}
+
+
+def test_a_changed_expert_is_found_in_itself_and_in_what_was_made_of_it(study):
+    expert = entries(study, "experts")[0]
+    change(expert.folder / "model.safetensors")
+    wrong = {key for key, state in states(study).items() if state == "differs"}
+    used = {
+        e.key
+        for e in entries(study, "results")
+        if expert.key in {Path(s["path"]).name for s in e.describe()["experts"]}
+    }
+    assert used
+    assert wrong == used | {expert.key}
+
+
+def test_another_recorded_hash_is_found(study):
+    entry = next(e for e in entries(study, "results") if e.describe()["recipe"])
+    file = entry.folder / "entry.json"
+    about = json.loads(file.read_text())
+    file.write_text(json.dumps({**about, "weights": "0" * 64}))
+    access = access_of(study)
+    (check,) = verify([entry], access, study.executor)
+    assert (check.state, check.bad) == ("differs", True)
+    file.write_text(json.dumps({**about, "weights": "0" * 64, "device": "NVIDIA Something"}))
+    (check,) = verify([entry], access, study.executor)
+    assert (check.state, check.bad) == ("unknown", False)
+    assert "NVIDIA Something" in check.told
+
+
+def test_a_lost_expert_is_missing(study):
+    expert = entries(study, "experts")[0]
+    shutil.rmtree(expert.folder)
+    found = states(study)
+    assert expert.key not in found
+    assert "missing" in found.values()
+
+
+def test_a_store_that_was_moved_still_verifies(study, tmp_path):
+    shutil.move(study.store, tmp_path / "moved")
+    study.store = str(tmp_path / "moved")
+    assert set(states(study).values()) == {"ok"}
+
+
+def test_kept_merges_are_verified_by_their_files(study, small_study):
+    run_study(small_study("keep=best"))
+    (kept,) = entries(study, "merges")
+    assert states(study, f"merges:{kept.key}") == {kept.key: "ok"}
+    change(kept.folder / "model.safetensors")
+    assert states(study, f"merges:{kept.key}") == {kept.key: "differs"}
+
+
+def test_gc_is_dry_until_told_and_takes_only_what_no_study_has(study, small_study):
+    store = Store(study.store)
+    assert collect_garbage(store).waste == []
+    extra = small_study("name=other", "+method@methods.ties=ties", "sampler.samples=1", "~methods.dare")
+    run_study(extra)
+    assert collect_garbage(store).waste == []
+    before = {e.key for e in store.entries("results")}
+    forgotten = collect_garbage(store, forget=["other"])
+    (waste,) = forgotten.waste
+    assert (waste.kind, waste.what.split()[0], forgotten.deleted) == ("results", "ties", False)
+    assert waste.size > 0
+    assert {e.key for e in store.entries("results")} == before
+    collect_garbage(store, forget=["other"], delete=True)
+    assert before - {e.key for e in store.entries("results")} == {waste.key}
+    assert collect_garbage(store).waste == []
+    assert set(states(study).values()) == {"ok"}
+
+
+def test_gc_takes_experts_that_no_study_uses_but_not_young_or_other_kinds(study):
+    store = Store(study.store)
+    for file in (store.root / "studies").iterdir():
+        file.unlink()
+    everything = collect_garbage(store)
+    assert {w.kind for w in everything.waste} == {"bases", "experts", "results"}
+    assert collect_garbage(store, days=1).waste == []
+    assert {w.kind for w in collect_garbage(store, kinds=["experts"]).waste} == {"experts"}
+    with pytest.raises(UserError, match="did you mean experts"):
+        collect_garbage(store, kinds=["expert"])
+    with store.claim("experts", store.entries("experts")[0].key):
+        done = collect_garbage(store, kinds=["experts"], delete=True)
+    assert (len(done.waste), len(done.busy)) == (2, 1)
+    assert len(store.entries("experts")) == 1
+
+
+def test_export_of_a_result_gives_the_weights_that_were_scored(study, small_study, tmp_path):
+    access = access_of(study)
+    entry = next(e for e in entries(study, "results") if e.describe()["recipe"])
+    study.out = str(tmp_path / "again")
+    export(entry.key, study, access)
+    run_study(small_study("keep=all"))
+    study.out = str(tmp_path / "kept")
+    export(entry.key, study, access)
+    again, kept = (load_file(tmp_path / name / "model.safetensors") for name in ("again", "kept"))
+    assert again.keys() == kept.keys()
+    assert all(torch.equal(again[name], kept[name]) for name in again)
+    card = (tmp_path / "again" / "README.md").read_text()
+    assert "## Scores on custom" in card
+    assert f"{entry.describe()['tasks']['add']['value']:.4f}" in card
+    assert not (tmp_path / "kept" / "entry.json").exists()
+    with pytest.raises(UserError, match="not empty"):
+        export(entry.key, study, access)
+
+
+def test_export_of_an_expert_is_a_checkpoint_and_refuses_changed_merges(study, tmp_path):
+    access = access_of(study)
+    expert = entries(study, "experts")[0]
+    study.out = str(tmp_path / "expert")
+    export(f"experts:{expert.key}", study, access)
+    assert access.open(study.out).fingerprint() == expert.describe()["fingerprint"]
+    for e in entries(study, "experts"):
+        change(e.folder / "model.safetensors")
+    merged = next(e for e in entries(study, "results") if e.describe()["recipe"])
+    study.out = str(tmp_path / "merge")
+    with pytest.raises(UserError, match="other weights than those that were scored"):
+        export(merged.key, study, access_of(study))
+    assert not Path(study.out).exists()
+
+
+def test_results_have_a_row_for_every_trial_and_task(study, tmp_path):
+    store = Store(study.store)
+    rows = result_rows(store)
+    assert len(rows) == 8
+    assert {row["studies"][0] for row in rows} == {"small"}
+    dare = next(row for row in rows if row["method"] == "dare_linear")
+    entry = store.entry("results", dare["key"]).describe()
+    assert (dare["value"], dare["n"]) == (entry["tasks"]["add"]["value"], 8)
+    assert dare["parameters"]["density"] == entry["recipe"]["parameters"]["density"]
+    out = io.StringIO()
+    print_rows(rows, "csv", out)
+    read = list(csv.DictReader(io.StringIO(out.getvalue())))
+    assert [row["key"] for row in read] == [row["key"] for row in rows]
+    assert json.loads(next(r for r in read if r["method"] == "dare_linear")["parameters"]) == dare["parameters"]
+    write_rows(rows, "parquet", tmp_path / "deep" / "results.parquet")
+    table = pq.read_table(tmp_path / "deep" / "results.parquet")
+    assert table["value"].to_pylist() == [row["value"] for row in rows]
+    with pytest.raises(UserError, match="did you mean small"):
+        result_rows(store, "smal")
+
+
+def test_formats_by_name_and_by_ending():
+    assert (format_of(None, None), format_of(None, "a.parquet"), format_of("json", "a.csv")) == (
+        "csv",
+        "parquet",
+        "json",
+    )
+    with pytest.raises(UserError, match="parquet"):
+        format_of("parqet", None)
+    with pytest.raises(UserError, match="out=FILE"):
+        format_of("parquet", None)
