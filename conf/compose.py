@@ -140,8 +140,9 @@ def _tree(overrides: list[str], known: dict[str, list[str]], search: list[str]) 
     if {"+scale", "++scale", "scale"} & choices.keys():
         tree = hydra_compose("config", overrides=[*search, *choices.values()])
         apply_scale(tree, keep_suite="suite" in choices)
-        ConfigStore.instance().store(name="scaled", node=tree)
-        tree = hydra_compose("scaled", overrides=[*search, *plain])
+        if plain:
+            ConfigStore.instance().store(name="scaled", node=tree)
+            tree = hydra_compose("scaled", overrides=[*search, *plain])
     else:
         tree = hydra_compose("config", overrides=[*search, *choices.values(), *plain])
     for _, override in values:
