@@ -1,0 +1,66 @@
+"""The Ray executor: the same bits as local, and a lost worker costs its current trial only."""
+
+import os
+import signal
+import threading
+import time
+
+import psutil
+import pytest
+
+from pipelines.executors.ray import _Queue, _Seat
+from pipelines.store import Store
+from pipelines.sweep import run_study
+from tests.pipelines.test_sweep import config_of, store, values  # noqa: F401
+
+pytest.importorskip("ray", reason="the extra mergebench[ray] is not installed")
+
+
+class Waiting:
+    """A trial as the queue sees it."""
+
+    def __init__(self, base: str, number: int):
+        self.base = type("Base", (), {"path": base})()
+        self.number = number
+
+
+def test_an_actor_keeps_to_the_base_that_it_holds():
+    queue, seat, other = _Queue(), _Seat(None, "b"), _Seat(None, None)
+    for number in range(3):
+        queue.put(Waiting("a", number), 0)
+        queue.put(Waiting("b", number), 0)
+    assert queue.take(seat, {"b", None})[0].base.path == "b"
+    assert queue.take(other, {"b", None})[0].base.path == "a", "a base that nobody holds comes first"
+    assert [queue.take(seat, {"b", "a"})[0].base.path for _ in range(3)] == ["b", "b", "a"]
+    assert queue.take(seat, {"a"})[0].number == 2
+    assert queue.take(seat, {"a"}) is None
+
+
+def kill_a_worker_once(results, stop: threading.Event) -> None:
+    """Kill one actor's process as soon as the first result is there."""
+    while not stop.is_set():
+        workers = [
+            p for p in psutil.process_iter(["cmdline"]) if any("_Actor" in part for part in p.info["cmdline"] or [])
+        ]
+        if workers and list(results.glob("*/entry.json")):
+            os.kill(workers[0].pid, signal.SIGKILL)
+            return
+        time.sleep(0.02)
+
+
+@pytest.mark.timeout(900)
+def test_same_bits_as_local_though_a_worker_is_killed(tiny_pool, store, tmp_path):  # noqa: F811
+    elsewhere = tmp_path / "local" / "store"
+    run_study(config_of(tiny_pool, elsewhere))
+    stop = threading.Event()
+    killer = threading.Thread(target=kill_a_worker_once, args=(store / "results", stop))
+    killer.start()
+    try:
+        done = run_study(config_of(tiny_pool, store, "executor=ray", "executor.workers=2", "executor.device=cpu"))
+    finally:
+        stop.set()
+        killer.join()
+    assert done.complete
+    assert values(store) == values(elsewhere)
+    weights = [{e.key: e.describe()["weights"] for e in Store(s).entries("results")} for s in (store, elsewhere)]
+    assert weights[0] == weights[1]
