@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import random
+import resource
 import statistics
 import subprocess
 import sys
@@ -178,8 +179,12 @@ def compare(size: float, repeats: int) -> bool:
         first, *later = recipes(models, 1 + repeats)
         ours = Ours(folder, models, tasks)
         ours.trial(first)
+        cpu = time.process_time()
         rows = [ours.trial(recipe) for recipe in later]
+        cpu = (time.process_time() - cpu) / repeats
+        before = children()
         merging, evaluating, expected = theirs(folder, later[-1], tasks)
+        their_cpu = children() - before
     mine = statistics.median(a + b for a, b, _ in rows)
     ratio = (merging + evaluating) / mine
     same = sum(a == b for t in tasks for a, b in zip(rows[-1][2][t], expected[t], strict=True))
@@ -189,7 +194,14 @@ def compare(size: float, repeats: int) -> bool:
     print(f"{size:g}M: mergekit-yaml {merging:.1f} s + lm_eval {evaluating:.1f} s")
     print(f"      a later model here {mine:.2f} s ({parts})")
     print(f"      {ratio:.1f} times faster (bar {BARS[size]:g}); same decision on {same} of {DOCUMENTS} documents")
+    print(f"      in CPU seconds {their_cpu:.1f} and {cpu:.2f}: {their_cpu / cpu:.1f} times", flush=True)
     return ratio >= BARS[size] and same == DOCUMENTS
+
+
+def children() -> float:
+    """CPU seconds of all child processes so far."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def memory(trials: int) -> bool:

@@ -34,7 +34,8 @@ class Evaluator:
 
     ``evaluate`` may be called with one live module whose weights change in between, or with another module each time;
     nothing of a model is kept, and the answers to one are cleared before the next. Raises UserError for an unknown
-    task; a task whose data do not load is told in ``problems`` and marks its own cell.
+    task; a task whose data do not load is told in ``problems`` and marks its own cell. Scoring runs where the model is;
+    ``device`` is for the record.
     """
 
     def __init__(

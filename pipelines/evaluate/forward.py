@@ -24,12 +24,14 @@ def log_likelihoods(model: nn.Module, work: list[Batch], count: int, tick: Calla
     Log-likelihoods are summed in float32 and rounded to the dtype of the logits, as lm-eval's are.
     Raises NotFiniteError when one is NaN.
     """
-    values, greedy = torch.zeros(count), torch.zeros(count, dtype=torch.bool)
+    answers = []
     with torch.no_grad(), rows_only(model) as rows:
         for batch in work:
-            places = torch.tensor(batch.requests)
-            values[places], greedy[places] = (x.cpu() for x in answer(model, batch, rows))
+            answers.append(answer(model, batch, rows))
             tick(len(batch.tokens))
+    values, greedy = torch.zeros(count), torch.zeros(count, dtype=torch.bool)
+    for batch, (value, right) in zip(work, answers, strict=True):  # read last, so that a GPU is never waited for
+        values[batch.requests], greedy[batch.requests] = value.cpu(), right.cpu()
     if torch.isnan(values).any():
         raise NotFiniteError("the model's logits are NaN")
     return list(zip(values.tolist(), greedy.tolist(), strict=True))
@@ -42,14 +44,14 @@ def answer(model: nn.Module, batch: Batch, rows: list[torch.Tensor]) -> tuple[to
     rows[:] = [batch.rows]
     logits = model(input_ids=batch.tokens, use_cache=False, **_structure(model, batch)).logits
     if logits.shape[:-1] == batch.tokens.shape:  # the output layer could not be hooked
-        logits = logits.reshape(-1, logits.shape[-1])[batch.rows]
-    logits = logits.reshape(-1, logits.shape[-1])  # [R, V]
+        logits = logits.reshape(-1, logits.shape[-1])[batch.rows.to(logits.device)]
+    batch, logits = batch.to(logits.device), logits.reshape(-1, logits.shape[-1])  # [R, V]
     scores = torch.log_softmax(logits, dim=-1)  # [R, V]
     picked = scores[batch.pick_row, batch.pick_token].float()  # [P]
     right = (logits.argmax(-1)[batch.pick_row] == batch.pick_token).float()  # [P]
     n = len(batch.requests)
-    total = torch.zeros(n, device=device).index_add_(0, batch.pick_request, picked)
-    every = torch.ones(n, device=device).scatter_reduce_(0, batch.pick_request, right, "amin")
+    total = torch.zeros(n, device=logits.device).index_add_(0, batch.pick_request, picked)
+    every = torch.ones(n, device=logits.device).scatter_reduce_(0, batch.pick_request, right, "amin")
     return total.to(scores.dtype).float(), every.bool()
 
 
@@ -76,7 +78,7 @@ def rows_only(model: nn.Module) -> Iterator[list[torch.Tensor]]:
 
     def pick(layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         hidden = inputs[0]  # [B, T, d]
-        return (hidden.reshape(-1, hidden.shape[-1])[rows[0]][None], *inputs[1:])  # [1, R, d]
+        return (hidden.reshape(-1, hidden.shape[-1])[rows[0].to(hidden.device)][None], *inputs[1:])  # [1, R, d]
 
     head = model.get_output_embeddings()
     handle = head.register_forward_pre_hook(pick) if isinstance(head, nn.Linear) else None
