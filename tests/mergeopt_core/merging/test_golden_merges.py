@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import SHARED
+from tests.conftest import SHARED
 from golden_calls import call, compare, golden_masks, merge_model
 
 from mergeopt_core.merging import dare, mixup
