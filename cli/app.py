@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cli import catalog, doctor, evaluate, finetune, merge, prefetch, shelf, statistics, study, upkeep
+from cli import catalog, doctor, evaluate, finetune, merge, prefetch, search, shelf, statistics, study, upkeep
 
 app = typer.Typer(
     name="mergebench",
@@ -28,6 +28,7 @@ merge.register(app)
 evaluate.register(app)
 statistics.register(app)
 study.register(app)
+search.register(app)
 catalog.register(app)
 shelf.register(app)
 upkeep.register(app)

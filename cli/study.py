@@ -11,6 +11,7 @@ from cli.options import Cfg, ConfigDir, Json, Overrides, compose_all, print_cfg
 
 if TYPE_CHECKING:
     from pipelines.plan import Plan
+    from pipelines.report import Report
     from pipelines.sweep import Sweep
 
 SWEEP = """Run a whole study: make what is missing, run every trial that is new, report.
@@ -67,7 +68,7 @@ def register(app: typer.Typer) -> None:
         if dry_run:
             return _plan(composed, json)
         from cli import console
-        from pipelines.sweep import run_study
+        from pipelines.sweep import report_together, run_study
 
         sweeps = []
         for config, _ in composed:
@@ -76,7 +77,7 @@ def register(app: typer.Typer) -> None:
                 console.listening() as progress,
             ):
                 sweeps.append(run_study(config, progress))
-        _show(sweeps, json)
+        _show(sweeps, report_together([config for config, _ in composed], sweeps), json)
         if not all(s.complete for s in sweeps):
             raise typer.Exit(130 if any(s.outcome.interrupted for s in sweeps) else 1)
 
@@ -91,11 +92,12 @@ def register(app: typer.Typer) -> None:
         if cfg:
             return print_cfg(composed)
         from cli import console
-        from pipelines.sweep import report_study
+        from pipelines.sweep import report_study, report_together
 
         with console.listening() as progress:
             sweeps = [report_study(config, progress) for config, _ in composed]
-        _show(sweeps, json)
+            together = report_together([config for config, _ in composed], sweeps, progress)
+        _show(sweeps, together, json)
 
 
 def _plan(composed: list[tuple[Any, Any]], json: bool) -> None:
@@ -115,12 +117,14 @@ def _plan(composed: list[tuple[Any, Any]], json: bool) -> None:
         raise typer.Exit(2)
 
 
-def _show(sweeps: list[Sweep], json: bool) -> None:
+def _show(sweeps: list[Sweep], together: Report | None, json: bool) -> None:
     from cli import console
-    from cli.sweep_view import sweep_dict, sweep_lines
+    from cli.sweep_view import report_parts, sweep_dict, sweep_lines
 
     if json:
         return console.print_json([sweep_dict(s) for s in sweeps])
     for s in sweeps:
-        for line in sweep_lines(s):
+        for line in sweep_lines(s, alone=together is None):
             console.out.print(line, highlight=False)
+    for line in report_parts(together) if together else ():
+        console.out.print(line, highlight=False)

@@ -11,16 +11,24 @@ from cli.plan_view import clock
 from cli.report_view import standings_table, verdict_lines
 
 if TYPE_CHECKING:
+    from pipelines.report import Report
     from pipelines.sweep import Sweep
 
 
-def sweep_lines(sweep: Sweep) -> Iterator[Any]:
-    """The report, then what ran, what failed, and where everything is."""
+def report_parts(report: Report) -> Iterator[Any]:
+    """A report's table and verdict."""
+    yield standings_table(report)
+    yield from verdict_lines(report)
+
+
+def sweep_lines(sweep: Sweep, alone: bool = True) -> Iterator[Any]:
+    """The report (of a study that stands alone), then what ran, what failed, and where everything is."""
     if sweep.report is None:
         yield "[yellow]no result of this study is in the store yet[/]"
+    elif alone:
+        yield from report_parts(sweep.report)
     else:
-        yield standings_table(sweep.report)
-        yield from verdict_lines(sweep.report)
+        yield f"[bold]{sweep.name}[/]: {sweep.folder}"
     yield _spent(sweep)
     if sweep.outcome.failures:
         yield _failures(sweep)

@@ -45,11 +45,19 @@ def groups(folders: Sequence[Path] = (FOLDER,)) -> dict[str, list[str]]:
 def compose(overrides: Sequence[str], *, config_dir: str | None = None) -> list[tuple[Config, DictConfig]]:
     """Compose and validate one configuration for each point of the overrides' sweep grammar.
 
-    Returns pairs of the typed configuration and the composed tree that ``--cfg`` prints.
+    Returns pairs of the typed configuration and the composed tree that ``--cfg`` prints. Of several, each carries the
+    values that set it apart in its name (``quickstart/seed=2``).
     Raises UserError for anything misspelt, missing or of a wrong type.
     """
     extra = _config_dir(config_dir)
-    return [_compose_one(point, extra) for point in _sweep_points(overrides)]
+    points = list(_sweep_points(overrides))
+    composed = [_compose_one(point, extra) for point in points]
+    for point, (config, tree) in zip(points, composed) if len(points) > 1 else ():
+        own = [text for text in point if any(text not in other for other in points)]
+        label = re.sub(r"[^\w.=,+@-]", "_", ",".join(own))
+        config.name = f"{config.name or 'study'}/{label}"
+        tree.name = config.name
+    return composed
 
 
 def to_yaml(tree: DictConfig) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -68,6 +69,16 @@ def report_study(config: Config, progress: Progress = SILENT) -> Sweep:
     access = access_of(config)
     plan = make_plan(config, access)
     return Sweep(plan.name, plan, Outcome(), _report(config, plan, access, progress), _folder(config))
+
+
+def report_together(configs: Sequence[Config], sweeps: Sequence[Sweep], progress: Progress = SILENT) -> Report | None:
+    """One report over the several studies that a sweep grammar makes, in the folder above theirs; None for one."""
+    if len(sweeps) < 2:
+        return None
+    rows = [row for config, sweep in zip(configs, sweeps) for row in trial_rows(sweep.plan, access_of(config))]
+    above = _folder(configs[0]).parent
+    with progress.step("report on all"):
+        return write_report(rows, above, statistics=configs[0].statistics, title=above.name)
 
 
 class _Clock:

@@ -98,3 +98,9 @@ def test_every_choice_composes():
         for choice in choices:
             target = "pool@pools.p" if group == "pool" else group
             compose([f"{plus}{target}={choice}"])
+
+
+def test_the_studies_of_a_sweep_have_names_of_their_own():
+    names = [config.name for config, _ in compose(["+experiment=quickstart", "seed=1,2", "suite.limit=10"])]
+    assert names == ["quickstart/seed=1", "quickstart/seed=2"]
+    assert only("+experiment=quickstart").name == "quickstart"

@@ -16,7 +16,7 @@ from conf.errors import UserError
 from pipelines.plan import make_plan
 from pipelines.store import Store
 from pipelines.study import access_of
-from pipelines.sweep import run_study
+from pipelines.sweep import report_together, run_study
 from pipelines.worker import Worker
 
 SUITE = (
@@ -186,3 +186,17 @@ def test_json_says_what_ran(tiny_pool, store):
     told = json.loads(done.stdout)[0]
     assert (told["run"], told["complete"]) == (16, True)
     assert done.stderr == ""
+
+
+def test_a_swept_value_makes_studies_that_are_reported_together(tiny_pool, store):
+    composed = compose(
+        overrides(tiny_pool, store, "sampler.sizes=[2]", "~methods.dare", "methods.ties.density=0.1,0.9")
+    )
+    configs = [config for config, _ in composed]
+    sweeps = [run_study(config) for config in configs]
+    assert [s.folder.name for s in sweeps] == ["methods.ties.density=0.1", "methods.ties.density=0.9"]
+    assert sweeps[1].plan.cached == 1 + 3 + 3, "base, experts and linear merges are shared"
+    together = report_together(configs, sweeps)
+    assert together is not None
+    assert {row["study"] for row in together.trials} == {s.name for s in sweeps}
+    assert (store.parent / "runs" / "small" / "leaderboard.csv").is_file()
