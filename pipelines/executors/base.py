@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from conf.errors import UserError, nearest
 from conf.schema import Executor
 from pipelines.sources import Access
 from pipelines.trial import Trial
+
+if TYPE_CHECKING:
+    from pipelines.worker import Worker
 
 
 @dataclass(frozen=True)
@@ -34,12 +38,18 @@ OnTrial = Callable[[Trial, str], None]
 """Called with each trial and what became of it: done, elsewhere or failed."""
 
 
-def run_trials(trials: Sequence[Trial], executor: Executor, access: Access, on_trial: OnTrial) -> Outcome:
-    """Run trials with the executor that the configuration names."""
+def run_trials(
+    trials: Sequence[Trial], executor: Executor, access: Access, on_trial: OnTrial, worker: Worker | None = None
+) -> Outcome:
+    """Run trials with the executor that the configuration names.
+
+    A caller that runs a few trials at a time gives the local executor its ``worker``, so that what they share is made
+    once.
+    """
     if executor.name == "local":
         from pipelines.executors.local import run_local
 
-        return run_local(trials, executor, access, on_trial)
+        return run_local(trials, executor, access, on_trial, worker)
     if executor.name == "ray":
         from pipelines.executors.ray import run_ray
 

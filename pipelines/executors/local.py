@@ -17,9 +17,11 @@ from pipelines.trial import Trial
 from pipelines.worker import Worker
 
 
-def run_local(trials: Sequence[Trial], executor: Executor, access: Access, on_trial: OnTrial) -> Outcome:
+def run_local(
+    trials: Sequence[Trial], executor: Executor, access: Access, on_trial: OnTrial, worker: Worker | None = None
+) -> Outcome:
     """Run trials here; a failing one is tried ``executor.retries`` times more, then set aside."""
-    worker, outcome = Worker(access, executor), Outcome()
+    worker, outcome = worker or Worker(access, executor), Outcome()
     waiting, postponed = deque((trial, 0) for trial in trials), set()
     try:
         while waiting:

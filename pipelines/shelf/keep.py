@@ -11,6 +11,7 @@ from pipelines.merge.digest import WeightHash
 from pipelines.merge.stream import write_merge
 from pipelines.plan import Plan
 from pipelines.progress import SILENT, Progress
+from pipelines.shelf.scores import mean_score
 from pipelines.sources import Access
 from pipelines.store import Store
 from pipelines.study import Planned, suites
@@ -49,11 +50,7 @@ def _chosen(config: Config, plan: Plan, store: Store) -> list[Planned]:
 
 
 def _score(planned: Planned, store: Store) -> float | None:
-    """Mean over the tasks of a complete result."""
-    if planned.trial is None or not store.has("results", planned.trial.key, complete=True):
-        return None
-    values = [t["value"] for t in store.entry("results", planned.trial.key).describe()["tasks"].values()]
-    return sum(values) / len(values) if values and None not in values else None
+    return mean_score(planned.trial, store) if planned.trial is not None else None
 
 
 def _keep(planned: Planned, worker: Worker) -> None:

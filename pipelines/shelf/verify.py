@@ -71,11 +71,14 @@ class _Verifier:
 
     def check(self, entry: Entry) -> Check:
         """What became of one entry."""
+        about: dict[str, Any] = {}
         try:
             about = entry.describe()
             state, told = getattr(self, f"_check_{entry.kind}")(entry, about)
-        except (UserError, OSError, json.JSONDecodeError) as error:
-            about, state, told = {}, MISSING, " ".join(str(error).split())
+        except UserError as error:
+            state, told = MISSING, error.what
+        except (OSError, json.JSONDecodeError) as error:
+            state, told = MISSING, str(error)
         return Check(entry.kind, entry.key, _what(about), state, told)
 
     def _check_bases(self, entry: Entry, about: dict[str, Any]) -> tuple[str, str]:

@@ -1,0 +1,79 @@
+"""What a search found, on the terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from mergeopt_core.statistics import Interval
+    from pipelines.search.judge import Candidate, Found
+
+
+def search_lines(found: Found, top: int) -> Iterator[Any]:
+    """The best configurations, then how the chosen one compares with the defaults, then what failed."""
+    shown = found.candidates[:top]
+    shown += [c for c in found.candidates if c.default and c not in shown]
+    if shown:
+        yield _table(found, shown)
+    if found.label:
+        yield f"[bold red]{found.label}[/]"
+    yield from _verdict(found)
+    for key, reason in found.failed.items():
+        yield f"[red]{key[:10]} has no score[/]: {escape(reason)}"
+    if found.interrupted:
+        yield "[yellow]interrupted: what was scored is kept; the same command goes on[/]"
+    yield f"[dim]{found.tried} configurations in {found.folder}[/]"
+
+
+def _table(found: Found, shown: list[Candidate]) -> Table:
+    title = f"{found.method} of {', '.join(found.experts)}: {found.sampler} search on {found.split}"
+    table = Table(title=title, title_justify="left")
+    names = list(shown[0].values)
+    table.add_column("")
+    for name in names:
+        table.add_column(name, justify="right", overflow="fold")
+    table.add_column(found.split, justify="right", no_wrap=True)
+    table.add_column(found.report + (" (tuned on it)" if found.label else ""), justify="right", no_wrap=True)
+    for place, candidate in enumerate(shown):
+        mark = "best" if place == 0 else ""
+        mark = " ".join(filter(None, [mark, "default" if candidate.default else ""])) or str(place + 1)
+        values = [_value(candidate.values[name]) for name in names]
+        table.add_row(mark, *values, _validation(candidate), _interval(candidate.test))
+    table.caption = f"brackets: {found.confidence:.0%} bootstrap intervals over documents"
+    return table
+
+
+def _verdict(found: Found) -> Iterator[str]:
+    best, gap = found.best, found.difference
+    if best is None or gap is None or best.test is None:
+        return
+    if best.default:
+        yield f"no configuration is better than the default on {found.split}"
+        return
+    sure = "beyond noise" if gap.excludes_zero else "within noise"
+    p = "" if gap.p is None or math.isnan(gap.p) else f", p = {gap.p:.2g}"
+    yield f"on {found.report}, chosen minus default, paired: {gap.estimate:+.4f} {_ends(gap)}{p}: {sure}"
+    if not found.label:
+        many = f"the highest of {len(found.candidates)} and so too high"
+        yield f"[dim]the chosen one's score on {found.split} is {many}; its score on {found.report} is not[/]"
+
+
+def _validation(candidate: Candidate) -> str:
+    return _interval(candidate.validation) if candidate.validation else f"{candidate.score:.4f}"
+
+
+def _interval(interval: Interval | None) -> str:
+    return "" if interval is None else f"{interval.estimate:.4f} {_ends(interval)}".strip()
+
+
+def _ends(interval: Interval) -> str:
+    return escape(f"[{interval.low:.3f}, {interval.high:.3f}]") if interval.known else ""
+
+
+def _value(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)

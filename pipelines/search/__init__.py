@@ -1,0 +1,1 @@
+"""Searching a merge method's parameters on one split, to be scored once on another."""
