@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import get_origin
+from typing import Any, get_origin
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -182,7 +182,8 @@ def _add(tree: DictConfig, override: Override) -> None:
     node, typed = tree, False
     for part in parents:
         kind = node._metadata.element_type
-        if part not in node and (is_dataclass(kind) or get_origin(kind) is dict):
+        open_ended = get_origin(kind) is dict or (kind is Any and OmegaConf.get_type(node) is dict)
+        if part not in node and (is_dataclass(kind) or open_ended):
             with open_dict(node):
                 node[part] = OmegaConf.structured(kind) if is_dataclass(kind) else {}
         node, typed = node[part], typed or is_dataclass(kind)
