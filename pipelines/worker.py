@@ -21,8 +21,9 @@ from pipelines.evaluate.result import Evaluation
 from pipelines.merge.checkpoint import OpenCheckpoint
 from pipelines.merge.companions import write_tokenizer
 from pipelines.merge.digest import WeightHash
+from pipelines.merge.kept import Kept
 from pipelines.merge.stream import Merge, alone, merge_into
-from pipelines.sources import Access
+from pipelines.sources import Access, Source
 from pipelines.store import content_key
 from pipelines.trial import Trial
 
@@ -42,6 +43,7 @@ class Worker:
         self.executor = executor
         self._checkpoints: dict[str, OpenCheckpoint] = {}
         self._evaluators: dict[str, Evaluator] = {}
+        self._kept: tuple[str, Kept] | None = None
         self._live: tuple[tuple[str, str], nn.Module] | None = None
 
     def run(self, trial: Trial) -> None:
@@ -84,8 +86,15 @@ class Worker:
             experts,
             [source.fingerprint for source in trial.experts],
             base_id=trial.base.fingerprint,
+            cache=self._kept_of(trial.base),
             statistics=[open_statistics(source) for source in trial.statistics] or None,
         )
+
+    def _kept_of(self, base: Source) -> Kept:
+        """What merges of a base share; that of another base is let go."""
+        if self._kept is None or self._kept[0] != base.fingerprint:
+            self._kept = (base.fingerprint, Kept(self.access.store.cache / "factors" / base.fingerprint[:32]))
+        return self._kept[1]
 
     def _reader(self, trial: Trial, merge: Merge) -> str:
         """Folder of the tokenizer that the trial's model is read with; a merge of vocabularies has one of its own."""

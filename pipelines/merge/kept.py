@@ -1,0 +1,76 @@
+"""What merges of one base share, computed once: in memory up to a bound, singular factors in the store as well.
+
+Kernels ask for what does not depend on the subset being merged (singular factors, cross products, trimming thresholds,
+inner products) by a tuple of strings that names expert, tensor and setting, as described in ``mergeopt_core.spectral``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import uuid
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+MEMORY = 2 * 2**30
+"""Bytes held in memory; what was used longest ago goes first."""
+
+ON_DISK = "factors"
+"""The kind of entry that is worth a file: one decomposition a matrix and expert, used by every subset."""
+
+
+class Kept:
+    """A dictionary of shared intermediate results, for one base.
+
+    ``folder`` is where singular factors are kept between processes and studies; any number may share it.
+    """
+
+    def __init__(self, folder: Path, memory: int = MEMORY):
+        self.folder, self.memory = folder, memory
+        self._held: OrderedDict[tuple[str, ...], Any] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, key: tuple[str, ...]) -> Any:
+        """The value of a key, from memory or from a file; None where there is none."""
+        if key in self._held:
+            self._held.move_to_end(key)
+            return self._held[key]
+        file = self._file(key)
+        if key[0] != ON_DISK or not file.is_file():
+            return None
+        value = load_file(file)
+        self._hold(key, value)
+        return value
+
+    def __setitem__(self, key: tuple[str, ...], value: Any) -> None:
+        self._hold(key, value)
+        if key[0] == ON_DISK:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            beside = self.folder / f"{uuid.uuid4().hex}.tmp"
+            save_file({name: tensor.contiguous() for name, tensor in value.items()}, beside)
+            os.replace(beside, self._file(key))
+
+    def _file(self, key: tuple[str, ...]) -> Path:
+        return self.folder / (hashlib.sha256("\0".join(key).encode()).hexdigest()[:32] + ".safetensors")
+
+    def _hold(self, key: tuple[str, ...], value: Any) -> None:
+        if key in self._held:
+            self._bytes -= _size(self._held.pop(key))
+        self._held[key] = value
+        self._bytes += _size(value)
+        while self._bytes > self.memory and self._held:
+            self._bytes -= _size(self._held.popitem(last=False)[1])
+
+
+def _size(value: Any) -> int:
+    """Bytes of a value; a key and its bookkeeping count a little too."""
+    if isinstance(value, Tensor):
+        return value.numel() * value.element_size() + 256
+    if isinstance(value, Mapping):
+        return sum(_size(part) for part in value.values())
+    return sum(_size(part) for part in value) if isinstance(value, (tuple, list)) else 256
