@@ -93,7 +93,7 @@ def choose(leaf: Leaf, limit: int | None, seed: int) -> list[int]:
     """Indices of the documents that are scored: all, or ``limit`` of them, chosen by seed alike for all models."""
     if limit is None or limit >= leaf.total:
         return list(range(leaf.total))
-    return sorted(random.Random(f"{seed} {leaf.name} {leaf.total}").sample(range(leaf.total), limit))
+    return sorted(random.Random(f"{seed} {leaf.task.task_name} {leaf.total}").sample(range(leaf.total), limit))
 
 
 def _skill(key: str, spec: SuiteTask, suite: Suite) -> Task:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,7 @@ class Evaluator:
                 self.tasks = []
                 for key, spec in suite.tasks.items():
                     entered = enter(key, spec, suite, index, datasets)
+                    self._name_apart(entered)
                     self._ask(entered)
                     self.tasks.append(entered)
                     step.advance()
@@ -99,6 +101,13 @@ class Evaluator:
             versions=self.scorer.describe(self.settings, model),
             lm_eval=summary.lm_eval_layout(self, model, who),
         )
+
+    def _name_apart(self, task: Entered) -> None:
+        """A task that stands in the suite twice (other split or metric) gets a name of its own in lm-eval's layout."""
+        taken = {leaf.name for other in self.tasks for leaf in other.leaves}
+        for leaf in task.leaves:
+            if leaf.name in taken:
+                leaf.name, task.group = f"{task.key}/{leaf.name}", None
 
     def _ask(self, task: Entered) -> None:
         """Write the requests of a task's chosen documents; a failure is kept as the task's error."""
@@ -149,7 +158,7 @@ class Evaluator:
     def _perturbed(self, leaf: Leaf, index: int, document: Any, context: Any) -> Any:
         """A document's prompt (or its prompts, where options stand in them) under the suite's attack."""
         assert self.attack is not None
-        seed = f"{self.suite.seed} {leaf.name} {index}"
+        seed = f"{self.suite.seed} {leaf.task.task_name} {index}"
         options = leaf.task.doc_to_choice(document) if leaf.task.config.doc_to_choice else []
         if isinstance(context, list):
             shared = options[0][: min(common(options[0], option) for option in options)].rpartition(" ")[0]
@@ -169,20 +178,27 @@ class Evaluator:
         """Run every request and put the answers into the task objects; failed tasks by name, with why."""
         failed = {}
         self._clear()
-        with self.lm.lent(model, self.scorer.batch_size), progress.step("scoring", self.scorer.rows) as step:
+        with self.lm.lent(model, self.scorer.batch_size):
             self.scorer.prepare(model)
-            for task in self.tasks:
-                _reseed(self.suite.seed)
-                try:
-                    for leaf in task.leaves:
-                        self.scorer.run(leaf, model, step.advance)
-                except torch.OutOfMemoryError:
-                    raise
-                except NotFiniteError as error:
-                    raise UserError(f"{error}", where=f"{who}, task {task.key}", do="the weights are broken") from None
-                except Exception as error:
-                    failed[task.key] = f"{type(error).__name__}: {error}"
+            with progress.step("scoring", self.scorer.rows) as step:
+                for task in self.tasks:
+                    if why := self._answer(task, model, who, step.advance):
+                        failed[task.key] = why
         return failed
+
+    def _answer(self, task: Entered, model: nn.Module, who: str, tick: Callable[[int], None]) -> str | None:
+        """Run a task's requests; why it failed, if it did."""
+        _reseed(self.suite.seed)
+        try:
+            for leaf in task.leaves:
+                self.scorer.run(leaf, model, tick)
+        except torch.OutOfMemoryError:
+            raise
+        except NotFiniteError as error:
+            raise UserError(f"{error}", where=f"{who}, task {task.key}", do="the weights are broken") from None
+        except Exception as error:
+            return f"{type(error).__name__}: {error}"
+        return None
 
     def _clear(self) -> None:
         """Forget the answers: lm-eval would go on reading the first model's."""

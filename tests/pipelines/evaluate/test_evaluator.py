@@ -158,6 +158,17 @@ def test_failing_task_marks_its_own_cell(suite, folder, model):
     assert set(evaluation.documents["task"].to_pylist()) == {"add", "odd", "close"}
 
 
+def test_one_task_may_stand_in_a_suite_twice(folder, mirror, model):
+    tasks = {split: SuiteTask(task="arc_easy", split=split, limit=20) for split in ("validation", "test")}
+    both = Evaluator(Suite(name="s", tasks=tasks), folder, datasets=str(mirror)).evaluate(model)
+    for split, task in tasks.items():
+        alone = Evaluator(Suite(name="s", tasks={split: task}), folder, datasets=str(mirror)).evaluate(model)
+        assert both.tasks[split] == alone.tasks[split]
+        assert documents(both, split) == documents(alone, split)
+    assert both.lm_eval["results"].keys() == {"arc_easy", "test/arc_easy"}
+    assert documents(both, "validation") != documents(both, "test")
+
+
 @pytest.mark.parametrize(
     ("task", "message"),
     [(SuiteTask(task="arc_eazy"), "did you mean arc_easy"), (SuiteTask(skill="ad"), "did you mean add")],
