@@ -14,7 +14,7 @@ HELP = """Fine-tune one expert into the store.
 
   mergebench finetune task=skills/add finetuning=mergopt finetuning.scale=0.0005,0.001
 
-  mergebench finetune base=qwen2.5-1.5b-instruct task=file task.path=my.jsonl out=my-expert
+  mergebench finetune base=qwen2_5_1_5b_instruct task=file task.path=my.jsonl out=my-expert
 """
 
 
