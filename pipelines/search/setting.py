@@ -22,6 +22,9 @@ from pipelines.sources import Access, Source, find_checkpoint, make_base
 from pipelines.study import access_of, check_method, make_pools
 from pipelines.trial import Trial
 
+SPLITS = ("train", "validation", "test")
+"""Splits of a built-in skill."""
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -73,6 +76,11 @@ def tuning_suites(config: Config) -> tuple[Suite, Suite]:
     """
     pool, search = _pool(config), config.search
     suite = (pool.suite if pool else None) or config.suite
+    if any(task.skill for task in suite.tasks.values()):
+        for name, split in (("split", search.split), ("report", search.report)):
+            if split not in SPLITS:
+                what = f"a built-in skill has no split {split!r}"
+                raise UserError(what, where=f"search.{name}", do=nearest(split, SPLITS))
     made = tuple(_on_split(suite, split) for split in (search.split, search.report))
     for one in made:
         if problems := check_suite(one, config.datasets, config.online):
@@ -104,8 +112,8 @@ def make_setting(config: Config, suites: tuple[Suite, Suite], progress: Progress
     access = access_of(config)
     chosen, pool = expert_names(config), _pool(config)
     if pool is None:
-        base = make_base(config.base, access, progress)
         found = [find_checkpoint(Checkpoint(path=path), access) for path in config.experts]
+        base = make_base(config.base, access, progress)
         subjects = [Subject(name, expert) for name, expert in zip(chosen, found)]
     else:
         make_pools(dataclasses.replace(config, methods={"search": config.method}), access, progress)

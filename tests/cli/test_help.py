@@ -6,7 +6,28 @@ from typer.testing import CliRunner
 from cli.app import app
 from cli.completion import complete_override
 
-COMMANDS = ("finetune", "merge", "evaluate", "sweep", "plan", "report", "methods", "doctor", "ls", "show")
+COMMANDS = (
+    *("finetune", "merge", "evaluate", "statistics", "sweep", "plan", "report", "search", "methods", "doctor"),
+    *("ls", "show", "verify", "gc", "export", "results", "prefetch"),
+)
+    "finetune",
+    "merge",
+    "evaluate",
+    "sweep",
+    "plan",
+    "report",
+    "methods",
+    "doctor",
+    "ls",
+    "show",
+    "verify",
+    "gc",
+    "export",
+    "results",
+    "search",
+    "statistics",
+    "prefetch",
+)
 
 
 def test_help_names_every_command():
