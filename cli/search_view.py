@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from mergeopt_core.statistics import Interval
     from pipelines.search.judge import Candidate, Found
 
+COLUMNS = 3
+"""More values than these share one column."""
+
 
 def search_lines(found: Found, top: int) -> Iterator[Any]:
     """The best configurations, then how the chosen one compares with the defaults, then what failed."""
@@ -34,15 +37,17 @@ def _table(found: Found, shown: list[Candidate]) -> Table:
     title = f"{found.method} of {', '.join(found.experts)}: {found.sampler} search on {found.split}"
     table = Table(title=title, title_justify="left")
     names = list(shown[0].values)
-    table.add_column("")
-    for name in names:
-        table.add_column(name, justify="right", overflow="fold")
+    table.add_column("", no_wrap=True)
+    for name in names if len(names) <= COLUMNS else ["values"]:
+        table.add_column(name, justify="right" if len(names) <= COLUMNS else "left", overflow="fold")
     table.add_column(found.split, justify="right", no_wrap=True)
     table.add_column(found.report + (" (tuned on it)" if found.label else ""), justify="right", no_wrap=True)
     for place, candidate in enumerate(shown):
         mark = "best" if place == 0 else ""
         mark = " ".join(filter(None, [mark, "default" if candidate.default else ""])) or str(place + 1)
         values = [_value(candidate.values[name]) for name in names]
+        if len(names) > COLUMNS:
+            values = [", ".join(f"{name} {value}" for name, value in zip(names, values))]
         table.add_row(mark, *values, _validation(candidate), _interval(candidate.test))
     table.caption = f"brackets: {found.confidence:.0%} bootstrap intervals over documents"
     return table

@@ -10,24 +10,6 @@ COMMANDS = (
     *("finetune", "merge", "evaluate", "statistics", "sweep", "plan", "report", "search", "methods", "doctor"),
     *("ls", "show", "verify", "gc", "export", "results", "prefetch"),
 )
-    "finetune",
-    "merge",
-    "evaluate",
-    "sweep",
-    "plan",
-    "report",
-    "methods",
-    "doctor",
-    "ls",
-    "show",
-    "verify",
-    "gc",
-    "export",
-    "results",
-    "search",
-    "statistics",
-    "prefetch",
-)
 
 
 def test_help_names_every_command():
