@@ -10,8 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from mergeopt_core.statistics import Interval
-    from pipelines.search.judge import Candidate, Found
+    from pipelines.search.judge import Candidate, Found, Interval
 
 COLUMNS = 3
 """More values than these share one column."""

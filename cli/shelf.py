@@ -12,7 +12,7 @@ from cli.options import ConfigDir, Json, Overrides, compose_one
 if TYPE_CHECKING:
     from pipelines.store import Entry
 
-LS = """List what the store holds: bases, experts, results, merges.
+LS = """List what the store holds: bases, experts, results, merges, statistics.
 
 [bold]Examples[/]
 
@@ -79,6 +79,8 @@ def _table(entries: list[Entry], root: str) -> Any:
 
 
 def _what(about: dict[str, Any]) -> str:
+    if "statistic" in about:
+        return f"{about['statistic']} of {about['name']} on {about['task']}"
     if "trial" not in about:
         method = about.get("finetuning", {}).get("method", "")
         return " ".join(filter(None, [about.get("name", ""), method]))

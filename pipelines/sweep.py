@@ -48,6 +48,7 @@ def run_study(config: Config, progress: Progress = SILENT) -> Sweep:
     plan.check()
     clock.lap("plan")
     if plan.layout.unmade:
+        record_study(config, plan, access)
         make_pools(config, access, progress)
         clock.lap("make")
         plan = make_plan(config, access)

@@ -11,6 +11,7 @@ from typing import Any
 from conf.errors import UserError
 from conf.schema import Config
 from mergeopt_core.merging.mergekit_api import describe
+from pipelines.checks import check_method
 from pipelines.executors import Outcome, run_trials
 from pipelines.progress import SILENT, Progress, Step
 from pipelines.search.judge import Candidate, Found, intervals, paired_difference, rank
@@ -20,7 +21,6 @@ from pipelines.search.space import Dimension, make_space, with_values
 from pipelines.shelf.scores import mean_score
 from pipelines.shelf.studies import trial_keys, write_record
 from pipelines.store import content_key
-from pipelines.study import check_method
 from pipelines.trial import Trial
 from pipelines.worker import Worker
 

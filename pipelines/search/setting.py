@@ -11,6 +11,7 @@ from typing import Any
 from conf.errors import UserError, nearest
 from conf.schema import Checkpoint, Config, Pool, Suite
 from mergeopt_core.merging.mergekit_api import describe
+from pipelines.checks import check_method
 from pipelines.collect import Subject, need_statistics, open_statistics, pool_subjects
 from pipelines.evaluate import check_suite, suite_fingerprint
 from pipelines.evaluate.definitions import OWN_TASKS, leaves
@@ -19,7 +20,7 @@ from pipelines.merge.recipe import Recipe
 from pipelines.merge.stream import Merge
 from pipelines.progress import SILENT, Progress
 from pipelines.sources import Access, Source, find_checkpoint, make_base
-from pipelines.study import access_of, check_method, make_pools
+from pipelines.study import access_of, make_pools
 from pipelines.trial import Trial
 
 SPLITS = ("train", "validation", "test")

@@ -144,7 +144,7 @@ def _number(parameter: Parameter) -> bool:
 
 
 def _choices(parameter: Parameter, entry: dict[str, Any], where: str) -> dict[str, Any]:
-    known = list(parameter.choices) or ([True, False] if parameter.type == "bool" else [])
+    known: list[Any] = list(parameter.choices) or ([True, False] if parameter.type == "bool" else [])
     given = entry.get("choices", known)
     if not isinstance(given, (list, tuple)) or not given:
         raise UserError("there is nothing to choose from", where=where, do="write choices: [a, b]")
