@@ -22,7 +22,7 @@ from pipelines.evaluate.forward import NotFiniteError
 from pipelines.evaluate.index import task_index
 from pipelines.evaluate.lm import LiveLM
 from pipelines.evaluate.memo import remember_documents
-from pipelines.evaluate.quiet import at_rest, offline, same_random_state, silence, threads
+from pipelines.evaluate.quiet import at_rest, fitting_threads, offline, same_random_state, silence, threads
 from pipelines.evaluate.result import Evaluation
 from pipelines.evaluate.score import Summary, settings
 from pipelines.evaluate.scorer import Scorer
@@ -83,7 +83,7 @@ class Evaluator:
         self._check(model)
         start = time.perf_counter()
         who = name or getattr(model, "name_or_path", "") or type(model).__name__
-        with same_random_state(), silence(), threads(self.threads), at_rest(model):
+        with same_random_state(), silence(), threads(self.threads or fitting_threads(model)), at_rest(model):
             failed: dict[str, str] = {}
             while True:
                 try:

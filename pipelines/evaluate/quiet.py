@@ -14,6 +14,9 @@ from torch import nn
 
 _LOUD = ("lm_eval", "lm-eval", "transformers", "datasets", "evaluate", "huggingface_hub", "httpx", "fsspec", "absl")
 
+TINY = 2_000_000
+"""Parameters below which threads wait for each other longer than they work."""
+
 
 @contextmanager
 def same_random_state() -> Iterator[None]:
@@ -91,6 +94,11 @@ def threads(count: int | None) -> Iterator[None]:
     finally:
         if torch.get_num_threads() != before:
             torch.set_num_threads(before)
+
+
+def fitting_threads(model: nn.Module) -> int | None:
+    """One thread for a model whose matrices are too small to be worth sharing out; None (all) for others."""
+    return 1 if sum(p.numel() for p in model.parameters()) < TINY else None
 
 
 @contextmanager
