@@ -7,13 +7,16 @@ world's units: method, optimizer, budget, and the learning rate, batch size and 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from itertools import takewhile
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from conf.schema import Scale
+from conf.schema import Scale, Suite
+
+Node = dict[str, Any]
 
 LENGTHS = ("scale", "loc", "fit_start")
 """Parameters of MergOPT that are lengths in the weights' units."""
@@ -25,42 +28,41 @@ def apply_scale(tree: DictConfig, *, keep_suite: bool = False) -> None:
     Pools of the built-in base are left alone; pools that become equal (they differed in nothing but their base and
     experts) become one. The suite is left alone with ``keep_suite``; its attack stays in any case.
     """
-    scale = tree.scale
-    if scale.pool is not None:
-        pools = {name: _small(pool, scale) if pool.base.path else pool for name, pool in tree.pools.items()}
-        tree.pools = {}
-        with open_dict(tree.pools):
-            for name, pool in _distinct(pools, scale.name):
-                tree.pools[name] = pool
-    if scale.suite is not None and not keep_suite:
-        attack = tree.suite.attack
-        tree.suite = scale.suite
-        tree.suite.attack = attack
-    tree.scale = OmegaConf.structured(Scale(name=scale.name))
+    scale: Any = OmegaConf.to_container(tree.scale)
+    small: Node = {}
+    if scale["pool"] is not None:
+        pools: Any = OmegaConf.to_container(tree.pools, resolve=True)
+        found = {name: _small(pool, scale) if pool["base"]["path"] else pool for name, pool in pools.items()}
+        tree.pools, small["pools"] = {}, dict(_distinct(found, scale["name"]))
+    if scale["suite"] is not None and not keep_suite:
+        small["suite"] = {**scale["suite"], "attack": tree.suite.attack}
+        tree.suite = OmegaConf.structured(Suite)
+    tree.scale = OmegaConf.structured(Scale(name=scale["name"]))
+    with open_dict(tree):
+        tree.merge_with(small)
 
 
-def _small(pool: DictConfig, scale: DictConfig) -> DictConfig:
+def _small(pool: Node, scale: Node) -> Node:
     """The scale's pool, trained as this one is."""
-    small = scale.pool.copy()
-    if not pool.tasks:
+    small = copy.deepcopy(scale["pool"])
+    if not pool["tasks"]:
         return small
-    small.finetuning = _in_units(pool.finetuning, scale.offset)
-    small.optimizer.name = pool.optimizer.name
-    small.optimizer.momentum = pool.optimizer.momentum
-    small.optimizer.lr = _times(pool.optimizer.lr, scale.lr)
-    small.training.batch_size = max(1, round(pool.training.batch_size * pool.training.accumulation * scale.batch_size))
-    small.budget, small.seed, small.reference = pool.budget, pool.seed, pool.reference
-    own = [task.finetuning for task in pool.tasks.values()]
-    for k, task in enumerate(small.tasks.values()):
-        task.finetuning = _in_units(own[k % len(own)], scale.offset)
+    batch = pool["training"]["batch_size"] * pool["training"]["accumulation"]
+    small["finetuning"] = _in_units(pool["finetuning"], scale["offset"])
+    small["optimizer"] |= {key: pool["optimizer"][key] for key in ("name", "momentum")}
+    small["optimizer"]["lr"] = _times(pool["optimizer"]["lr"], scale["lr"])
+    small["training"]["batch_size"] = max(1, round(batch * scale["batch_size"]))
+    small |= {key: pool[key] for key in ("budget", "seed", "reference")}
+    own = [task["finetuning"] for task in pool["tasks"].values()]
+    for k, task in enumerate(small["tasks"].values()):
+        task["finetuning"] = _in_units(own[k % len(own)], scale["offset"])
     return small
 
 
-def _in_units(finetuning: DictConfig, offset: float) -> dict[str, Any]:
+def _in_units(finetuning: Node, offset: float) -> Node:
     """A fine-tuning method with its lengths times a factor."""
-    found = {str(key): value for key, value in finetuning.items()}
-    lengths = {key: found[key] for key in LENGTHS if isinstance(found.get(key), (int, float))}
-    return {**found, **{key: _times(value, offset) for key, value in lengths.items()}}
+    lengths = {key: finetuning[key] for key in LENGTHS if isinstance(finetuning.get(key), (int, float))}
+    return {**finetuning, **{key: _times(value, offset) for key, value in lengths.items()}}
 
 
 def _times(value: float, factor: float) -> float:
@@ -68,22 +70,21 @@ def _times(value: float, factor: float) -> float:
     return float(f"{value * factor:.12g}")
 
 
-def _distinct(pools: dict[Any, DictConfig], fallback: str) -> Iterator[tuple[str, DictConfig]]:
+def _distinct(pools: dict[str, Node], fallback: str) -> Iterator[tuple[str, Node]]:
     """Each distinct pool once, under the words that the names of its equals begin with."""
-    groups: list[tuple[Any, list[str]]] = []
+    groups: list[tuple[Node, list[str]]] = []
     for name, pool in pools.items():
-        content = OmegaConf.to_container(pool, resolve=True)
-        same = next((names for found, names in groups if found == content), None)
+        same = next((names for found, names in groups if found == pool), None)
         if same is None:
-            groups.append((content, [str(name)]))
+            groups.append((pool, [name]))
         else:
-            same.append(str(name))
+            same.append(name)
     taken = {names[0] for _, names in groups if len(names) == 1}
-    for _, names in groups:
+    for pool, names in groups:
         name = names[0] if len(names) == 1 else _shared(names) or fallback
         name = names[0] if len(names) > 1 and name in taken else name
         taken.add(name)
-        yield name, pools[names[0]]
+        yield name, pool
 
 
 def _shared(names: Sequence[str]) -> str:
