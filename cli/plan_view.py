@@ -40,6 +40,10 @@ def _rows(plan: Plan) -> Iterator[tuple[str, str]]:
     if plan.blocked:
         yield "[red]blocked trials[/]", str(plan.blocked)
     needs = plan.resources
+    if fetch := needs["to_fetch"]:
+        size, free = sum(checkpoint["bytes"] for checkpoint in fetch), gigabytes(needs["fetch_free"])
+        checkpoints = "checkpoint" if len(fetch) == 1 else "checkpoints"
+        yield "to fetch", f"{len(fetch)} {checkpoints}, {gigabytes(size)} ({free} free in the hub's cache)"
     yield "disk", f"{gigabytes(needs['disk_needed'])} needed, {gigabytes(needs['disk_free'])} free"
     yield "memory", f"{gigabytes(needs['memory_needed'])} needed, {gigabytes(needs['memory_free'])} free"
     hours = needs["hours"]

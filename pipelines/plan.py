@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass, field
 from typing import Any
 
-import psutil
-
 from conf.errors import UserError
 from conf.schema import Config, Suite
+from pipelines.checks import check_study
 from pipelines.collect import open_statistics
 from pipelines.evaluate import check_suite
 from pipelines.merge.stream import Merge
+from pipelines.resources import resources, short_of_disk, to_fetch
 from pipelines.sources import Access
-from pipelines.study import Layout, Planned, check_study, lay_out, suites
+from pipelines.study import Layout, Planned, lay_out, suites
 
 
 @dataclass(frozen=True)
@@ -24,6 +23,10 @@ class Problem:
     where: str
     what: str
     do: str = ""
+
+
+Faults = dict[tuple[str, str, tuple[str, ...]], list[Problem]]
+"""By pool, label and experts of a merge, what is wrong with it."""
 
 
 @dataclass
@@ -37,6 +40,8 @@ class Plan:
     waiting: int = 0
     """Trials whose bases or experts have to be made first."""
     blocked: int = 0
+    todo: list[Planned] = field(default_factory=list)
+    """Models that are new or wait."""
     problems: list[Problem] = field(default_factory=list)
     resources: dict[str, Any] = field(default_factory=dict)
 
@@ -46,6 +51,10 @@ class Plan:
             lines = [f"{p.where}: {p.what}" + (f"; {p.do}" if p.do else "") for p in self.problems]
             more = f" (and {len(lines) - 1} more, see `mergebench plan`)" if len(lines) > 1 else ""
             raise UserError(lines[0] + more)
+
+    def folders(self, access: Access) -> list[str]:
+        """Snapshot folders that lack the weights which the study needs."""
+        return [str(remote.folder) for remote in to_fetch(self.todo, access)]
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as JSON tells it."""
@@ -69,11 +78,26 @@ def make_plan(config: Config, access: Access) -> Plan:
     layout = lay_out(config, access)
     plan = Plan(config.name or "study", layout)
     plan.problems += _suite_problems(config)
+    plan.problems += [Problem(lost.what, lost.error.what, lost.error.do) for lost in layout.lost]
     faults = _merge_faults(layout.planned, access)
+    plan.problems += list(dict.fromkeys(problem for found in faults.values() for problem in found))
+    _count(plan, faults, access)
+    plan.resources = resources(config, access, plan.todo, layout.planned)
+    if short := short_of_disk(plan.resources):
+        what = f"needs {short[1] / 1e9:.3g} GB of disk, {short[2] / 1e9:.3g} GB are free"
+        plan.problems.append(Problem(short[0], what, "free some, or name folders on another disk (store=, HF_HOME)"))
+    return plan
+
+
+def _count(plan: Plan, faults: Faults, access: Access) -> None:
+    """Sort the models into cached, blocked, waiting and new ones; the same trial counts once."""
     seen: set[str] = set()
-    for planned in layout.planned:
-        if planned.trial is None:
+    for planned in plan.layout.planned:
+        if planned.lost:
+            plan.blocked += 1
+        elif planned.trial is None:
             plan.waiting += 1
+            plan.todo.append(planned)
         elif planned.trial.key in seen:
             continue
         elif access.store.has("results", planned.trial.key, complete=True):
@@ -82,11 +106,9 @@ def make_plan(config: Config, access: Access) -> Plan:
             plan.blocked += 1
         else:
             plan.new += 1
+            plan.todo.append(planned)
         if planned.trial is not None:
             seen.add(planned.trial.key)
-    plan.problems += list(dict.fromkeys(problem for found in faults.values() for problem in found))
-    plan.resources = _resources(config, access, plan)
-    return plan
 
 
 def _suite_problems(config: Config) -> list[Problem]:
@@ -98,13 +120,13 @@ def _suite_problems(config: Config) -> list[Problem]:
     return list(dict.fromkeys(found))
 
 
-def _merge_faults(planned: list[Planned], access: Access) -> dict[tuple[str, str, tuple[str, ...]], list[Problem]]:
+def _merge_faults(planned: list[Planned], access: Access) -> Faults:
     """Problems of each merge, decided from headers; a pool's checkpoints are opened once."""
     opened: dict[str, Any] = {}
 
     def header(path: str) -> Any:
         if path not in opened:
-            opened[path] = access.open(path)
+            opened[path] = access.headers(path)
         return opened[path]
 
     faults, checked = {}, {}
@@ -114,42 +136,17 @@ def _merge_faults(planned: list[Planned], access: Access) -> dict[tuple[str, str
         trial, recipe = p.trial, p.trial.merge
         key = (trial.base.path, tuple(s.path for s in trial.experts), recipe.method)
         if key not in checked:
-            merge = Merge(
-                recipe,
-                header(trial.base.path),
-                [header(s.path) for s in trial.experts],
-                [s.fingerprint for s in trial.experts],
-                statistics=[open_statistics(s) for s in trial.statistics] or None,
-            )
-            checked[key] = [Problem(f"{p.pool}: {q.who} {q.tensor}".strip(), q.what, q.do) for q in merge.problems()]
+            try:
+                merge = Merge(
+                    recipe,
+                    header(trial.base.path),
+                    [header(s.path) for s in trial.experts],
+                    [s.fingerprint for s in trial.experts],
+                    statistics=[open_statistics(s) for s in trial.statistics] or None,
+                )
+                found = merge.problems()
+                checked[key] = [Problem(f"{p.pool}: {q.who} {q.tensor}".strip(), q.what, q.do) for q in found]
+            except UserError as error:
+                checked[key] = [Problem(error.where or p.pool, error.what, error.do)]
         faults[(p.pool, p.label, p.experts)] = checked[key]
     return faults
-
-
-def _resources(config: Config, access: Access, plan: Plan) -> dict[str, Any]:
-    """Disk and memory there are, what the study needs, and hours from speeds measured before."""
-    seconds = _measured_seconds(access, config.suite.name)
-    todo = plan.new + plan.waiting
-    sizes = [
-        access.open(path).size_bytes for path in sorted({p.trial.base.path for p in plan.layout.planned if p.trial})
-    ]
-    model = max(sizes, default=0)
-    keep = {"none": 0, "best": 1, "all": todo}.get(config.keep, 0)
-    return {
-        "disk_free": shutil.disk_usage(access.store.root).free,
-        "disk_needed": keep * model + todo * 200_000,
-        "memory_free": psutil.virtual_memory().available,
-        "memory_needed": 3 * model,
-        "seconds_a_trial": seconds,
-        "hours": None if seconds is None else todo * seconds / 3600,
-    }
-
-
-def _measured_seconds(access: Access, suite: str) -> float | None:
-    """Median seconds of the latest trials of a suite, or None where nothing was measured."""
-    times = []
-    for entry in access.store.entries("results")[-200:]:
-        about = entry.describe()
-        if about.get("suite") == suite and about.get("trial") == "merge":
-            times.append(sum(about.get("seconds", {}).values()))
-    return sorted(times)[len(times) // 2] if times else None

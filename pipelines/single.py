@@ -10,6 +10,7 @@ from typing import Any
 from conf.errors import UserError
 from conf.schema import Checkpoint, Config
 from mergeopt_core.merging.mergekit_api import describe
+from pipelines.checks import check_method
 from pipelines.collect import Subject, need_statistics, open_statistics
 from pipelines.evaluate import check_suite, suite_fingerprint
 from pipelines.executors import run_trials
@@ -21,15 +22,13 @@ from pipelines.sources import (
     ExpertRecipe,
     Source,
     Unmade,
-    find_base,
     find_checkpoint,
     find_expert,
     make_base,
     make_expert,
-    resolve,
 )
 from pipelines.store import Entry
-from pipelines.study import access_of, check_method
+from pipelines.study import access_of
 from pipelines.trial import Trial
 
 
@@ -105,7 +104,8 @@ def evaluate_model(config: Config, progress: Progress = SILENT) -> Entry:
 def _trial(config: Config, access: Access, progress: Progress) -> Trial:
     fingerprint = suite_fingerprint(config.suite, config.datasets)
     if config.model:
-        model = access.source(access.open(resolve(config.model, access.store)))
+        model = find_checkpoint(Checkpoint(path=config.model), access)
+        access.fetch(progress, [model.path])
         return Trial("base", model, (), config.suite, fingerprint, names=(config.model,))
     if not config.experts:
         return Trial(
@@ -143,8 +143,9 @@ def _sources(config: Config, access: Access, progress: Progress) -> tuple[Source
         )
     check_method(config.method)
     experts = tuple(find_checkpoint(Checkpoint(path=path), access) for path in config.experts)
-    found = find_base(config.base, access)
-    return (found if isinstance(found, Source) else make_base(config.base, access, progress)), experts
+    base = make_base(config.base, access, progress)
+    access.fetch(progress)
+    return base, experts
 
 
 def _recipe(config: Config, base: Source, experts: tuple[Source, ...]) -> Recipe:

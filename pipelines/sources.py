@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from conf.errors import UserError
 from conf.schema import Base, Checkpoint, Optimizer, Pool, Task, Training
+from pipelines.fetch import Looked
 from pipelines.merge.checkpoint import OpenCheckpoint, open_checkpoint
+from pipelines.merge.remote import open_headers
+from pipelines.merge.sources import hub_id
 from pipelines.progress import SILENT, Progress
 from pipelines.store import Store, content_key
 
@@ -38,6 +43,14 @@ class Unmade:
 
 
 @dataclass(frozen=True)
+class Lost:
+    """A checkpoint that cannot be had, and why."""
+
+    what: str
+    error: UserError
+
+
+@dataclass(frozen=True)
 class Access:
     """How checkpoints and data sets may be reached."""
 
@@ -46,9 +59,31 @@ class Access:
     online: bool = True
     allow_pickle: bool = False
 
+    looked: Looked = field(default_factory=Looked, compare=False, repr=False)
+    """Hub checkpoints that were asked for, and those that still lack their weights."""
+
     def open(self, path: str, revision: str | None = None) -> OpenCheckpoint:
-        """Open a checkpoint's headers; nothing is read of its weights."""
+        """Open a checkpoint to read it; a hub checkpoint's weights are fetched where they are not here yet."""
+        if self.looked.lacking(path):
+            self.looked.fetch(folders=[path])
         return open_checkpoint(path, revision=revision, online=self.online, allow_pickle=self.allow_pickle)
+
+    def headers(self, path: str, revision: str | None = None) -> OpenCheckpoint:
+        """Open a checkpoint's headers; no weight is fetched (a ``RemoteCheckpoint`` where the hub has them)."""
+        if lacking := self.looked.lacking(path):
+            return lacking
+        options: dict[str, Any] = {"online": self.online, "allow_pickle": self.allow_pickle}
+        if not hub_id(path):
+            return open_checkpoint(path, revision=revision, **options)
+        return self.looked.look((path, revision), lambda: open_headers(path, revision=revision, **options))
+
+    def look_ahead(self, named: Iterable[tuple[str, str | None]]) -> None:
+        """Ask the hub for several checkpoints (id, revision) side by side, each of which is then known at once."""
+        self.looked.look_ahead([one for one in named if hub_id(one[0])], lambda one: self.headers(*one))
+
+    def fetch(self, progress: Progress = SILENT, folders: Sequence[str] | None = None) -> None:
+        """Download the weights of snapshot folders, by default of all that were asked for and lack them."""
+        self.looked.fetch(progress, folders)
 
     def source(self, checkpoint: OpenCheckpoint) -> Source:
         """What a study refers to: the folder and the fingerprint of its weights."""
@@ -71,7 +106,7 @@ def tokenizer_fingerprint(folder: str, files: tuple[str, ...] = TOKENIZER_FILES)
 def find_base(base: Base, access: Access) -> Source | Unmade:
     """The base where it exists, or what is to be made."""
     if base.path:
-        return access.source(access.open(base.path, base.revision))
+        return access.source(access.headers(base.path, base.revision))
     key = _builtin_key(base)
     if access.store.has("bases", key):
         return access.source(access.open(str(access.store.folder("bases", key))))
@@ -79,9 +114,10 @@ def find_base(base: Base, access: Access) -> Source | Unmade:
 
 
 def make_base(base: Base, access: Access, progress: Progress = SILENT) -> Source:
-    """The base, pre-trained now if it is the built-in one and not in the store yet."""
+    """The base with its weights, pre-trained now if it is the built-in one and not in the store yet."""
     found = find_base(base, access)
     if isinstance(found, Source):
+        access.fetch(progress, [found.path])
         return found
     from pipelines.tiny.base import make_base as pretrain
 
@@ -194,8 +230,8 @@ def make_expert(recipe: ExpertRecipe, base: Source, access: Access, progress: Pr
 
 
 def find_checkpoint(checkpoint: Checkpoint, access: Access) -> Source:
-    """A found expert; a store key stands for the entry it names."""
-    return access.source(access.open(resolve(checkpoint.path, access.store), checkpoint.revision))
+    """A found expert, its weights perhaps still on the hub; a store key stands for the entry it names."""
+    return access.source(access.headers(resolve(checkpoint.path, access.store), checkpoint.revision))
 
 
 def resolve(path: str, store: Store) -> str:

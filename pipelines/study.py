@@ -7,19 +7,22 @@ into ``Planned`` trials: their checkpoints where these exist, or the name of wha
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-from conf.errors import UserError, nearest
+from conf.errors import UserError
 from conf.schema import Config, Pool, Suite
-from mergeopt_core.merging.mergekit_api import check_parameters, describe, names
-from pipelines.collect import Subject, check_collect, find_statistic, make_statistics, needed_kinds, pool_subjects
+from mergeopt_core.merging.mergekit_api import describe
+from pipelines.checks import check_method
+from pipelines.collect import Subject, find_statistic, make_statistics, needed_kinds, pool_subjects
 from pipelines.evaluate import suite_fingerprint
 from pipelines.merge.recipe import Recipe
 from pipelines.progress import SILENT, Progress
 from pipelines.sources import (
     Access,
+    Lost,
     Source,
     Unmade,
     find_base,
@@ -32,8 +35,8 @@ from pipelines.sources import (
 from pipelines.subsets import draw_orders, draw_subsets
 from pipelines.trial import Trial
 
-KEEP = ("none", "best", "all")
-"""Which merged checkpoints a study leaves on disk."""
+Part = Source | Unmade | Lost
+"""A checkpoint: there (or on the hub), to be made, or not to be had."""
 
 Collected = dict[str, Source | Unmade | None]
 """A statistic by expert: there, to be made, or unknown."""
@@ -51,6 +54,10 @@ class Planned:
     parameters: Mapping[str, Any]
     trial: Trial | None
     waits_for: tuple[str, ...] = ()
+    lost: bool = False
+    """Whether a checkpoint of it cannot be had."""
+    folders: tuple[str, ...] = ()
+    """Folders of the checkpoints that are read for it, as far as these exist."""
 
 
 @dataclass
@@ -59,6 +66,8 @@ class Layout:
 
     planned: list[Planned] = field(default_factory=list)
     unmade: list[Unmade] = field(default_factory=list)
+    lost: list[Lost] = field(default_factory=list)
+    """Checkpoints that cannot be had."""
     notes: list[str] = field(default_factory=list)
     references: dict[str, str] = field(default_factory=dict)
     """Pools that are compared with a pool of their choice."""
@@ -76,57 +85,11 @@ def access_of(config: Config) -> Access:
     return Access(Store(config.store), config.datasets, config.online, config.allow_pickle)
 
 
-def check_study(config: Config) -> None:
-    """What can be known of a study before any file is opened."""
-    if not config.pools:
-        raise UserError(
-            "there is no study to run", where="pools is empty", do="choose one, such as +experiment=quickstart"
-        )
-    if not config.methods and not (config.sampler.base or config.sampler.singles):
-        raise UserError("the study scores nothing", where="methods", do="add a method: +method@methods.ties=ties")
-    for name, pool in config.pools.items():
-        both = set(pool.experts) & set(pool.tasks)
-        if both:
-            raise UserError(
-                f"pool {name} names {sorted(both)[0]!r} among experts and tasks", where=f"pools.{name}", do="rename one"
-            )
-        if not pool.experts and not pool.tasks:
-            raise UserError(f"pool {name} has no experts", where=f"pools.{name}", do="give it experts or tasks")
-        if pool.reference is not None and pool.reference not in config.pools:
-            where = f"pools.{name}.reference"
-            raise UserError(
-                f"no pool is called {pool.reference!r}", where=where, do=nearest(pool.reference, config.pools)
-            )
-    if config.keep not in KEEP:
-        raise UserError(f"keep={config.keep} is no choice", where="keep", do=nearest(config.keep, KEEP))
-    check_collect(config.collect)
-    if config.sampler.draws < 1:
-        raise UserError("a random method merges at least once", where="sampler.draws", do="give it 1 or more")
-    for label, method in config.methods.items():
-        check_method(method, where=f"methods.{label}")
-
-
 def suites(config: Config, pool: Pool) -> list[Suite]:
     """What a pool is scored on: its own suite or the study's, then the same suite under each further attack."""
     suite = pool.suite or config.suite
     attacks = dict.fromkeys([suite.attack, *config.attacks])
     return [dataclasses.replace(suite, attack=attack) for attack in attacks]
-
-
-def check_method(
-    method: Mapping[str, Any], where: str = "method", experts: int | None = None
-) -> tuple[str, dict[str, Any]]:
-    """A method's registered name and its complete parameters; UserError for a name or value that does not exist."""
-    parameters = dict(method)
-    name = parameters.pop("method", None)
-    if name not in names():
-        raise UserError(f"no merge method is called {name!r}", where=f"{where}.method", do=nearest(str(name), names()))
-    info = describe(name)
-    try:
-        usual = min(max(info.min_experts, 2), info.max_experts or 2)
-        return name, check_parameters(name, parameters, experts or usual)
-    except (ValueError, TypeError) as error:
-        raise UserError(str(error), where=where, do=f"see `mergebench methods {name}`") from None
 
 
 def make_pools(config: Config, access: Access, progress: Progress = SILENT) -> None:
@@ -141,11 +104,13 @@ def make_pools(config: Config, access: Access, progress: Progress = SILENT) -> N
                 step.advance(1, expert=f"{recipe.name} of {name}")
     if kinds := needed_kinds(config.methods):
         subjects = [(bases[name], s) for name, pool in config.pools.items() for s in pool_subjects(pool, access)]
+        access.fetch(progress, [subject.expert.path for _, subject in subjects])
         make_statistics(subjects, kinds, access, config, progress)
 
 
 def lay_out(config: Config, access: Access) -> Layout:
     """The study's models in the order in which they run: bases and experts, then merges, pool by pool."""
+    _look_ahead(config, access)
     layout = Layout(references={name: pool.reference for name, pool in config.pools.items() if pool.reference})
     for name, pool in config.pools.items():
         scored = [(suite, suite_fingerprint(suite, config.datasets)) for suite in suites(config, pool)]
@@ -166,23 +131,41 @@ class _Model:
     recipe: Recipe | None = None
 
 
-def _sources(
-    name: str, pool: Pool, access: Access, layout: Layout
-) -> tuple[Source | Unmade, dict[str, Source | Unmade]]:
-    """The pool's base and experts; what is not made yet is noted in the layout."""
-    base = find_base(pool.base, access)
-    experts: dict[str, Source | Unmade] = {
-        label: find_checkpoint(found, access) for label, found in pool.experts.items()
+def _look_ahead(config: Config, access: Access) -> None:
+    """Ask the hub for all checkpoints of the study side by side."""
+    bases = [(pool.base.path, pool.base.revision) for pool in config.pools.values()]
+    experts = [(e.path, e.revision) for pool in config.pools.values() for e in pool.experts.values()]
+    access.look_ahead([*bases, *experts])
+
+
+def _sources(name: str, pool: Pool, access: Access, layout: Layout) -> tuple[Part, dict[str, Part]]:
+    """The pool's base and experts; what is not made yet or cannot be had is noted in the layout."""
+    base = _or_lost(f"base of {name}", lambda: find_base(pool.base, access))
+    experts: dict[str, Part] = {
+        label: _or_lost(f"{label} of {name}", partial(find_checkpoint, found, access))
+        for label, found in pool.experts.items()
     }
-    experts |= {label: find_expert(recipe, base, access) for label, recipe in pool_recipes(pool).items()}
+    for label, recipe in pool_recipes(pool).items():
+        if isinstance(base, Lost):
+            experts[label] = base
+        else:
+            experts[label] = _or_lost(f"{label} of {name}", partial(find_expert, recipe, base, access))
     if isinstance(base, Unmade) and base not in layout.unmade:
         layout.unmade.append(base)
     layout.unmade += [Unmade(f"{e.what} of {name}", e.key) for e in experts.values() if isinstance(e, Unmade)]
+    layout.lost += [part for part in dict.fromkeys((base, *experts.values())) if isinstance(part, Lost)]
     return base, experts
 
 
+def _or_lost(what: str, find: Callable[[], Source | Unmade]) -> Part:
+    try:
+        return find()
+    except UserError as error:
+        return Lost(what, error)
+
+
 def _statistics(
-    name: str, pool: Pool, experts: Mapping[str, Source | Unmade], config: Config, access: Access, layout: Layout
+    name: str, pool: Pool, experts: Mapping[str, Part], config: Config, access: Access, layout: Layout
 ) -> dict[str, Collected]:
     """By kind, what the study's methods need of each expert's data; None where it is not known how to make it."""
     tasks = {label: recipe.task for label, recipe in pool_recipes(pool).items()}
@@ -190,6 +173,9 @@ def _statistics(
     for kind in needed_kinds(config.methods):
         found[kind] = {}
         for label, expert in experts.items():
+            if isinstance(expert, Lost):
+                found[kind][label] = None
+                continue
             what = Unmade(f"{kind} statistics of {label}", None)
             subject = Subject(label, expert, tasks.get(label)) if isinstance(expert, Source) else None
             found[kind][label] = find_statistic(kind, subject, access, config.collect) if subject else what
@@ -223,8 +209,8 @@ def _models(experts: list[str], config: Config, layout: Layout) -> Iterator[_Mod
 def _planned(
     pool: str,
     model: _Model,
-    base: Source | Unmade,
-    experts: Mapping[str, Source | Unmade],
+    base: Part,
+    experts: Mapping[str, Part],
     collected: Mapping[str, Collected],
     suite: Suite,
     fingerprint: dict[str, Any],
@@ -236,9 +222,11 @@ def _planned(
     needed = [collected[kind][e] for e in model.experts] if kind else []
     parameters = dict(recipe.parameters) if recipe else {}
     missing = tuple(part.what for part in (*parts, *needed) if isinstance(part, Unmade))
-    if missing:
-        return Planned(pool, model.kind, model.label, model.experts, parameters, None, missing)
+    lost = any(isinstance(part, Lost) for part in parts)
     sources = [part for part in parts if isinstance(part, Source)]
+    folders = tuple(source.path for source in sources)
+    if missing or lost:
+        return Planned(pool, model.kind, model.label, model.experts, parameters, None, missing, lost, folders)
     statistics = () if None in needed else tuple(part for part in needed if isinstance(part, Source))
     if recipe is not None:
         recipe = dataclasses.replace(recipe, base=sources[0].path, experts=tuple(s.path for s in sources[1:]))
@@ -246,4 +234,4 @@ def _planned(
     trial = Trial(
         model.kind, sources[0], tuple(sources[1:]), suite, fingerprint, recipe, random, model.experts, statistics
     )
-    return Planned(pool, model.kind, model.label, model.experts, parameters, trial)
+    return Planned(pool, model.kind, model.label, model.experts, parameters, trial, folders=folders)

@@ -30,7 +30,7 @@ class Sweep:
     report: Report | None
     folder: Path
     seconds: dict[str, float] = field(default_factory=dict)
-    """Wall time: plan, make (bases and experts), trials, of which merge and evaluate, keep (merges), report."""
+    """Wall time: plan, fetch (weights), make (bases and experts), trials, of which merge and evaluate, keep, report."""
 
     @property
     def complete(self) -> bool:
@@ -47,6 +47,9 @@ def run_study(config: Config, progress: Progress = SILENT) -> Sweep:
     plan = make_plan(config, access)
     plan.check()
     clock.lap("plan")
+    if lacking := plan.folders(access):
+        access.fetch(progress, lacking)
+        clock.lap("fetch")
     if plan.layout.unmade:
         record_study(config, plan, access)
         make_pools(config, access, progress)
@@ -69,6 +72,8 @@ def report_study(config: Config, progress: Progress = SILENT) -> Sweep:
     """Tables, figures and page of what the store holds of a study; nothing is run."""
     access = access_of(config)
     plan = make_plan(config, access)
+    for lost in plan.layout.lost:
+        progress.note(f"{lost.what} is left out: {lost.error}", "warning")
     return Sweep(plan.name, plan, Outcome(), _report(config, plan, access, progress), _folder(config))
 
 

@@ -25,6 +25,7 @@ def collect_statistics(config: Config, progress: Progress = SILENT) -> list[Entr
     if all(subject.task is None for _, subject in pairs):
         do = "name an expert and its data: experts=[DIR] task=file task.path=FILE"
         raise UserError("there is no expert with a task to collect statistics on", where="experts", do=do)
+    access.fetch(progress, [subject.expert.path for _, subject in pairs if subject.task is not None])
     return make_statistics(pairs, config.collect.kinds, access, config, progress)
 
 

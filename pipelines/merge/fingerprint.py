@@ -7,7 +7,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -35,18 +35,21 @@ SETTLED = 2.0
 BLOCK = 1 << 22
 
 
-def fingerprint(folder: Path, weights: Sequence[Path], cache: Path | None = None) -> str:
+def fingerprint(
+    folder: Path, weights: Sequence[Path], cache: Path | None = None, known: Mapping[str, str] | None = None
+) -> str:
     """Hex sha256 over the weight files, configs and tokenizer files of a checkpoint.
 
     A file's own hash is kept under ``cache`` by path, size, time of change and inode; a file of the hub's cache is
-    named by its sha256 already and is not read.
+    named by its sha256 already and is not read. ``known`` holds the sha256 of files, by name, that are not here yet.
     """
+    known = known or {}
     configs = [folder / name for name in CONFIGS if (folder / name).is_file()]
     others = [folder / name for name in TOKENIZER if (folder / name).is_file()]
     whole = hashlib.sha256()
     files = [*weights, *others]
     with ThreadPoolExecutor(max_workers=min(4, len(files) or 1)) as pool:
-        hashes = list(pool.map(lambda file: _file_hash(file, cache), files))
+        hashes = list(pool.map(lambda file: known.get(file.name) or _file_hash(file, cache), files))
     lines = [f"{file.name} {digest}" for file, digest in zip(files, hashes)]
     lines += [f"{file.name} {_config_hash(file)}" for file in configs]
     whole.update("\n".join(sorted(lines)).encode())

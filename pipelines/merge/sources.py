@@ -30,20 +30,32 @@ def locate(path: str, *, revision: str | None = None, online: bool = True, allow
     return _fetch(path, revision, online, allow_pickle)
 
 
+def hub_id(path: str) -> bool:
+    """Whether a path that a person wrote is read as a hub id: there is no such folder, and it has the form of one."""
+    return not (path.startswith((".", "/", "~")) or not HUB_ID.match(path) or Path(path).exists())
+
+
+def hub_is_asked(online: bool) -> bool:
+    """Whether the hub may be asked: neither the configuration nor the hub client's own setting forbids it."""
+    from huggingface_hub import constants
+
+    return online and not constants.HF_HUB_OFFLINE
+
+
 def _fetch(name: str, revision: str | None, online: bool, allow_pickle: bool) -> Path:
     """Snapshot of a hub model: from the local hub cache when not online."""
-    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub import snapshot_download
 
-    offline = not online or constants.HF_HUB_OFFLINE
+    offline = not hub_is_asked(online)
     patterns = FILES + (["*.bin"] if allow_pickle else [])
     options: dict[str, Any] = {"revision": revision, "allow_patterns": patterns, "ignore_patterns": LEAVE}
     try:
-        return Path(snapshot_download(name, local_files_only=bool(offline), **options))
+        return Path(snapshot_download(name, local_files_only=offline, **options))
     except Exception as error:  # the hub client's many errors become one line each
-        raise _explain(name, revision, bool(offline), error) from error
+        raise explain(name, revision, offline, error) from error
 
 
-def _explain(name: str, revision: str | None, offline: bool, error: Exception) -> UserError:
+def explain(name: str, revision: str | None, offline: bool, error: Exception) -> UserError:
     """The line a person needs for what the hub client raised."""
     from huggingface_hub import errors
 

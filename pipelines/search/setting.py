@@ -121,6 +121,7 @@ def make_setting(config: Config, suites: tuple[Suite, Suite], progress: Progress
         base = make_base(pool.base, access, progress)
         own = {subject.name: subject for subject in pool_subjects(pool, access)}
         subjects = [own[name] for name in chosen]
+    access.fetch(progress, [subject.expert.path for subject in subjects])
     statistics = need_statistics(str(config.method.get("method")), subjects, access, config.collect)
     setting = Setting(config, access, base, tuple(subjects), statistics, *suites)
     _check_merge(setting)

@@ -1,0 +1,60 @@
+"""What can be known to be wrong with a study before any file is opened."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from conf.errors import UserError, nearest
+from conf.schema import Config
+from mergeopt_core.merging.mergekit_api import check_parameters, describe, names
+from pipelines.collect import check_collect
+
+KEEP = ("none", "best", "all")
+"""Which merged checkpoints a study leaves on disk."""
+
+
+def check_study(config: Config) -> None:
+    """What can be known of a study before any file is opened."""
+    if not config.pools:
+        raise UserError(
+            "there is no study to run", where="pools is empty", do="choose one, such as +experiment=quickstart"
+        )
+    if not config.methods and not (config.sampler.base or config.sampler.singles):
+        raise UserError("the study scores nothing", where="methods", do="add a method: +method@methods.ties=ties")
+    for name, pool in config.pools.items():
+        both = set(pool.experts) & set(pool.tasks)
+        if both:
+            raise UserError(
+                f"pool {name} names {sorted(both)[0]!r} among experts and tasks", where=f"pools.{name}", do="rename one"
+            )
+        if not pool.experts and not pool.tasks:
+            raise UserError(f"pool {name} has no experts", where=f"pools.{name}", do="give it experts or tasks")
+        if pool.reference is not None and pool.reference not in config.pools:
+            where = f"pools.{name}.reference"
+            raise UserError(
+                f"no pool is called {pool.reference!r}", where=where, do=nearest(pool.reference, config.pools)
+            )
+    if config.keep not in KEEP:
+        raise UserError(f"keep={config.keep} is no choice", where="keep", do=nearest(config.keep, KEEP))
+    check_collect(config.collect)
+    if config.sampler.draws < 1:
+        raise UserError("a random method merges at least once", where="sampler.draws", do="give it 1 or more")
+    for label, method in config.methods.items():
+        check_method(method, where=f"methods.{label}")
+
+
+def check_method(
+    method: Mapping[str, Any], where: str = "method", experts: int | None = None
+) -> tuple[str, dict[str, Any]]:
+    """A method's registered name and its complete parameters; UserError for a name or value that does not exist."""
+    parameters = dict(method)
+    name = parameters.pop("method", None)
+    if name not in names():
+        raise UserError(f"no merge method is called {name!r}", where=f"{where}.method", do=nearest(str(name), names()))
+    info = describe(name)
+    try:
+        usual = min(max(info.min_experts, 2), info.max_experts or 2)
+        return name, check_parameters(name, parameters, experts or usual)
+    except (ValueError, TypeError) as error:
+        raise UserError(str(error), where=where, do=f"see `mergebench methods {name}`") from None
