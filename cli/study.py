@@ -29,7 +29,8 @@ Repeating the command resumes or extends it; nothing is computed twice.
 
 PLAN = """Say what a study would run and what is wrong with it, from headers alone.
 
-Trials new, cached and waiting; disk, memory and time needed; every problem, all at once.
+Trials new, cached and waiting; checkpoints to fetch from the hub; disk, memory and time needed; every problem, all at
+once. No weight is fetched.
 
 [bold]Examples[/]
 
