@@ -216,7 +216,7 @@ class Pool:
     training: Training = field(default_factory=Training)
     """Length, batch and precision of the experts of `tasks`."""
     budget: float = 1.0
-    """Share of the tasks' epochs, or of training.steps, that is trained: 0.5 gives two passes a step the time of one."""
+    """Share of the tasks' epochs or of training.steps that is trained: 0.5 gives two passes a step the time of one."""
     seed: int = 0
     """Training seed of the experts of `tasks`."""
     suite: Optional[Suite] = None

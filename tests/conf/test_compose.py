@@ -92,10 +92,10 @@ def test_what_is_misspelt_is_answered_with_what_is_valid(overrides, words):
 
 
 def test_every_choice_composes():
-    """No YAML of the house is broken: each choice of each group, and each experiment whole."""
+    """No YAML of the house is broken: each choice of each group (experiments have tests of their own)."""
     for group, choices in groups().items():
-        plus = "+" if group in ("experiment", "scale", "pool") else ""
-        for choice in choices:
+        plus = "+" if group in ("scale", "pool") else ""
+        for choice in choices if group != "experiment" else ():
             target = "pool@pools.p" if group == "pool" else group
             compose([f"{plus}{target}={choice}"])
 

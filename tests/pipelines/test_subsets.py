@@ -4,7 +4,7 @@ import pytest
 
 from conf.errors import UserError
 from conf.schema import Sampler
-from pipelines.subsets import draw_subsets
+from pipelines.subsets import draw_orders, draw_subsets
 
 EXPERTS = [f"e{i}" for i in range(12)]
 
@@ -42,3 +42,17 @@ def test_nonsense_is_refused():
     for sampler in (Sampler(sizes=[0]), Sampler(sizes=[2], samples=0)):
         with pytest.raises(UserError):
             draw_subsets(EXPERTS, sampler)
+
+
+def test_orders_begin_with_the_pools_and_are_distinct():
+    subset = tuple(EXPERTS[:3])
+    assert draw_orders(subset, Sampler()) == [subset]
+    assert sorted(draw_orders(subset, Sampler(orders=6))) == sorted(draw_orders(subset, Sampler(orders=99)))
+    assert len(set(draw_orders(subset, Sampler(orders=99)))) == 6
+    many = draw_orders(tuple(EXPERTS), Sampler(orders=20))
+    assert many[0] == tuple(EXPERTS)
+    assert len(set(many)) == 20
+    assert {frozenset(order) for order in many} == {frozenset(EXPERTS)}
+    assert many[:5] == draw_orders(tuple(EXPERTS), Sampler(orders=5))
+    with pytest.raises(UserError, match="at least one order"):
+        draw_orders(subset, Sampler(orders=0))

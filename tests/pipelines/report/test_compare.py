@@ -106,3 +106,18 @@ def test_performance_drop_under_attack(tmp_path):
     report = write_report(clean + attacked, tmp_path, statistics=Statistics(resamples=200), title="robust")
     assert "robustness.csv" in report.paths
     assert report.comparisons == []  # an attack is no other pool
+
+
+def test_pools_of_another_base_are_not_compared():
+    small, large = (study(**SHAPE, pool=f"{kind}_{base}") for kind, base in (("plain", "1b"), ("plain", "3b")))
+    large = [replace(r, base="3b") for r in large]
+    other = [replace(r, base="3b") for r in study(**SHAPE, pool="mergopt_3b", shift=0.1)]
+    rows, _ = compare(panels(small, large, other))
+    assert {(r.reference, r.other) for r in rows} == {("plain_3b", "mergopt_3b")}
+
+
+def test_a_pool_is_compared_with_the_one_it_names():
+    first, second = study(**SHAPE, pool="plain_1"), study(**SHAPE, pool="plain_2", seed=3)
+    other = [replace(r, reference="plain_2") for r in study(**SHAPE, pool="mergopt_2", shift=0.1)]
+    rows, _ = compare(panels(first, other, second))
+    assert {(r.reference, r.other) for r in rows} == {("plain_2", "mergopt_2"), ("plain_1", "plain_2")}
