@@ -223,7 +223,7 @@ def make_expert(recipe: ExpertRecipe, base: Source, access: Access, progress: Pr
                 about["summary"] = finetune(
                     Path(base.path), recipe.task, recipe.finetuning, recipe.optimizer, recipe.training, recipe.seed,
                     draft, progress, name=recipe.name, datasets=access.datasets, online=access.online,
-                    checkpoints=access.store.root / "work" / found.key,
+                    checkpoints=access.store.root / "work" / found.key, base_name=recipe.base.name,
                 )  # fmt: skip
                 about["fingerprint"] = access.open(str(draft)).fingerprint()
     return access.source(access.open(str(access.store.folder("experts", found.key))))

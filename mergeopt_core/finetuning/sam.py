@@ -75,26 +75,24 @@ class SAM(PerturbedOptimizer):
     @torch.no_grad()
     def climb(self) -> None:
         """From gradients at θ to weights at θ + ε, with the gradients cleared (``restore`` brings θ back)."""
-        gradients = self.perturbation.gradients()
-        sizes = [self.element_size(i, w) for i, w in enumerate(self.perturbation.weights())]
-        scaled = [g if t is None or g is None else t * g for g, t in zip(gradients, sizes)]  # T g
-        found = [torch.linalg.vector_norm(s, dtype=_at_least_float32(s)) for s in scaled if s is not None]
-        norm = (
-            torch.linalg.vector_norm(torch.stack([n.to(found[0].device) for n in found]))
-            if found
-            else torch.tensor(0.0)
-        )
-        factor = self.rho / (norm + self.tiny)
+        gradients, weights = self.perturbation.gradients(), self.perturbation.weights()
+        norms = []
+        for i, (g, weight) in enumerate(zip(gradients, weights)):
+            if g is not None:
+                size = self.element_size(i, weight)
+                norms.append(_norm(g if size is None else size * g).to(weights[0].device))
+        self.last_norm = float(torch.linalg.vector_norm(torch.stack(norms))) if norms else 0.0
+        factor = self.rho / (self.last_norm + self.tiny)
 
         def fill(i: int, weight: Tensor, out: Tensor) -> None:
-            step, size = scaled[i], sizes[i]
-            if step is None or self.rho == 0:
+            g = gradients[i]
+            if g is None or self.rho == 0:
                 out.copy_(weight)
                 return
-            step = step if size is None else step.mul_(size)  # T² g
-            torch.add(weight, step * factor.to(step.device), out=out)
+            size = self.element_size(i, weight)
+            torch.add(weight, g if size is None else g.mul_(size).mul_(size), alpha=factor, out=out)
+            gradients[i] = None
 
-        self.last_norm = float(norm)
         self.perturbation.move(fill)
         self.zero_grad()
         self.ready = True
@@ -133,5 +131,5 @@ class ASAM(SAM):
         return weight.abs() + self.eta if sized else None
 
 
-def _at_least_float32(tensor: Tensor) -> torch.dtype:
-    return torch.promote_types(tensor.dtype, torch.float32)
+def _norm(tensor: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(tensor, dtype=torch.promote_types(tensor.dtype, torch.float32))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -71,13 +72,18 @@ def around(
     """The base optimizer inside the training method that ``check_finetuning`` described.
 
     Raises:
-        UserError: Patterns of ``include`` or ``exclude`` that match nothing.
+        UserError: Patterns of ``include`` or ``exclude`` that match nothing, or adapters where ranks could not agree.
     """
     name, options = method["method"], {k: v for k, v in method.items() if k not in ("method", "mode")}
     if name in ("plain", "tangent") or method.get("mode") == "released":
         return base
     options |= {"named_parameters": list(model.named_parameters()), "masters": getattr(base, "masters", None)}
     if lora:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and (name != "mergopt" or options["inner"] == "ascent"):
+            raise UserError(
+                f"{name} with adapters does not run on several ranks", where="training.lora",
+                do="use one process: gradients of the frozen weights are not exchanged",
+            )  # fmt: skip
         options |= _on_merged_update(model, options)
     try:
         if name == "sam":

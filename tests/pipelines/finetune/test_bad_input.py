@@ -133,3 +133,13 @@ def test_other_errors_are_not_hidden(train, monkeypatch):
     monkeypatch.setattr(Loaded, "save", lambda *_: torch.zeros(1) @ torch.zeros(2))
     with pytest.raises(RuntimeError, match="size"):
         train("a")
+
+
+def test_ranks_that_could_not_agree_are_refused(monkeypatch):
+    from pipelines.finetune.optimizers import around
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    layer = torch.nn.Linear(2, 2)
+    method = check_finetuning({"method": "sam"})
+    with pytest.raises(UserError, match="sam with adapters does not run on several ranks"):
+        around(torch.optim.SGD(layer.parameters(), lr=0.1), method, layer, 0, 1, lora=True)

@@ -152,3 +152,5 @@ def test_no_offset_is_plain_training_bit_for_bit(rows, train, setting, same):
         assert same(plain, train(name, method, **options)), name
     moved = {"method": "mergopt", "scale": 0.05, "include": ["*proj*"] if setting == "lora" else []}
     assert not same(plain, train("moved", moved, **options))
+    if setting != "checkpointing":  # the setting itself does something
+        assert not same(plain, train("default", task=rows, steps=3, batch_size=2))
