@@ -9,9 +9,10 @@ import pytest
 from conf.compose import FOLDER, compose
 from conf.errors import UserError
 from conf.schema import Config
+from pipelines.checks import check_study
 from pipelines.plan import Plan, make_plan
 from pipelines.sources import pool_recipes
-from pipelines.study import access_of, check_study
+from pipelines.study import access_of
 from pipelines.sweep import run_study
 
 EXPERIMENTS = sorted(file.stem for file in (FOLDER / "experiment").glob("*.yaml"))
@@ -148,10 +149,10 @@ def test_values_of_the_command_line_win():
     assert (config.sampler.samples, config.suite.limit) == (2, 20)
     assert "tsv_m" not in config.methods
     assert only("+experiment=in_the_wild", "+scale=tiny", "suite=real_mini").suite.name == "real_mini"
-    other = only("+experiment=mergopt_main", "+scale=tiny", "pools.mergopt.finetuning.scale=0.5", "~pools.standard")
+    other = only("+experiment=mergopt_sgd", "+scale=tiny", "pools.mergopt.finetuning.scale=0.5", "~pools.standard")
     assert {name: pool.finetuning["scale"] for name, pool in other.pools.items()} == {"mergopt": 0.5}
-    with pytest.raises(UserError, match="did you mean mergopt"):
-        only("+experiment=mergopt_main", "+scale=tiny", "pools.mergop.seed=1")
+    with pytest.raises(UserError, match="did you mean tiny"):
+        only("+experiment=in_the_wild", "+scale=tiny", "pools.tinny.seed=1")
     assert only("+experiment=quickstart", "+scale=tiny").pools == only("+experiment=quickstart").pools
 
 
