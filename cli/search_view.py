@@ -37,8 +37,10 @@ def _table(found: Found, shown: list[Candidate]) -> Table:
     table = Table(title=title, title_justify="left")
     names = list(shown[0].values)
     table.add_column("", no_wrap=True)
-    for name in names if len(names) <= COLUMNS else ["values"]:
-        table.add_column(name, justify="right" if len(names) <= COLUMNS else "left", overflow="fold")
+    if len(names) > COLUMNS:
+        table.add_column("values", overflow="fold")
+    for name in names if len(names) <= COLUMNS else ():
+        table.add_column(name, justify="right", no_wrap=True)
     table.add_column(found.split, justify="right", no_wrap=True)
     table.add_column(found.report + (" (tuned on it)" if found.label else ""), justify="right", no_wrap=True)
     for place, candidate in enumerate(shown):
@@ -48,7 +50,7 @@ def _table(found: Found, shown: list[Candidate]) -> Table:
         if len(names) > COLUMNS:
             values = [", ".join(f"{name} {value}" for name, value in zip(names, values))]
         table.add_row(mark, *values, _validation(candidate), _interval(candidate.test))
-    table.caption = f"brackets: {found.confidence:.0%} bootstrap intervals over documents"
+    table.caption = f"score ± half its {found.confidence:.0%} bootstrap interval over documents"
     return table
 
 
@@ -72,7 +74,11 @@ def _validation(candidate: Candidate) -> str:
 
 
 def _interval(interval: Interval | None) -> str:
-    return "" if interval is None else f"{interval.estimate:.4f} {_ends(interval)}".strip()
+    """An estimate and half of its interval."""
+    if interval is None:
+        return ""
+    half = f"{(interval.high - interval.low) / 2:.3f}".replace("0.", ".")
+    return f"{interval.estimate:.4f}" + (f" ±{half}" if interval.known else "")
 
 
 def _ends(interval: Interval) -> str:
