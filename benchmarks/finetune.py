@@ -128,8 +128,8 @@ def same_bits() -> str:
     weight = torch.linspace(-1, 1, 1_000_003)
     worst = {}
     for law in sampling.DISTRIBUTIONS:
-        plain = sampling.add_noise(weight, torch.empty_like(weight), -0.7, 99, distribution=law)
-        fast = compiled.add_noise(weight, torch.empty_like(weight), -0.7, 99, distribution=law)
+        plain = sampling.add_noise(weight, torch.empty_like(weight), -0.7, sampling.Noise(99, law))
+        fast = compiled.add_noise(weight, torch.empty_like(weight), -0.7, sampling.Noise(99, law))
         worst[law] = float((plain - fast).abs().max())
     return ", ".join(f"{law} {value:.1e}" for law, value in worst.items())
 

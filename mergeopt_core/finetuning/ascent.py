@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from mergeopt_core.finetuning.offset import Offset
-from mergeopt_core.finetuning.sampling import noise_like
 
 if TYPE_CHECKING:
     from mergeopt_core.finetuning.mergopt import MergOPT
@@ -59,7 +58,7 @@ class Ascent:
             The last point's α and K, the losses met on the way, and the closure's loss at the last point.
         """
         perturbation = self.opt.perturbation
-        z = self._noise(start)
+        z = list(self.opt.noise(start).values())
         point, losses = start, []
         try:
             for step in range(self.steps + 1):
@@ -71,18 +70,6 @@ class Ascent:
         finally:
             perturbation.restore()
         return point, Shortfall(losses[0], max(losses)), loss
-
-    def _noise(self, offset: Offset) -> list[Tensor]:
-        return [
-            noise_like(
-                m.weight,
-                offset.key(i),
-                loc=self.opt.loc,
-                scale=self.opt.scale_of(i),
-                distribution=self.opt.distribution,
-            )
-            for i, m in enumerate(self.opt.perturbation.moved)
-        ]
 
     def _loss(self, point: Offset, z: list[Tensor], closure: Callable[[], Any]) -> Any:
         c = point.coefficient

@@ -27,40 +27,44 @@ def worthwhile(elements: int, device: torch.device) -> bool:
 
 
 def add_noise(
-    weight: Tensor, out: Tensor, factor: float, key: int, *, loc: float = 0.0, scale: float = 1.0,
-    distribution: str = "laplace",
+    weight: Tensor, out: Tensor, factor: float, noise: sampling.Noise, place: int = 0, *, loc: float = 0.0,
+    scale: float = 1.0,
 ) -> Tensor:  # fmt: skip
     """As ``sampling.add_noise``; falls back to it where compilation fails."""
     if factor * scale == 0.0 or not weight.is_contiguous():
-        return sampling.add_noise(weight, out, factor, key, loc=loc, scale=scale, distribution=distribution)
+        return sampling.add_noise(weight, out, factor, noise, place, loc=loc, scale=scale)
     try:
-        kernel = _kernel(distribution)
+        kernel = _kernel(noise.distribution)
         reals = torch.tensor([factor * scale, factor * loc], device=weight.device)
         source, target = weight.view(-1), out.view(-1)
-        for block, start in enumerate(range(0, source.numel(), sampling.BLOCK)):
-            end = min(start + sampling.BLOCK, source.numel())
-            kernel(source[start:end], target[start:end], _keys(key, block).to(weight.device), reals)
+        done = 0
+        while done < source.numel():
+            block, start = divmod(place + done, sampling.BLOCK)
+            end = min(done + sampling.BLOCK - start, source.numel())
+            kernel(source[done:end], target[done:end], _words(noise.key, block, start).to(weight.device), reals)
+            done = end
         return out
-    except Exception:  # no compiler that works here: whatever it raises, the plain kernel gives the same bits
+    except Exception:  # no compiler that works here: whatever it raises, the plain kernel gives the same noise
         _kernel.cache_clear()
-        return sampling.add_noise(weight, out, factor, key, loc=loc, scale=scale, distribution=distribution)
+        return sampling.add_noise(weight, out, factor, noise, place, loc=loc, scale=scale)
 
 
-def _keys(key: int, block: int) -> Tensor:
+def _words(key: int, block: int, start: int) -> Tensor:
+    """What names a stretch of a stream: four words of its keys, and its first counter."""
     words = []
     for name in (key, sampling.mixed(key, 1)):
         mixed = sampling.mixed(name, block)
         words += [sampling.signed32(mixed), sampling.signed32(mixed >> 32)]
-    return torch.tensor(words, dtype=torch.int32)
+    return torch.tensor([*words, start], dtype=torch.int32)
 
 
 @cache
 def _kernel(distribution: str) -> Callable[[Tensor, Tensor, Tensor, Tensor], None]:
     draw = {"laplace": _laplace, "gaussian": _gaussian}[distribution]
 
-    def kernel(weight: Tensor, out: Tensor, keys: Tensor, reals: Tensor) -> None:
-        counter = torch.arange(weight.numel(), dtype=torch.int32, device=weight.device)
-        noise = draw(counter, keys) * reals[0] + reals[1]
+    def kernel(weight: Tensor, out: Tensor, words: Tensor, reals: Tensor) -> None:
+        counter = torch.arange(weight.numel(), dtype=torch.int32, device=weight.device) + words[4]
+        noise = draw(counter, words) * reals[0] + reals[1]
         out.copy_(weight + noise)
 
     return torch.compile(kernel, dynamic=True)

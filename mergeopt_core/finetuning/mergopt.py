@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ from mergeopt_core.finetuning.ascent import Ascent, Shortfall
 from mergeopt_core.finetuning.offset import ALPHAS, MAX_TASKS, SCALE, Offset, Scale, check, draw
 from mergeopt_core.finetuning.origin import LaplaceFit, Origin
 from mergeopt_core.finetuning.perturbation import Perturbation, PerturbedOptimizer
-from mergeopt_core.finetuning.sampling import add_noise, noise_like
+from mergeopt_core.finetuning.sampling import Noise, add_noise, noise_like
 from mergeopt_core.finetuning.selection import select
 
 
@@ -78,6 +79,9 @@ class MergOPT(PerturbedOptimizer):
         self.alphas, self.max_tasks = tuple(float(a) for a in alphas), int(max_tasks)
         self.loc, self.distribution, self.seed = float(loc), distribution, int(seed)
         self.kernel = self._kernel(kernel)
+        sizes = (w.numel() for w in self.perturbation.weights())
+        self.places = list(accumulate(sizes, initial=0))
+        """Where each weight's noise begins in a stream; the last is the stream's length."""
         self.exact = own_vector == "exact"
         known = self.exact or scale == "fitted"
         self.origin = _origin(theta0, self.perturbation) if known else None
@@ -115,13 +119,14 @@ class MergOPT(PerturbedOptimizer):
 
         With the exact own vector, ``expert`` is one of the others: 1, …, K − 1.
         """
+        stream = self._stream(offset, expert)
         return {
-            moved.name or i: noise_like(
-                moved.weight, offset.key(i, expert),
-                loc=self.loc, scale=self.scale_of(i), distribution=self.distribution,
-            )
+            moved.name or i: noise_like(moved.weight, stream, self.places[i], loc=self.loc, scale=self.scale_of(i))
             for i, moved in enumerate(self.perturbation.moved)
-        }  # fmt: skip
+        }
+
+    def _stream(self, offset: Offset, expert: int = 0) -> Noise:
+        return Noise(offset.key(expert), self.distribution, self.places[-1])
 
     @contextmanager
     def perturbed(self) -> Iterator[Offset]:
@@ -143,23 +148,32 @@ class MergOPT(PerturbedOptimizer):
         if self.ascent:
             raise RuntimeError("inner='ascent' takes several gradients: use `opt.step(closure)`")
         offset = self.draw(self.steps)
-        self.perturbation.move(lambda i, weight, out: self.fill(offset, i, weight, out))
+        self._move(offset)
         self.last_offset, self.ready = offset, True
         return offset
 
-    def fill(self, offset: Offset, i: int, weight: Tensor, out: Tensor) -> None:
-        """Write the i-th weight, moved by the offset, to ``out``."""
-        law: dict[str, Any] = {"loc": self.loc, "scale": self.scale_of(i), "distribution": self.distribution}
-        add = compiled.add_noise if self.kernel == "compiled" else add_noise
-        if not self.exact or self.origin is None:
-            add(weight, out, offset.coefficient, offset.key(i), **law)
+    def _move(self, offset: Offset) -> None:
+        if not self.exact:
+            stream = self._stream(offset)
+            self.perturbation.move(lambda i, w, out: self._add(i, w, out, offset.coefficient, stream))
             return
-        moved = out if out.dtype == weight.dtype else torch.empty_like(weight)
-        torch.add(weight, self.origin.vector(i, weight), alpha=offset.alpha - 1.0, out=moved)
-        for expert in range(1, offset.tasks):
-            add(moved, moved, offset.alpha, offset.key(i, expert), **law)
-        if moved is not out:
-            out.copy_(moved)
+        others = [self._stream(offset, expert) for expert in range(1, offset.tasks)]
+
+        def fill(i: int, weight: Tensor, out: Tensor) -> None:
+            assert self.origin is not None
+            moved = out if out.dtype == weight.dtype else torch.empty_like(weight)
+            torch.add(weight, self.origin.vector(i, weight), alpha=offset.alpha - 1.0, out=moved)
+            for stream in others:
+                self._add(i, moved, moved, offset.alpha, stream)
+            if moved is not out:
+                out.copy_(moved)
+
+        self.perturbation.move(fill)
+
+    def _add(self, i: int, weight: Tensor, out: Tensor, factor: float, stream: Noise) -> None:
+        """Write the i-th weight plus a multiple of its part of a stream."""
+        add = compiled.add_noise if self.kernel == "compiled" else add_noise
+        add(weight, out, factor, stream, self.places[i], loc=self.loc, scale=self.scale_of(i))
 
     def gradients(self, closure: Callable[[], Any]) -> Any:
         """Take the gradients that the base optimizer is to step with; the closure's loss at the moved weights."""

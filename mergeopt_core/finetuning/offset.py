@@ -28,9 +28,9 @@ class Offset:
         """Kα − 1."""
         return self.tasks * self.alpha - 1.0
 
-    def key(self, weight: int, expert: int = 0) -> int:
-        """Name of the noise stream of a weight (by place) and, for the exact own vector, of another expert."""
-        return mixed(self.seed, weight, expert)
+    def key(self, expert: int = 0) -> int:
+        """Name of the noise stream: of the one z, or with the exact own vector of another expert's."""
+        return mixed(self.seed, expert)
 
 
 def draw(seed: int, step: int, alphas: Sequence[float], max_tasks: int) -> Offset:

@@ -47,60 +47,78 @@ def signed32(word: int) -> int:
 ROUNDS = ((16, signed32(0x7FEB352D)), (15, signed32(0x846CA68B)), (16, None))  # a 32-bit integer hash with low bias
 
 
-def add_noise(
-    weight: Tensor, out: Tensor, factor: float, key: int, *, loc: float = 0.0, scale: float = 1.0,
-    distribution: str = "laplace",
-) -> Tensor:  # fmt: skip
-    """Write ``weight + factor · z`` to ``out``, with z drawn per element from the stream named by ``key``.
+class Noise:
+    """One stream of standard noise: the element at a place is the same whoever asks, and in whatever order.
 
-    z ~ Laplace(loc, scale), or Gaussian of the same mean and standard deviation √2·scale. ``out`` may be ``weight``.
+    Neighbouring requests share the piece that they fall into, so that many small weights cost no more than a large one.
+
+    Args:
+        key: 64-bit name of the stream; another key gives independent noise.
+        distribution: laplace (scale 1), or gaussian of the same standard deviation √2.
+        size: Elements that will be asked for.
+    """
+
+    def __init__(self, key: int, distribution: str = "laplace", size: int = 1 << 62):
+        self.key, self.distribution, self.size = key, distribution, size
+        self._rows: list[Tensor] = []
+        self._held: tuple[int, int] = (0, 0)
+        self._unit: Tensor | None = None
+
+    def piece(self, place: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Noise from ``place`` to the end of its piece, [n], and a row of the same size to work in."""
+        begin, end = self._held
+        if self._unit is None or self._unit.device != device or not begin <= place < end:
+            begin, end = self._fill(place, device)
+        assert self._unit is not None
+        return self._unit[place - begin :], self._rows[4][place - begin : end - begin]
+
+    def _fill(self, place: int, device: torch.device) -> tuple[int, int]:
+        length = min(self.size, PIECE * (torch.get_num_threads() if device.type == "cpu" else 1 << 9))
+        if not self._rows or len(self._rows[0]) != length or self._rows[0].device != device:
+            kinds = (torch.int32,) * 3 + (torch.float32,) * 2
+            self._rows = [torch.arange(length, dtype=torch.int32, device=device)]
+            self._rows += [torch.empty(length, dtype=kind, device=device) for kind in kinds]
+        begin = place - place % BLOCK % length
+        end = min(begin + length, self.size, (place // BLOCK + 1) * BLOCK)
+        self._unit = _DRAWS[self.distribution]([row[: end - begin] for row in self._rows], begin, self.key)
+        self._held = (begin, end)
+        return self._held
+
+
+def add_noise(
+    weight: Tensor, out: Tensor, factor: float, noise: Noise, place: int = 0, *, loc: float = 0.0, scale: float = 1.0
+) -> Tensor:
+    """Write ``weight + factor · z`` to ``out``, with z drawn per element: Laplace(loc, scale), or Gaussian as wide.
 
     Args:
         weight: θ of any shape and floating dtype.
-        out: Contiguous tensor of the same shape on the same device; half precision is rounded once, at the end.
+        out: Contiguous tensor of the same shape on the same device, or ``weight`` itself; half precision is rounded
+            once, at the end.
         factor: c in θ + c·z.
-        key: 64-bit name of the stream; another key gives independent noise.
+        noise: The stream.
+        place: Place in the stream of the weight's first element.
         loc: Mean μ of z.
         scale: Laplace scale b of z.
-        distribution: laplace or gaussian.
     """
     if factor * scale == 0.0 and factor * loc == 0.0:
         return out if out is weight else out.copy_(weight)
-    draw = _DRAWS[distribution]
     source, target = weight.reshape(-1), out.view(-1)
-    size = target.numel()
-    piece = min(size, PIECE * (torch.get_num_threads() if weight.device.type == "cpu" else 1 << 9))
-    scratch = _Scratch(piece, weight.device)
-    start = 0
-    while start < size:
-        n = min(piece, size - start, BLOCK - start % BLOCK)
-        noise = draw(scratch.rows(n), start, key).mul_(factor * scale)  # [n]
+    done = 0
+    while done < target.numel():
+        unit, row = noise.piece(place + done, weight.device)
+        n = min(len(unit), target.numel() - done)
+        torch.mul(unit[:n], factor * scale, out=row[:n])
         if loc:
-            noise.add_(factor * loc)
-        torch.add(source[start : start + n], noise, out=target[start : start + n])
-        start += n
+            row[:n].add_(factor * loc)
+        torch.add(source[done : done + n], row[:n], out=target[done : done + n])
+        done += n
     return out
 
 
-def noise_like(
-    weight: Tensor, key: int, *, loc: float = 0.0, scale: float = 1.0, distribution: str = "laplace"
-) -> Tensor:
+def noise_like(weight: Tensor, noise: Noise, place: int = 0, *, loc: float = 0.0, scale: float = 1.0) -> Tensor:
     """The noise itself: a new tensor of the weight's shape and dtype."""
     out = torch.zeros_like(weight, memory_format=torch.contiguous_format)
-    return add_noise(out, out, 1.0, key, loc=loc, scale=scale, distribution=distribution)
-
-
-class _Scratch:
-    """Rows that a piece is computed in, and the counter 0, 1, 2, …"""
-
-    def __init__(self, size: int, device: torch.device):
-        self.counter = torch.arange(size, dtype=torch.int32, device=device)
-        self.bits = [torch.empty(size, dtype=torch.int32, device=device) for _ in range(3)]
-        self.reals = [torch.empty(size, dtype=torch.float32, device=device) for _ in range(2)]
-
-    def rows(self, n: int) -> list[Tensor]:
-        """Counter, three integer rows and two real rows of n elements."""
-        return [row[:n] for row in (self.counter, *self.bits, *self.reals)]
+    return add_noise(out, out, 1.0, noise, place, loc=loc, scale=scale)
 
 
 def _hash(counter: Tensor, start: int, key: int, x: Tensor, t: Tensor) -> Tensor:

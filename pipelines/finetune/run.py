@@ -26,7 +26,7 @@ from pipelines.finetune.models import load
 from pipelines.finetune.optimizers import around, base_optimizer
 from pipelines.finetune.packing import PackCollator, pack
 from pipelines.finetune.schedule import total_steps
-from pipelines.finetune.state import quiet, seeded, threads
+from pipelines.finetune.state import quiet, seeded, settled, threads
 from pipelines.finetune.tokens import Collator, encode
 from pipelines.finetune.trainer import ExpertTrainer, arguments
 from pipelines.progress import SILENT, Progress
@@ -104,7 +104,7 @@ def finetune(
         base, task, method, optimizer, training, seed, out, progress, name or task.name,
         base_name or name_of(base), datasets, online, checkpoints or out.with_name(out.name + ".checkpoints"),
     )  # fmt: skip
-    with quiet(), seeded(seed):
+    with quiet(), seeded(seed), settled():
         return _train(run)
 
 

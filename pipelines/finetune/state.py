@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import warnings
 from collections.abc import Iterator
@@ -24,6 +25,16 @@ def seeded(seed: int) -> Iterator[None]:
         finally:
             random.setstate(python)
             np.random.set_state(array)
+
+
+@contextmanager
+def settled() -> Iterator[None]:
+    """What exists now is left out of garbage collection inside: the Trainer collects, and a long study holds much."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 @contextmanager

@@ -105,11 +105,15 @@ def wrap(row, data, model, monkeypatch):
 
     def draw(step):
         offset = Offset(step, data[f"alpha/{step}"].item(), int(data[f"K/{step}"].item()), step)
-        recorded.update({offset.key(i): data[f"z/{step}/{name}"] for i, name in enumerate(names)})
+        recorded[offset.key()] = {opt.places[i]: data[f"z/{step}/{name}"] for i, name in enumerate(names)}
         return offset
 
     monkeypatch.setattr(opt, "draw", draw)
-    monkeypatch.setattr(mergopt, "add_noise", lambda w, out, c, key, **_: torch.add(w, recorded[key], alpha=c, out=out))
+
+    def add_recorded(weight, out, factor, stream, place, **_):
+        return torch.add(weight, recorded[stream.key][place], alpha=factor, out=out)
+
+    monkeypatch.setattr(mergopt, "add_noise", add_recorded)
     return opt
 
 

@@ -47,7 +47,7 @@ def same(a, b):
 def test_base_optimizer_receives_the_gradient_at_the_moved_weights(distribution):
     model, x, y = make()
     opt = MergOPT(
-        Spy(model.parameters(), lr=0.1), loc=0.01, scale=0.2, distribution=distribution, seed=3,
+        Spy(model.parameters(), lr=0.01), loc=0.01, scale=0.2, distribution=distribution, seed=3,
         named_parameters=model.named_parameters(),
     )  # fmt: skip
     for _ in range(4):

@@ -9,7 +9,7 @@ from torch.nn.functional import mse_loss
 
 from mergeopt_core import ASAM, SAM, MergOPT
 from mergeopt_core.finetuning import MasterWeights, select
-from mergeopt_core.finetuning.sampling import noise_like
+from mergeopt_core.finetuning.sampling import Noise, noise_like
 
 
 def make(seed=0):
@@ -63,7 +63,7 @@ def test_fitted_scale_follows_the_task_vector():
     small, large = nn.Parameter(torch.zeros(40_000)), nn.Parameter(torch.zeros(40_000))
     opt = MergOPT(torch.optim.SGD([small, large], lr=1.0), scale="fitted", fit_start=1.0, fit_memory=0.5, loc=0.0)
     for p, b, key in ((small, 0.01, 1), (large, 0.3, 2)):
-        p.grad = -noise_like(p, key, scale=b)
+        p.grad = -noise_like(p, Noise(key), scale=b)
     opt.ready = True
     opt.step()
     assert opt.fit.scales == pytest.approx([0.5 + 0.005, 0.5 + 0.15], rel=0.01)
