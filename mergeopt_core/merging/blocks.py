@@ -6,14 +6,14 @@ from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 
-BLOCK = 1 << 17
-"""Entries a block: 512 KiB in float32."""
+BLOCK = 1 << 16
+"""Entries a block: 256 KiB in float32."""
 
 
-def blocks(tensor: Tensor) -> Iterator[slice]:
-    """Slices of a flat tensor: of BLOCK entries on a CPU, the whole of it elsewhere."""
+def blocks(tensor: Tensor, size: int = BLOCK) -> Iterator[slice]:
+    """Slices of a flat tensor: of ``size`` entries on a CPU, the whole of it elsewhere."""
     count = tensor.numel()
-    step = BLOCK if tensor.device.type == "cpu" else max(count, 1)
+    step = size if tensor.device.type == "cpu" else max(count, 1)
     for start in range(0, count, step):
         yield slice(start, min(start + step, count))
 

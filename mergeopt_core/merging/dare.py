@@ -10,51 +10,49 @@ from torch import Tensor
 
 from mergeopt_core.merging.mergekit_api import PerExpert, TensorGroup, method
 from mergeopt_core.merging.randomness import tensor_seed
-from mergeopt_core.merging.trimming import disjoint_merge, trim
+from mergeopt_core.merging.trimming import agreeing_, trim
 from mergeopt_core.merging.updates import Updates, merged, total
 
 Rescale = Literal["paper", "realised", "l1", "none"]
 
-_BLOCK = 1 << 20  # random numbers a draw; part of what a seed means
-
 
 def keep_mask(seed: int, expert: object, tensor: str, shape: torch.Size, drop_rate: float) -> Tensor:
-    """Which entries ``[*shape]`` of an expert's task vector stay: each with probability 1 − p, on its own.
+    """1 where an entry ``[*shape]`` of an expert's task vector stays, 0 elsewhere; each stays with probability 1 − p.
 
     The numbers come from a CPU generator that is seeded by (seed, expert, tensor), so a mask does not depend on other
     tensors or experts, on their order, on threads or on the device.
     """
-    mask = np.empty(shape.numel(), dtype=bool)
     if drop_rate <= 0 or drop_rate >= 1:
-        mask[:] = drop_rate <= 0
-    else:
-        random = np.random.Generator(np.random.SFC64(tensor_seed(seed, "dare", expert, tensor)))
-        limit = np.uint32(min(round(drop_rate * 2**32), 2**32 - 1))
-        for start in range(0, mask.size, _BLOCK):
-            draws = random.integers(0, 2**32, size=min(_BLOCK, mask.size - start), dtype=np.uint32)
-            np.greater_equal(draws, limit, out=mask[start : start + draws.size])
-    return torch.from_numpy(mask).view(shape)
+        return torch.full(shape, float(drop_rate <= 0))
+    random = np.random.Generator(np.random.SFC64(tensor_seed(seed, "dare", expert, tensor)))
+    uniform = torch.from_numpy(random.random(shape.numel(), dtype=np.float32))  # multiples of 2⁻²⁴ in [0, 1)
+    return uniform.sub_(drop_rate).add_(2.0**-25).ceil_().clamp_(0, 1).view(shape)
+
+
+def rescaling(delta: Tensor, keep: Tensor, drop_rate: float, rescale: Rescale) -> float:
+    """The factor that a dropped task vector ``[*shape]`` is multiplied by.
+
+    ``paper``: 1/(1 − p). ``realised``: n / number kept. ``l1``: what restores the tensor's L1 norm (mergekit; 1 where
+    either norm is below 1e-7). ``none``: 1. Where nothing is kept, 1.
+    """
+    if rescale == "paper":
+        return 1 / (1 - drop_rate) if drop_rate < 1 else 1.0
+    if rescale == "realised":
+        kept = float(keep.sum(dtype=torch.float64))
+        return keep.numel() / kept if kept else 1.0
+    if rescale == "l1":
+        before, after = float(delta.abs().sum()), float((delta * keep).abs().sum())
+        return before / after if min(before, after) >= 1e-7 else 1.0
+    return 1.0
 
 
 def drop(delta: Tensor, keep: Tensor, drop_rate: float, rescale: Rescale = "paper") -> Tensor:
-    """Δ ⊙ keep, rescaled; all ``[*shape]``.
-
-    ``paper``: by 1/(1 − p). ``realised``: by n / number kept. ``l1``: so that the tensor's L1 norm is restored
-    (mergekit; not where either norm is below 1e-7). ``none``: not at all.
-    """
-    dropped = delta * keep.to(delta.device)
-    if rescale == "paper":
-        return dropped / (1 - drop_rate) if drop_rate < 1 else dropped
-    if rescale == "realised":
-        kept = int(keep.sum())
-        return dropped * (keep.numel() / kept) if kept else dropped
-    if rescale == "l1":
-        before, after = delta.abs().sum(), dropped.abs().sum()
-        return dropped if before < 1e-7 or after < 1e-7 else dropped * (before / after)
-    return dropped
+    """Δ ⊙ keep, rescaled; all ``[*shape]``."""
+    keep = keep.to(delta)
+    return (delta * keep).mul_(rescaling(delta, keep, drop_rate, rescale))
 
 
-@method("dare", pretty="DARE", url="https://arxiv.org/abs/2311.03099", random=True)
+@method("dare", pretty="DARE", url="https://arxiv.org/abs/2311.03099", random=True, propagates=True)
 def dare(
     group: TensorGroup,
     weight: PerExpert[float] = 1.0,  # type: ignore[assignment]
@@ -77,14 +75,17 @@ def dare(
     keep all entries. The masks depend on the recipe's seed, the expert and the tensor only.
     """
     updates = Updates(group)
-    weights = updates.values(weight)
-    dropped = []
-    for delta, key, rate in zip(updates, updates.keys, updates.values(drop_rate)):
-        rate = 0.0 if matrices_only and delta.dim() < 2 else rate
-        dropped.append(drop(delta, keep_mask(seed, key, updates.name, delta.shape, rate), rate, rescale))
+    weights, rates = updates.values(weight), updates.values(drop_rate)
+    if matrices_only and updates.base.dim() < 2:
+        rates = [0.0] * len(updates)
+    dropped = (
+        drop(delta, keep_mask(seed, key, updates.name, delta.shape, rate), rate, rescale)
+        for delta, key, rate in zip(updates, updates.keys, rates)
+    )
     if base_method == "ties":
         stack = torch.stack([trim(delta, share) for delta, share in zip(dropped, updates.values(density))])
-        return merged(updates, disjoint_merge(stack, weights, normalize), lambda_)
+        summed, divisor = agreeing_(stack, weights)
+        return merged(updates, summed.div_(divisor) if normalize else summed, lambda_)
     update = torch.zeros_like(updates.base)
     for delta, share in zip(dropped, weights):
         update.add_(delta, alpha=share)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mergeopt_core.merging.blocks import blocks, flat
+from mergeopt_core.merging.blocks import BLOCK, blocks, flat
 from mergeopt_core.merging.mergekit_api import PerExpert, PerExpertOfAll, TensorGroup, fast_path
 from mergeopt_core.merging.updates import working_dtype
 
@@ -17,13 +17,19 @@ def linear(group: TensorGroup, weight: PerExpertOfAll[float], normalize: bool = 
     entries = group.entries
     dtype = working_dtype(group)
     weights = torch.tensor([weight[e.id] for e in entries], dtype=dtype, device=entries[0].tensor.device)
-    divisor = weights.sum()
+    divisor, plain = weights.sum(), bool((weights == 1).all())
     inputs = flat([e.tensor for e in entries])
-    result = torch.zeros_like(inputs[0], dtype=dtype)
-    for block in blocks(result):
+    result = torch.empty_like(inputs[0], dtype=dtype)
+    for block in blocks(result, 4 * BLOCK):
         part = result[block]
-        for tensor, share in zip(inputs, weights):
-            part.addcmul_(tensor[block].to(dtype), share)
+        if plain:
+            part.copy_(inputs[0][block])
+            for tensor in inputs[1:]:
+                part.add_(tensor[block])
+        else:
+            part.zero_()
+            for tensor, share in zip(inputs, weights):
+                part.addcmul_(tensor[block].to(dtype), share)
         if normalize:
             part.div_(divisor)
     return result.view(entries[0].tensor.shape)
@@ -49,15 +55,20 @@ def task_arithmetic(
         divisor.fill_(1)
     base, *experts = flat([group.base.tensor, *(e.tensor for e in entries)])
     result = torch.empty_like(base, dtype=dtype)
+    width = BLOCK if base.device.type == "cpu" else base.numel()
+    buffer = torch.empty(len(experts), width, dtype=dtype, device=base.device)
     for block in blocks(result):
+        part = result[block]
         anchor = base[block].to(dtype)
-        part = torch.zeros_like(anchor)
-        for tensor, share in zip(experts, weights):
-            delta = torch.sub(tensor[block], anchor)
-            part.add_(delta.mul_(share) if share != 1 else delta)
+        rows = buffer[:, : part.numel()]
+        for row, tensor, share in zip(rows, experts, weights):
+            torch.sub(tensor[block], anchor, out=row)
+            if share != 1:
+                row.mul_(share)
+        torch.sum(rows, dim=0, out=part)
         if normalize:
             part.div_(divisor)
         if lambda_ != 1:
             part.mul_(lambda_)
-        torch.add(anchor, part, out=result[block])
+        part.add_(anchor)
     return result.view(group.base.tensor.shape)

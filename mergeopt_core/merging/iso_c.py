@@ -30,7 +30,7 @@ def isotropic(found: Spectrum, rank_tolerance: float = 0.0) -> Tensor:
     """
     sigma = found.sigma
     if found.rank(0.0) == 0:
-        return torch.zeros_like(found.matrix)
+        return found.replaced(torch.zeros_like(sigma))
     keep = sigma > rank_tolerance * sigma[0] if rank_tolerance > 0 else torch.ones_like(sigma, dtype=torch.bool)
     return found.replaced(torch.where(keep, sigma[keep].mean(), 0.0))
 
@@ -63,7 +63,7 @@ def iso_c(
     weights = updates.values(weight)
     if not is_selected(updates.name, updates.shape, tensors):
         return merged(updates, rest_update(updates, weights, rest, rest_scale), lambda_)
-    found = spectrum(updates.weighted_sum(weights), spectral, floor=rank_tolerance)
+    found = spectrum(updates.weighted_sum(weights, torch.float64), spectral, rank_tolerance, updates.dtype)
     note_rank(report, updates.name, found.sigma, rank_tolerance)
     update = isotropic(found, rank_tolerance) / (total(weights) if normalize else 1.0)
     return merged(updates, match_norm(update, updates, weights, norm_matched), lambda_)

@@ -2,42 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from mergeopt_core.merging.blocks import BLOCK
+from mergeopt_core.merging.blocks import BLOCK, blocks
 from mergeopt_core.merging.mergekit_api import TensorGroup, fast_path
 from mergeopt_core.merging.updates import Updates, merged
 
+_PIECE = 1 << 13  # entries; a dot product this short runs on one thread whatever the BLAS library is set to
 
-def inner_products(updates: Updates, rows: int) -> Tensor:
-    """⟨Δ_i, Δ_j⟩ in float64 ``[rows, K, K]``: of whole tensors (rows = 1) or of each row.
 
-    Pair by pair over blocks that stay in cache, so that a pair's bits do not depend on who else is merged.
+def inner_products(updates: Updates) -> tuple[Tensor, Tensor]:
+    """⟨Δ_i, Δ_j⟩ ``[1, K, K]`` in float64, and the mean task vector ``[*shape]``, in one pass over the experts.
+
+    Dot products of pieces that stay in the CPU's cache are added up in float64, pair by pair, so that the bits of a
+    pair do not depend on who else is merged.
     """
     count = len(updates)
-    base = updates.base.reshape(rows, -1)
-    experts = [expert.reshape(rows, -1) for expert in updates.experts]
-    products = torch.zeros(rows, count, count, dtype=torch.float64, device=base.device)
-    for piece in _pieces(rows, base.shape[1]):
-        anchor = base[piece]
-        deltas = [(expert[piece].to(updates.dtype) - anchor).double() for expert in experts]
-        for i in range(count):
-            for j in range(i, count):
-                products[piece[0], i, j] += torch.linalg.vecdot(deltas[i], deltas[j])
-    return products + products.triu(1).mT
+    base, experts = updates.base.reshape(-1), [expert.reshape(-1) for expert in updates.experts]
+    mean = torch.zeros_like(base)
+    if base.device.type != "cpu":
+        stacked = updates.stack().reshape(count, -1)
+        return (stacked.double() @ stacked.double().mT).unsqueeze(0), stacked.mean(dim=0).view(updates.shape)
+    products = np.zeros((count, count))
+    rows = torch.empty(count, min(BLOCK, base.numel()), dtype=updates.dtype)
+    for block in blocks(base):
+        anchor, width = base[block], block.stop - block.start
+        for row, expert in zip(rows, experts):
+            mean[block].add_(torch.sub(expert[block], anchor, out=row[:width]))
+        for start in range(0, width, _PIECE):
+            pieces = list(rows[:, start : min(start + _PIECE, width)].numpy())
+            for i, left in enumerate(pieces):
+                for j in range(i, count):
+                    products[i, j] += np.dot(left, pieces[j])
+    whole = products + np.triu(products, 1).T
+    return torch.from_numpy(whole).unsqueeze(0), mean.div_(count).view(updates.shape)
 
 
-def _pieces(rows: int, columns: int) -> Iterator[tuple[slice, slice]]:
-    """Blocks of a matrix: parts of its one row, or groups of whole rows."""
-    height = max(1, BLOCK // max(columns, 1))
-    width = BLOCK if rows == 1 else max(columns, 1)
-    for top in range(0, rows, height):
-        for left in range(0, columns, width):
-            yield slice(top, min(top + height, rows)), slice(left, min(left + width, columns))
+def row_products(updates: Updates) -> tuple[Tensor, Tensor]:
+    """The same for each row: ``[rows, K, K]`` in float64, and the mean task vector."""
+    deltas = [delta.reshape(updates.shape[0], -1) for delta in updates]
+    rows, count = updates.shape[0], len(deltas)
+    products = torch.zeros(rows, count, count, dtype=torch.float64, device=updates.base.device)
+    for i in range(count):
+        for j in range(i, count):
+            products[:, i, j] = products[:, j, i] = torch.linalg.vecdot(deltas[i].double(), deltas[j].double())
+    return products, (torch.stack(deltas).sum(dim=0) / count).view(updates.shape)
 
 
 def interpolation(products: Tensor, average: Literal["cosine", "angle"], clamp: float, eps: float) -> Tensor:
@@ -58,7 +71,7 @@ def interpolation(products: Tensor, average: Literal["cosine", "angle"], clamp: 
     return torch.where(denominator.abs() < 1e-6, 0.0, count * c / denominator)
 
 
-@fast_path("model_stock")
+@fast_path("model_stock", propagates=True)
 def model_stock(
     group: TensorGroup,
     filter_wise: bool = False,
@@ -72,30 +85,33 @@ def model_stock(
     The inner products of a pair do not depend on the other experts and are kept in ``cache``.
     """
     updates = Updates(group)
-    shape = updates.shape
-    rows = shape[0] if filter_wise and len(shape) > 1 else 1
-    products = _known(updates, rows, cache)
-    t = interpolation(products, average, clamp, eps).to(updates.dtype)
-    mean = updates.weighted_sum([1.0] * len(updates)).div_(len(updates))
-    return merged(updates, (mean.reshape(rows, -1) * t.unsqueeze(1)).reshape(shape))
-
-
-def _known(updates: Updates, rows: int, cache: Any) -> Tensor:
-    keys = [str(key) for key in updates.keys]
-    if cache is None:
-        return inner_products(updates, rows)
-    places = {
-        (i, j): ("dot", str(rows), keys[i], keys[j], updates.name)
-        for i in range(len(keys))
-        for j in range(i, len(keys))
-    }
-    found = {pair: cache.get(place) for pair, place in places.items()}
-    if any(value is None for value in found.values()):
-        products = inner_products(updates, rows)
-        for (i, j), place in places.items():
+    by_row = filter_wise and len(updates.shape) > 1
+    products, mean = _known(updates, cache, by_row) or (row_products if by_row else inner_products)(updates)
+    if cache is not None:
+        for place, (i, j) in _places(updates, by_row).items():
             cache[place] = products[:, i, j].clone()
-        return products
-    products = torch.empty(rows, len(keys), len(keys), dtype=torch.float64, device=updates.base.device)
+    t = interpolation(products, average, clamp, eps).to(updates.dtype)
+    scale = t.view(-1, *[1] * (len(updates.shape) - 1)) if by_row else t
+    return merged(updates, mean.mul_(scale))
+
+
+def _places(updates: Updates, by_row: bool) -> dict[tuple[str, ...], tuple[int, int]]:
+    """Where the inner product of each pair is kept."""
+    keys = [str(key) for key in updates.keys]
+    kind = "row products" if by_row else "product"
+    pairs = [(i, j) for i in range(len(keys)) for j in range(i, len(keys))]
+    return {(kind, keys[i], keys[j], updates.name): (i, j) for i, j in pairs}
+
+
+def _known(updates: Updates, cache: Any, by_row: bool) -> tuple[Tensor, Tensor] | None:
+    """Inner products from the cache, and the mean task vector; None where a pair is missing."""
+    places = _places(updates, by_row)
+    kept = {pair: cache.get(place) if cache is not None else None for place, pair in places.items()}
+    found = {pair: value for pair, value in kept.items() if value is not None}
+    if len(found) < len(kept):
+        return None
+    rows, count = len(found[0, 0]), len(updates)
+    products = torch.empty(rows, count, count, dtype=torch.float64, device=updates.base.device)
     for (i, j), value in found.items():
         products[:, i, j] = products[:, j, i] = value
-    return products
+    return products, updates.weighted_sum([1.0] * count).div_(count)

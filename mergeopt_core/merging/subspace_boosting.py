@@ -12,7 +12,7 @@ from torch import Tensor
 from mergeopt_core.merging import mergekit_api as api
 from mergeopt_core.merging.mergekit_api import PerExpert, TensorGroup, method
 from mergeopt_core.merging.run import merge_tensor
-from mergeopt_core.merging.trimming import disjoint_parts, trim
+from mergeopt_core.merging.trimming import agreeing_, trim
 from mergeopt_core.merging.updates import Updates, is_selected, merged, note_rank, total
 from mergeopt_core.spectral.spectrum import Path, spectrum
 
@@ -33,13 +33,20 @@ def boosted_values(sigma: Tensor, beta: float, rank_tolerance: float = 0.0) -> T
 
 
 def boost(
-    update: Tensor, beta: float, rank_tolerance: float = 0.0, path: Path = "gram", report: Any = None, name: str = ""
+    update: Tensor,
+    beta: float,
+    rank_tolerance: float = 0.0,
+    path: Path = "gram",
+    *,
+    dtype: torch.dtype | None = None,
+    report: Any = None,
+    name: str = "",
 ) -> Tensor:
-    """U diag(boosted σ) Vᵀ of a merged update ``[m, n]``."""
-    found = spectrum(update, path, floor=rank_tolerance)
+    """U diag(boosted σ) Vᵀ of a merged update ``[m, n]``, in ``dtype`` (its own by default)."""
+    found = spectrum(update, path, rank_tolerance, dtype)
     note_rank(report, name, found.sigma, rank_tolerance)
     if found.rank(0.0) == 0:
-        return torch.zeros_like(update)
+        return torch.zeros_like(update, dtype=dtype)
     return found.replaced(boosted_values(found.sigma, beta, rank_tolerance))
 
 
@@ -65,9 +72,11 @@ def task_arithmetic_sb(
     """
     updates = Updates(group)
     weights = updates.values(weight)
-    update = updates.weighted_sum(weights).div_(total(weights) if normalize else 1.0)
-    if is_selected(updates.name, updates.shape, tensors):
-        update = boost(update, beta, rank_tolerance, spectral, report, updates.name)
+    treated = is_selected(updates.name, updates.shape, tensors)
+    update = updates.weighted_sum(weights, torch.float64 if treated else None)
+    update /= total(weights) if normalize else 1.0
+    if treated:
+        update = boost(update, beta, rank_tolerance, spectral, dtype=updates.dtype, report=report, name=updates.name)
     return merged(updates, update, lambda_)
 
 
@@ -95,10 +104,10 @@ def ties_sb(
     """
     updates = Updates(group)
     trimmed = torch.stack([trim(delta, share) for delta, share in zip(updates, updates.values(density))])
-    summed, divisor = disjoint_parts(trimmed, updates.values(weight))
+    summed, divisor = agreeing_(trimmed, updates.values(weight))
     update = summed / divisor if normalize and boosted == "mean" else summed
     if is_selected(updates.name, updates.shape, tensors):
-        update = boost(update, beta, rank_tolerance, spectral, report, updates.name)
+        update = boost(update, beta, rank_tolerance, spectral, dtype=updates.dtype, report=report, name=updates.name)
     return merged(updates, update / divisor if normalize and boosted == "sum" else update, lambda_)
 
 
@@ -148,5 +157,5 @@ def subspace_boosting(
     )
     update = plain - updates.base.double()
     if is_selected(updates.name, updates.shape, tensors):
-        update = boost(update, beta, rank_tolerance, spectral, report, updates.name)
+        update = boost(update, beta, rank_tolerance, spectral, dtype=updates.dtype, report=report, name=updates.name)
     return merged(updates, update, lambda_)

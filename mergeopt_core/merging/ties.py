@@ -2,66 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mergeopt_core.merging.blocks import blocks, flat
+from mergeopt_core.merging.blocks import BLOCK, blocks, flat
 from mergeopt_core.merging.mergekit_api import PerExpert, TensorGroup, fast_path
-from mergeopt_core.merging.trimming import keep, kept_count, kth_largest
+from mergeopt_core.merging.trimming import Bounds, agreeing_, bounds_from, kept_count, trim_, trim_bounds
 from mergeopt_core.merging.updates import working_dtype
-
-Bounds = tuple[float, int]
 
 
 def bounds(base: Tensor, expert: Tensor, density: float, dtype: torch.dtype) -> Bounds:
     """``trimming.trim_bounds`` of θ_k − θ0 ``[n]`` at a density, with one buffer of n entries."""
     n = base.numel()
+    buffer = torch.empty(n, dtype=dtype, device=base.device)
+
+    def magnitudes() -> Tensor:
+        for block in blocks(base):
+            torch.sub(expert[block], base[block].to(dtype), out=buffer[block]).abs_()
+        return buffer
+
     k = kept_count(n, density)
-    if k == n or k == 0:
-        return (0.0, n) if k else (float("inf"), -1)
-    magnitudes = torch.empty(n, dtype=dtype, device=base.device)
-    for block in blocks(base):
-        torch.sub(expert[block].to(dtype), base[block].to(dtype), out=magnitudes[block]).abs_()
-    threshold = kth_largest(magnitudes, k)  # on a CPU now reordered: the k largest stand last
-    if int((magnitudes >= threshold).sum()) == k:
-        return threshold, n
-    wanted = k - int((magnitudes > threshold).sum())
-    for block in blocks(base):
-        equal = (expert[block].to(dtype) - base[block].to(dtype)).abs_() == threshold
-        found = int(equal.sum())
-        if found >= wanted:
-            return threshold, block.start + int(torch.nonzero(equal)[wanted - 1])
-        wanted -= found
-    return threshold, n  # only where a magnitude is NaN, which shows in the merged tensor
-
-
-def merge_block(
-    anchor: Tensor,
-    experts: Sequence[Tensor],
-    limits: Sequence[Bounds],
-    weights: Tensor,
-    start: int,
-    normalize: bool,
-    scale: float,
-) -> Tensor:
-    """TIES of flat pieces ``[b]`` that begin at index ``start`` of the tensor: mergekit's operations, in its order."""
-    deltas = anchor.new_empty(len(experts), anchor.numel())
-    for row, expert, limit in zip(deltas, experts, limits):
-        torch.sub(expert.to(anchor.dtype), anchor, out=row)
-        if limit[0] > 0:
-            row.mul_(keep(row, limit, start))
-    deltas.mul_(weights)
-    positive = deltas.sum(dim=0) >= 0
-    agree = torch.where(positive, deltas > 0, deltas < 0)
-    update = deltas.mul_(agree).sum(dim=0)
-    if normalize:
-        divisor = (weights * agree).sum(dim=0)
-        divisor.masked_fill_(divisor == 0, 1)
-        update.div_(divisor)
-    return anchor + (update.mul_(scale) if scale != 1 else update)
+    return bounds_from(magnitudes, k) if 0 < k < n else trim_bounds(buffer, k)
 
 
 def _supported(parameters: Mapping[str, Any]) -> bool:
@@ -94,10 +58,17 @@ def ties(
         limits.append(found if found is not None else bounds(base, expert, density[entry.id], dtype))
         if cache is not None and found is None:
             cache[key] = limits[-1]
-    weights = torch.tensor([weight[e.id] for e in entries], dtype=dtype, device=base.device).unsqueeze(1)
+    weights = [weight[entry.id] for entry in entries]
     result = torch.empty_like(base, dtype=dtype)
+    buffer = torch.empty(
+        len(experts), BLOCK if base.device.type == "cpu" else base.numel(), dtype=dtype, device=base.device
+    )
     for block in blocks(base):
-        pieces = [expert[block] for expert in experts]
         anchor = base[block].to(dtype)
-        result[block] = merge_block(anchor, pieces, limits, weights, block.start, normalize, lambda_)
+        rows = buffer[:, : anchor.numel()]
+        for row, expert, limit in zip(rows, experts, limits):
+            trim_(torch.sub(expert[block], anchor, out=row), limit, block.start)
+        summed, divisor = agreeing_(rows, weights)
+        update = summed.div_(divisor) if normalize else summed
+        torch.add(anchor, update.mul_(lambda_) if lambda_ != 1 else update, out=result[block])
     return result.view(group.base.tensor.shape)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+Bounds = tuple[float, int]
+"""Threshold and last flat index of a trim: an entry stays if its magnitude is above the threshold, or equal to it at an
+index up to the last. Among equal magnitudes those of lowest flat index stay, on every machine."""
 
 
 def kept_count(numel: int, density: float) -> int:
@@ -26,67 +31,76 @@ def kth_largest(magnitudes: Tensor, k: int) -> float:
     return float(array[position])
 
 
-def trim_bounds(delta: Tensor, k: int) -> tuple[float, int]:
-    """Threshold and flat index that fix which k entries of ``[*shape]`` stay.
-
-    An entry stays if its magnitude is above the threshold, or equal to it at an index up to the second number: among
-    equal magnitudes those of lowest flat index stay, on every machine.
-    """
-    n = delta.numel()
-    if k <= 0:
-        return float("inf"), -1
-    if k >= n:
-        return 0.0, n
-    threshold = kth_largest(delta.abs().flatten(), k)
-    magnitudes = delta.abs().flatten()
-    if int((magnitudes >= threshold).sum()) == k:
+def bounds_from(make: Callable[[], Tensor], k: int) -> Bounds:
+    """The bounds that keep the k largest of n magnitudes; ``make()`` gives them ``[n]`` in memory that may be
+    reused."""
+    magnitudes = make()
+    n = magnitudes.numel()
+    if k <= 0 or k >= n:
+        return (0.0, n) if k > 0 else (float("inf"), -1)
+    threshold = kth_largest(magnitudes, k)
+    above, tied = _count(magnitudes, np.greater, threshold), _count(magnitudes, np.equal, threshold)
+    if above + tied <= k:  # less only where a magnitude is NaN
         return threshold, n
-    above = int((magnitudes > threshold).sum())
-    tied = torch.nonzero(magnitudes == threshold).flatten()
-    return threshold, int(tied[k - above - 1])
+    places = torch.nonzero(make() == threshold).flatten()
+    return threshold, int(places[k - above - 1])
 
 
-def keep(delta: Tensor, bounds: tuple[float, int], start: int = 0) -> Tensor:
-    """Mask ``[n]`` of the entries of a flat piece of Δ (its first entry at flat index ``start``) that stay."""
+def _count(values: Tensor, compare: Callable[..., Any], threshold: float) -> int:
+    return int(np.count_nonzero(compare(values.cpu().numpy(), threshold)))
+
+
+def trim_bounds(delta: Tensor, k: int) -> Bounds:
+    """The bounds that keep the k largest magnitudes of ``[*shape]``."""
+    return bounds_from(lambda: delta.abs().flatten(), k)
+
+
+def trim_(piece: Tensor, bounds: Bounds, start: int = 0) -> Tensor:
+    """Zero what does not stay of a flat piece ``[b]`` of Δ that begins at flat index ``start``, in place."""
     threshold, last = bounds
-    magnitudes = delta.abs()
-    if last >= start + delta.numel():
-        return magnitudes >= threshold
-    mask = magnitudes > threshold
-    upto = max(0, last + 1 - start)
-    mask[:upto] |= magnitudes[:upto] == threshold
-    return mask
+    if last < 0:
+        return piece.mul_(0)
+    if threshold > 0:
+        kind = np.float64 if piece.dtype == torch.float64 else np.float32
+        torch.ops.aten.hardshrink.out(piece, float(np.nextafter(kind(threshold), kind(0))), out=piece)
+        if last < start + piece.numel() - 1:
+            tail = piece[max(0, last + 1 - start) :]
+            tail.masked_fill_(tail.abs() == threshold, 0)
+    return piece
 
 
 def trim(delta: Tensor, density: float) -> Tensor:
     """Δ ``[*shape]`` with all but its ``kept_count`` entries of largest magnitude set to zero."""
-    flat = delta.flatten()
-    k = kept_count(flat.numel(), density)
-    if k == flat.numel():
-        return delta
-    return (flat * keep(flat, trim_bounds(flat, k))).view_as(delta)
+    k = kept_count(delta.numel(), density)
+    flat = delta.flatten().clone()
+    return trim_(flat, trim_bounds(delta, k)).view_as(delta)
 
 
-def disjoint_parts(deltas: Tensor, weights: Sequence[float], zero_sign: int = 1) -> tuple[Tensor, Tensor]:
-    """Σ w_k Δ_k and Σ w_k over the experts that agree, entrywise; ``[K, *shape]`` → two ``[*shape]``.
+def agreeing_(rows: Tensor, weights: Sequence[float], zero_sign: int = 1) -> tuple[Tensor, Tensor]:
+    """Σ w_k Δ_k and Σ w_k over the experts that agree, entrywise; ``[K, *shape]``, overwritten → two ``[*shape]``.
 
     An expert agrees on an entry if its sign there is that of Σ_k w_k Δ_k, or ``zero_sign`` where that is exactly 0; an
-    entry that is 0 never agrees. Where the agreeing weights add up to 0, the second result is 1.
+    entry that is 0 never agrees. Where the agreeing weights add up to 0, the second result is 1. With γ = ±1 the
+    elected sign, an expert agrees where w_k Δ_k · γ > 0: no branch and no mask is needed.
     """
-    w = torch.tensor(list(weights), dtype=deltas.dtype, device=deltas.device).view(-1, *[1] * (deltas.dim() - 1))
-    weighted = deltas * w
-    elected = weighted.sum(dim=0)
-    positive = elected >= 0 if zero_sign > 0 else elected > 0
-    agree = torch.where(positive, weighted > 0, weighted < 0)
-    divisor = (w * agree).sum(dim=0)
-    divisor[divisor == 0] = 1
-    return (weighted * agree).sum(dim=0), divisor
+    for row, weight in zip(rows, weights):
+        if weight != 1:
+            row.mul_(weight)
+    sign = rows.sum(dim=0)
+    sign = sign.ge_(0).mul_(2).sub_(1) if zero_sign > 0 else sign.gt_(0).mul_(2).sub_(1)
+    divisor = torch.zeros_like(sign)
+    rows.mul_(sign).clamp_(min=0)
+    summed = rows.sum(dim=0).mul_(sign)
+    for row, weight in zip(rows, weights):
+        divisor.add_(row.sign_(), alpha=weight)
+    least = min(weights)
+    return summed, divisor.clamp_(min=least) if least > 0 else divisor.masked_fill_(divisor == 0, 1)
 
 
 def disjoint_merge(deltas: Tensor, weights: Sequence[float], normalize: bool, zero_sign: int = 1) -> Tensor:
-    """The sum of what agrees on the elected sign, or with ``normalize`` its weighted mean; see ``disjoint_parts``."""
-    summed, divisor = disjoint_parts(deltas, weights, zero_sign)
-    return summed / divisor if normalize else summed
+    """The sum of what agrees on the elected sign, or with ``normalize`` its weighted mean; see ``agreeing_``."""
+    summed, divisor = agreeing_(deltas.clone(), weights, zero_sign)
+    return summed.div_(divisor) if normalize else summed
 
 
 def bits(values: Tensor) -> np.ndarray:

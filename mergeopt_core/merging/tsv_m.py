@@ -22,7 +22,7 @@ from mergeopt_core.merging.updates import (
     total,
 )
 from mergeopt_core.spectral.factors import Factors, cross, cut, factors
-from mergeopt_core.spectral.spectrum import Path, inverse_sqrt, polar
+from mergeopt_core.spectral.spectrum import Path, orthonormal, polar
 
 Remainder = Literal["drop", "share"]
 
@@ -54,8 +54,8 @@ def orthogonal_sum(
 ) -> Tensor:
     """Û diag(σ) V̂ᵀ ``[m, n]``, Û and V̂ the polar factors of the concatenated U_k and V_k.
 
-    With G = [U]ᵀ[U], Û = [U] G^(−1/2): only the small blocks U_iᵀU_j are decomposed, and they can be kept. Where the
-    U_k are linearly dependent (equal experts), Û is the partial isometry on their span.
+    With G = [U]ᵀ[U] = E Λ Eᵀ, Û = ([U] E Λ^(−1/2)) Eᵀ: only the small blocks U_iᵀU_j are decomposed, and they can be
+    kept. Where the U_k are linearly dependent (equal experts), Û is the partial isometry on their span.
     """
     u, v = (torch.cat([part[side] for part in parts], dim=1) for side in "UV")  # [m, p], [n, p]
     sigma = torch.cat([part["S"][: part["U"].shape[1]] * w for part, w in zip(parts, weights)])
@@ -64,23 +64,23 @@ def orthogonal_sum(
     if path != "gram":
         return (polar(u, path, tolerance=0.0) * sigma.to(u)) @ polar(v, path, tolerance=0.0).mT
     grams = _grams(parts, experts, tensor, cache)
-    core = (inverse_sqrt(grams["U"]) * sigma) @ inverse_sqrt(grams["V"])  # [p, p]
-    return (u.double() @ core) @ v.double().mT
+    (left, turn), (right, back) = orthonormal(u, grams["U"]), orthonormal(v, grams["V"])
+    core = (turn.mT * sigma.to(u)) @ back  # [p, p]
+    return (left @ core) @ right.mT
 
 
 def _grams(parts: Sequence[Factors], experts: Sequence[str], tensor: str, cache: Any) -> dict[str, Tensor]:
-    """[U]ᵀ[U] and [V]ᵀ[V] ``[p, p]`` from blocks a pair of experts."""
+    """The lower parts of [U]ᵀ[U] and [V]ᵀ[V] ``[p, p]`` from blocks a pair of experts."""
     edges = [0]
     for part in parts:
         edges.append(edges[-1] + part["U"].shape[1])
     grams = {
-        side: torch.empty(edges[-1], edges[-1], dtype=torch.float64, device=parts[0][side].device) for side in "UV"
+        side: torch.zeros(edges[-1], edges[-1], dtype=torch.float64, device=parts[0][side].device) for side in "UV"
     }
     for i, a in enumerate(parts):
         for j, b in enumerate(parts[: i + 1]):
             block = cross(b, a, experts=(experts[j], experts[i]), tensor=tensor, cache=cache)
             for side in "UV":
-                grams[side][edges[j] : edges[j + 1], edges[i] : edges[i + 1]] = block[side]
                 grams[side][edges[i] : edges[i + 1], edges[j] : edges[j + 1]] = block[side].mT
     return grams
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from mergeopt_core.merging.blocks import BLOCK, blocks, flat
 from mergeopt_core.merging.mergekit_api import TensorGroup
 
 NormMatch = Literal["none", "mean_vector", "mean_norm"]
@@ -65,12 +66,19 @@ class Updates:
         """A per-expert parameter in this order."""
         return [per_expert[key] for key in self.keys]
 
-    def weighted_sum(self, weights: Sequence[float]) -> Tensor:
-        """Σ_k w_k Δ_k ``[*shape]``."""
-        total = torch.zeros_like(self.base)
-        for delta, weight in zip(self, weights):
-            total.add_(delta, alpha=weight)
-        return total
+    def weighted_sum(self, weights: Sequence[float], dtype: torch.dtype | None = None) -> Tensor:
+        """Σ_k w_k Δ_k ``[*shape]``, in the arithmetic's dtype or the one given.
+
+        A decomposition's weak directions show a sum's rounding errors: they want float64.
+        """
+        result = torch.zeros(self.shape, dtype=dtype or self.dtype, device=self.base.device)
+        into, base, *experts = flat([result, self.base, *self.experts])
+        buffer = torch.empty(min(BLOCK, base.numel()) if base.device.type == "cpu" else base.numel()).to(self.base)
+        for block in blocks(base):
+            piece = buffer[: block.stop - block.start]
+            for expert, weight in zip(experts, weights):
+                into[block].add_(torch.sub(expert[block], base[block], out=piece), alpha=weight)
+        return result
 
 
 def total(weights: Sequence[float]) -> float:

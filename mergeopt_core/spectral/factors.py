@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mergeopt_core.spectral.spectrum import GRAM_FLOOR, Path
+from mergeopt_core.spectral.spectrum import Path, by_gram
 
 Factors = Mapping[str, Tensor]
 """U ``[m, k]``, S ``[r]`` (all of them) and V ``[n, k]`` of one update."""
@@ -22,21 +22,18 @@ Factors = Mapping[str, Tensor]
 def decompose(matrix: Tensor, k: int, path: Path = "gram") -> Factors:
     """The k leading singular triplets of ``[m, n]`` and all its singular values.
 
-    By the float64 Gram matrix of the small side; by the float64 SVD where σ_k is below what the Gram matrix resolves,
-    and by the plain SVD in the matrix's dtype on the path ``svd``. U and V come in the matrix's dtype, S in float64
+    By the float64 Gram matrix of the small side, or the float64 SVD where one of the k is too weak for it; by the plain
+    SVD in the matrix's dtype on the path ``svd``. U and V come in the matrix's dtype, S in float64
     (on ``svd`` in the matrix's).
     """
     if path != "gram":
         return _by_svd(matrix if path == "svd" else matrix.double(), k, matrix.dtype)
     wide = matrix.double()
-    m, n = wide.shape
-    tall = n <= m
-    values, vectors = torch.linalg.eigh(wide.mT @ wide if tall else wide @ wide.mT)
-    sigma = values.clamp(min=0).sqrt().flip(0)
-    if k and float(sigma[k - 1]) < GRAM_FLOOR * float(sigma[0]):
+    tall = matrix.shape[1] <= matrix.shape[0]
+    found = by_gram(wide if tall else wide.mT, k)
+    if found is None:
         return _by_svd(wide, k, matrix.dtype)
-    near = vectors[:, vectors.shape[1] - k :].flip(1)  # [small, k]
-    far = ((wide if tall else wide.mT) @ near) / sigma[:k].clamp(min=1e-300)  # [large, k]
+    far, sigma, near = found
     u, v = (far, near) if tall else (near, far)
     return {"U": u.to(matrix.dtype), "S": sigma, "V": v.to(matrix.dtype)}
 

@@ -2,12 +2,14 @@
 
 With W = U Σ Vᵀ ``[m, n]`` and n ≤ m, WᵀW = V Σ² Vᵀ, so U f(Σ) Vᵀ = W V diag(f(σ)/σ) Vᵀ: one Gram product, one symmetric
 eigendecomposition of the small side and two products, instead of a singular value decomposition. The Gram matrix has
-the square of W's condition number and is therefore formed in float64.
+the square of W's condition number and is therefore formed in float64, as is W V; the last product is of matrices with
+orthonormal columns and may be in float32.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -15,24 +17,25 @@ from torch import Tensor
 
 Path = Literal["gram", "svd", "svd64"]
 
-GRAM_FLOOR = 1e-6
-"""Smallest σ/σ₁ that a float64 Gram matrix resolves well: its relative error there is about 1e-16 / floor² = 1e-4."""
+SUSPECT, LOST = 1e-5, 1e-8
+"""σ/σ₁ below which the Gram matrix's eigenvectors are checked, and below which they are not worth a check."""
 
-NULL = 1e-12
-"""σ/σ₁ below which a direction holds rounding errors of float64 only."""
+FEW, WELL_CONDITIONED = 0.7, 50
+"""Columns a row, and condition number, up to which a float32 Gram matrix is tried, and trusted."""
+
+SKEW = 1e-6
+"""How far from orthonormal, relative to all, the checked directions may be."""
 
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Singular values of ``matrix`` ``[m, n]`` with what is needed to change them."""
+    """U ``[m, r]``, σ ``[r]`` (largest first) and V ``[n, r]`` of a matrix, r = min(m, n)."""
 
-    matrix: Tensor
+    left: Tensor
     sigma: Tensor
-    """``[r]``, r = min(m, n), largest first, float64 (the matrix's dtype on the plain path)."""
-    left: Tensor | None = None
-    """U ``[m, r]``, known on the SVD paths, or the small side's eigenvectors where m < n."""
-    right: Tensor | None = None
-    """V ``[n, r]``, known on the SVD paths, or the small side's eigenvectors where n ≤ m."""
+    right: Tensor
+    dtype: torch.dtype
+    """Dtype of the matrix, and of what is made of it."""
 
     def rank(self, tolerance: float) -> int:
         """Numerical rank: how many σ are above tolerance · σ₁ (0 for the zero matrix)."""
@@ -41,53 +44,91 @@ class Spectrum:
         return int((self.sigma > tolerance * self.sigma[0]).sum())
 
     def replaced(self, values: Tensor) -> Tensor:
-        """U diag(values) Vᵀ ``[m, n]`` for new singular values ``[r]``."""
+        """U diag(values) Vᵀ ``[m, n]`` for new singular values ``[r]``.
+
+        The factors are orthonormal to float64's precision by now, so this product may be in the matrix's own dtype.
+        """
         values = values.to(self.sigma)
-        if self.left is not None and self.right is not None:
-            return (self.left * values) @ self.right.mT
-        ratio = torch.where(self.sigma > NULL * self.sigma[0], values / self.sigma.clamp(min=1e-300), 0.0)
-        if self.right is not None:
-            return self.matrix @ ((self.right * ratio) @ self.right.mT)
-        assert self.left is not None
-        return ((self.left * ratio) @ self.left.mT) @ self.matrix
+        return (self.left * values).to(self.dtype) @ self.right.to(self.dtype).mT
 
 
-def spectrum(matrix: Tensor, path: Path = "gram", floor: float = 0.0) -> Spectrum:
-    """Singular values of ``[m, n]``, and a way to replace them.
+def spectrum(matrix: Tensor, path: Path = "gram", floor: float = 0.0, dtype: torch.dtype | None = None) -> Spectrum:
+    """Singular values of ``[m, n]`` with the vectors that are needed to replace them; results in ``dtype``.
 
-    ``gram``: float64 Gram matrix of the small side; where a σ in (floor · σ₁, 1e-6 · σ₁) would matter, which it cannot
-    resolve, the float64 SVD instead. Directions at or below ``floor`` · σ₁ are for the caller to zero.
-    ``svd``: the plain decomposition in the matrix's own dtype. ``svd64``: the same in float64.
+    ``gram``: float64 Gram matrix of the small side, or the float64 SVD where a direction above ``floor`` · σ₁ is too
+    weak for it. Directions at or below ``floor`` · σ₁ are for the caller to zero. ``svd``: the plain decomposition in
+    ``dtype`` (the matrix's own by default). ``svd64``: the same in float64.
     """
+    dtype = dtype or matrix.dtype
     if path != "gram":
-        return _by_svd(matrix if path == "svd" else matrix.double())
+        return _by_svd(matrix.to(dtype) if path == "svd" else matrix.double(), dtype)
     wide = matrix.double()
-    m, n = wide.shape
-    gram = wide.mT @ wide if n <= m else wide @ wide.mT
-    values, vectors = torch.linalg.eigh(gram)
-    sigma = values.clamp(min=0).sqrt().flip(0)
-    vectors = vectors.flip(1)
-    unresolved = (sigma < GRAM_FLOOR * sigma[0]) & (sigma > floor * sigma[0] * (1 - 1e-3))
-    if floor < GRAM_FLOOR and bool(unresolved.any()):
-        return _by_svd(wide)
-    return Spectrum(wide, sigma, right=vectors) if n <= m else Spectrum(wide, sigma, left=vectors)
+    tall = matrix.shape[1] <= matrix.shape[0]
+    found = by_gram(wide if tall else wide.mT, min(matrix.shape), floor)
+    if found is None:
+        return _by_svd(wide, dtype)
+    far, sigma, near = found
+    return Spectrum(far, sigma, near, dtype) if tall else Spectrum(near, sigma, far, dtype)
 
 
-def _by_svd(matrix: Tensor) -> Spectrum:
-    u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
-    return Spectrum(matrix, s, left=u, right=vh.mT)
+def by_gram(tall: Tensor, k: int, floor: float = 0.0) -> tuple[Tensor, Tensor, Tensor] | None:
+    """The k leading U ``[m, k]``, all σ ``[n]`` and the k leading V ``[n, k]`` of a float64 ``[m, n]``, n ≤ m.
 
-
-def inverse_sqrt(gram: Tensor, tolerance: float = 1e-6) -> Tensor:
-    """G^(−1/2) of a positive semi-definite ``[p, p]``, zero on directions with √λ ≤ tolerance · √λ₁.
-
-    X · inverse_sqrt(XᵀX) is the polar factor of X: the nearest matrix with orthonormal columns, or, where X has
-    dependent columns, the partial isometry with X's row space, which unlike a completed polar factor is unique.
+    U = W V with its columns scaled to norm 1, and σ their norms, which is more accurate for weak directions than a
+    square root of an eigenvalue. None where a direction among the k above floor · σ₁ is below 1e-8 · σ₁, or is below
+    1e-5 · σ₁ and came out skew to the others: the square of the condition number is then too much for float64.
     """
+    values, vectors = torch.linalg.eigh(lower_gram(tall))
+    near, sigma = vectors[:, vectors.shape[1] - k :].flip(1), values.clamp(min=0).sqrt().flip(0)
+    far = tall @ near
+    norms = sigma[:k] = (far * far).sum(dim=0).sqrt()
+    first = float(sigma[0]) if k else 0.0
+    matters = norms > floor * first * (1 - 1e-3)
+    if bool((matters & (norms < LOST * first)).any()):
+        return None
+    far /= norms.clamp(min=1e-300)
+    suspects = torch.nonzero(matters & (norms < SUSPECT * first)).flatten()
+    if suspects.numel():
+        overlap = far[:, suspects].mT @ far  # [suspects, k]
+        overlap[:, ~matters] = 0
+        overlap[torch.arange(suspects.numel()), suspects] = 0
+        if torch.linalg.matrix_norm(overlap) > SKEW * k**0.5:
+            return None
+    return far, sigma, near
+
+
+def _by_svd(matrix: Tensor, dtype: torch.dtype) -> Spectrum:
+    u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
+    return Spectrum(u, s, vh.mT, dtype)
+
+
+def lower_gram(matrix: Tensor, blocks: int = 4) -> Tensor:
+    """The lower blocks of XᵀX ``[n, n]`` for ``[m, n]``: what a symmetric eigendecomposition reads, at 5/8 of the
+    cost."""
+    n = matrix.shape[1]
+    gram = matrix.new_zeros(n, n)
+    edges = [n * i // blocks for i in range(blocks + 1)]
+    for top, bottom in pairwise(edges):
+        gram[top:bottom, :bottom] = matrix[:, top:bottom].mT @ matrix[:, :bottom]
+    return gram
+
+
+def orthonormal(matrix: Tensor, gram: Tensor, tolerance: float = 1e-6) -> tuple[Tensor, Tensor]:
+    """Q ``[m, p]`` and E ``[p, p]`` with orthonormal columns such that Q Eᵀ is the polar factor of X ``[m, p]``.
+
+    G = XᵀX = E Λ Eᵀ (float64 ``[p, p]``, its lower part is read), Q = X E Λ^(−1/2). Columns of Q are 0 on directions
+    with √λ ≤ tolerance · √λ₁: where X has dependent columns the result is the partial isometry on their span, which
+    unlike a completed polar factor is unique. For a float32 X clearly taller than wide, float32 is tried first: it is
+    enough where X's condition number is below 50.
+    """
+    if matrix.dtype == torch.float32 and matrix.shape[1] <= FEW * matrix.shape[0]:
+        values, vectors = torch.linalg.eigh(gram.to(torch.float32))
+        if float(values[0]) * WELL_CONDITIONED**2 > float(values[-1]):
+            return (matrix @ vectors) / values.sqrt(), vectors
     values, vectors = torch.linalg.eigh(gram)
     root = values.clamp(min=0).sqrt()
     inverse = torch.where(root > tolerance * root[-1], 1 / root.clamp(min=1e-300), 0.0)
-    return (vectors * inverse) @ vectors.mT
+    return ((matrix.double() @ vectors) * inverse).to(matrix.dtype), vectors.to(matrix.dtype)
 
 
 def polar(matrix: Tensor, path: Path = "gram", tolerance: float = 1e-6) -> Tensor:

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from tests.conftest import SHARED
 from golden_calls import call, compare, golden_masks, merge_model
 
 from mergeopt_core.merging import dare, mixup
+from tests.conftest import SHARED
 
 ROWS = (
     [row for row in compare(SHARED).manifest() if "inputs" in row and row["method"] != "tangent"]

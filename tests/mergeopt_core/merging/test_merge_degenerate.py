@@ -5,7 +5,7 @@ import torch
 from golden_calls import merge_model
 
 from mergeopt_core.merging import describe, names
-from mergeopt_core.merging.trimming import disjoint_parts, keep, trim, trim_bounds
+from mergeopt_core.merging.trimming import agreeing_, trim, trim_, trim_bounds
 
 NAME = "model.layers.0.mlp.down_proj.weight"
 OURS = [n for n in names() if describe(n).ours]
@@ -133,8 +133,8 @@ def test_trim_keeps_the_lowest_index_among_equals():
     delta = torch.tensor([0.5, -1.0, 1.0, 1.0, -1.0, 0.2])
     assert trim(delta, 0.5).tolist() == [0.0, -1.0, 1.0, 1.0, 0.0, 0.0]
     bounds = trim_bounds(delta, 3)
-    parts = [keep(delta[:2], bounds, 0), keep(delta[2:5], bounds, 2), keep(delta[5:], bounds, 5)]
-    assert torch.cat(parts).tolist() == [False, True, True, True, False, False]
+    for start, end in ((0, 2), (2, 5), (5, 6)):
+        assert torch.equal(trim_(delta[start:end].clone(), bounds, start), trim(delta, 0.5)[start:end])
     assert trim(delta, 0.0).count_nonzero() == 0
     assert trim(delta, 1e-9).count_nonzero() == 1
     assert torch.equal(trim(delta, 1.0), delta)
@@ -142,9 +142,9 @@ def test_trim_keeps_the_lowest_index_among_equals():
 
 def test_sign_election_by_hand():
     deltas = torch.tensor([[1.0, -2.0, 3.0, 0.0], [1.0, 1.0, -3.0, 0.0], [0.0, 0.5, 1.0, 0.0]])
-    summed, divisor = disjoint_parts(deltas, [1.0, 1.0, 1.0])
+    summed, divisor = agreeing_(deltas, [1.0, 1.0, 1.0])
     assert summed.tolist() == [2.0, -2.0, 4.0, 0.0]
     assert divisor.tolist() == [2.0, 1.0, 2.0, 1.0]
     cancel = torch.tensor([[2.0], [-2.0]])
-    assert disjoint_parts(cancel, [1.0, 1.0])[0].tolist() == [2.0]
-    assert disjoint_parts(cancel, [1.0, 1.0], zero_sign=-1)[0].tolist() == [-2.0]
+    assert agreeing_(cancel.clone(), [1.0, 1.0])[0].tolist() == [2.0]
+    assert agreeing_(cancel.clone(), [1.0, 1.0], zero_sign=-1)[0].tolist() == [-2.0]

@@ -164,8 +164,9 @@ def test_dare_mask_has_the_stated_rate_and_belongs_to_expert_and_tensor():
     assert abs(share - 0.1) < 5 * (0.09 / 1e6) ** 0.5
     assert torch.equal(mask, dare.keep_mask(1, "a", "t", shape, 0.9))
     for other in (dare.keep_mask(2, "a", "t", shape, 0.9), dare.keep_mask(1, "b", "t", shape, 0.9)):
-        both = (mask & other).double().mean().item()
+        both = (mask * other).double().mean().item()
         assert abs(both - 0.01) < 5 * (0.0099 / 1e6) ** 0.5  # independent
+    assert set(mask.unique().tolist()) == {0.0, 1.0}
     assert dare.keep_mask(0, "a", "t", shape, 0.0).all()
     assert not dare.keep_mask(0, "a", "t", shape, 1.0).any()
 
