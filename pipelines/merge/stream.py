@@ -189,7 +189,7 @@ class Merge:
 
     def _in_order(self, name: str, value: Any) -> Any:
         """A mapping from expert to value as a list in the experts' order."""
-        if not isinstance(value, Mapping):
+        if not isinstance(value, Mapping) or not merging.describe(self.recipe.method).parameter(name).per_expert:
             return value
         values = []
         for path, expert in zip(self.recipe.experts, self.experts):
