@@ -79,6 +79,12 @@ class Trial:
                 return self.experts[0].path
         return self.base.path
 
+    @property
+    def title(self) -> str:
+        """The model's name in messages."""
+        named = ", ".join(self.names) or self.base.path
+        return f"{self.merge.method} of {named}" if self.merge else f"{self.kind} {named}"
+
     def about(self) -> dict[str, Any]:
         """What the store's entry says of the trial."""
         return {

@@ -28,9 +28,6 @@ from pipelines.store import content_key
 from pipelines.trial import Trial
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-SMALL = 2_000_000
-"""Models below this many parameters are scored on one thread: faster, and the same bits on any machine."""
-
 DOCUMENTS = "documents.parquet"
 
 
@@ -56,7 +53,7 @@ class Worker:
         merge.digest = WeightHash() if trial.merge else None
         model = self.model(trial, merge)
         merged = time.perf_counter()
-        evaluation = self.evaluator(trial, self._reader(trial, merge)).evaluate(model)
+        evaluation = self.evaluator(trial, self._reader(trial, merge)).evaluate(model, name=trial.title)
         evaluated = time.perf_counter()
         about = {**trial.about(), **_account(evaluation), "device": self.device_name}
         about["weights"] = merge.digest.hexdigest() if merge.digest else None
@@ -113,7 +110,7 @@ class Worker:
                 device=str(self.device),
                 datasets=self.access.datasets,
                 online=self.access.online,
-                threads=self._threads(),
+                threads=self.executor.threads,
             )
         return self._evaluators[key]
 
@@ -121,11 +118,6 @@ class Worker:
     def device_name(self) -> str:
         """What a result's entry calls the device."""
         return _device_name(self.device)
-
-    def _threads(self) -> int | None:
-        """The configured number, or one for a model so small that a second thread costs more than it brings."""
-        small = self._live is not None and sum(p.numel() for p in self._live[1].parameters()) < SMALL
-        return self.executor.threads or (1 if small else None)
 
     def _open(self, path: str) -> OpenCheckpoint:
         if path not in self._checkpoints:

@@ -16,12 +16,12 @@ from conf.errors import UserError
 from conf.schema import Collect, Suite, Task, Training
 from mergeopt_core.geometry.information import diagonal_fisher, input_grams
 from pipelines.collect.find import FILE, Subject
+from pipelines.evaluate.quiet import fitting_threads, threads
 from pipelines.finetune.data import read_rows
-from pipelines.finetune.state import threads
 from pipelines.finetune.tokens import Example, encode
 from pipelines.sources import Access, Source
 from pipelines.trial import Trial
-from pipelines.worker import SMALL, Worker
+from pipelines.worker import Worker
 
 Statistic = tuple[dict[str, torch.Tensor], dict[str, str]]
 """Tensors by parameter name, and names that share another one's tensor."""
@@ -34,8 +34,7 @@ def collect_statistic(kind: str, base: Source, subject: Subject, key: str, worke
     trial = Trial("expert", base, (subject.expert,), Suite(dtype="float32"), {})
     model = worker.model(trial)
     examples = _examples(model, base, subject.task, access, collect)
-    small = sum(p.numel() for p in model.parameters()) < SMALL
-    with threads(1 if small else worker.executor.threads):
+    with threads(worker.executor.threads or fitting_threads(model)):
         try:
             tensors, aliases = _fisher(model, examples, collect) if kind == "fisher" else _grams(model, examples)
         except ValueError as error:

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from conf.errors import UserError, nearest
+from mergeopt_core import merging
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 VOCAB = ("error", "base", "union")
@@ -74,7 +75,7 @@ class Recipe:
                 shared[name] = value
         document: dict[str, Any] = {
             "merge_method": self.method,
-            "base_model": self.base,
+            **({"base_model": self.base} if merging.describe(self.method).needs_base else {}),
             "models": models,
             "parameters": shared,
             "dtype": "float32",

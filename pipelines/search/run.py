@@ -121,6 +121,7 @@ class _Search:
         for trial in distinct.values():
             if trial not in new:
                 tell(trial)
+        self._record()
         outcome = Outcome()
         if new and not self.interrupted:
             outcome = run_trials(new, self.config.executor, self.setting.access, tell, self.worker)
@@ -189,9 +190,14 @@ class _Search:
         assert recipe is not None
         return self.setting.trial({"method": recipe.method, **recipe.parameters}, self.setting.reporting)
 
+    def _record(self) -> None:
+        """Hold on to the search's checkpoints and results, those about to be made too."""
+        name = self.config.name or "search"
+        write_record(self.store, name, "search", self.identity, trial_keys(self.trials, self.store))
+
     def _write(self, found: Found) -> None:
-        """The record that holds on to the results, and the search as JSON and as a table of what was tried."""
-        write_record(self.store, found.name, "search", self.identity, trial_keys(self.trials, self.store))
+        """The search as JSON, and as a table of what was tried."""
+        self._record()
         found.interrupted = self.interrupted
         (found.folder / "search.json").write_text(json.dumps(found.to_dict(), indent=1) + "\n")
         names = [dimension.name for dimension in self.dimensions]

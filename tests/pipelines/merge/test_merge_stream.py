@@ -93,8 +93,6 @@ def test_equals_mergekits_own_run(make_pool, tmp_path, method, dtype):
     in_order = merge_of(base, [experts[i] for i in order], method, parameters)
     text = in_order.recipe.with_parameters({k: v for k, v in in_order.parameters.items() if k != "reference"})
     config = yaml.safe_load(text.mergekit_yaml(str(dtype).removeprefix("torch.")))
-    if merging.describe(method).base == "none":
-        config.pop("base_model")
     run_merge(MergeConfiguration.model_validate(config), str(tmp_path / "theirs"), MergeOptions(quiet=True))
     write_merge(merge, tmp_path / "ours")
     ours, theirs = weights(tmp_path / "ours"), weights(tmp_path / "theirs")
