@@ -114,7 +114,7 @@ class Perturbation:
 class PerturbedOptimizer(Optimizer):
     """A base optimizer whose gradients are taken away from θ; shares its parameter groups and state.
 
-    Learning-rate schedulers, gradient scalers and clipping work on it as they do on the base. ``state_dict`` is the
+    Learning-rate schedulers and clipping work on it as they do on the base. ``state_dict`` is the
     base's with one more entry, ``perturbation``.
     """
 
