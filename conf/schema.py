@@ -31,8 +31,6 @@ class Base:
     """Built-in model: number of layers."""
     steps: int = 200
     """Built-in model: pre-training steps."""
-    trust_remote_code: bool = False
-    """Run modelling code that ships with the checkpoint."""
 
 
 @dataclass
