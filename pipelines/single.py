@@ -30,6 +30,7 @@ from pipelines.sources import (
 from pipelines.store import Entry
 from pipelines.study import access_of
 from pipelines.trial import Trial
+from pipelines.worker import find_device
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,7 @@ def evaluate_model(config: Config, progress: Progress = SILENT) -> Entry:
         raise UserError(
             problems[0], where=f"suite {config.suite.name}", do="mend the suite, or name a mirror with datasets=DIR"
         )
+    find_device(config.executor.device)
     access = access_of(config)
     trial = _trial(config, access, progress)
     with progress.step(f"evaluate on {config.suite.name}"):

@@ -18,6 +18,7 @@ from pipelines.shelf.studies import record_study
 from pipelines.sources import Access
 from pipelines.study import access_of, make_pools
 from pipelines.trial import Trial
+from pipelines.worker import find_device
 
 
 @dataclass
@@ -43,6 +44,7 @@ def run_study(config: Config, progress: Progress = SILENT) -> Sweep:
 
     Raises UserError when the plan finds something wrong, before anything is spent.
     """
+    find_device(config.executor.device)
     access, clock = access_of(config), _Clock()
     plan = make_plan(config, access)
     plan.check()

@@ -36,7 +36,7 @@ class Worker:
 
     def __init__(self, access: Access, executor: Executor):
         self.access = access
-        self.device = _device(executor.device)
+        self.device = find_device(executor.device)
         self.executor = executor
         self._checkpoints: dict[str, OpenCheckpoint] = {}
         self._evaluators: dict[str, Evaluator] = {}
@@ -142,8 +142,8 @@ def _load(folder: str, dtype: str, device: torch.device) -> nn.Module:
     return model.to(device).eval()
 
 
-def _device(name: str) -> torch.device:
-    """The device of a name; ``auto`` takes a GPU where there is one."""
+def find_device(name: str) -> torch.device:
+    """The device of a name; ``auto`` takes a GPU where there is one. Raises UserError for one that is not here."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
