@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from mergeopt_core.merging import mergekit_methods as stock
 from mergeopt_core.merging.info import MethodInfo, Parameter
+from mergeopt_core.merging.parameter_help import help_for
 
 
 def method_info(spec: Any, fast: Any, hidden: Sequence[str], *, doc: str, **traits: Any) -> MethodInfo:
@@ -20,7 +21,9 @@ def method_info(spec: Any, fast: Any, hidden: Sequence[str], *, doc: str, **trai
     shown = [p for p in (fast or spec).parameters if p.name not in hidden]
     parameters = [_parameter(spec.name, p, own.get(p.name, p)) for p in shown]
     if fast:
-        parameters.append(Parameter("reference", "bool", False, mergekit_default=False))
+        parameters.append(
+            Parameter("reference", "bool", False, help=help_for(spec.name, "reference"), mergekit_default=False)
+        )
     return MethodInfo(
         name=spec.name,
         pretty=spec.pretty_name or spec.name,
@@ -64,5 +67,6 @@ def _parameter(method: str, spec: Any, own: Any) -> Parameter:
         low=low,
         high=high,
         optional=optional,
+        help=help_for(method, spec.name),
         mergekit_default=default,
     )

@@ -29,6 +29,8 @@ class Parameter:
     """Largest valid value."""
     optional: bool = False
     """null is a valid value."""
+    help: str = ""
+    """What it does, in one line."""
     mergekit_default: Any = None
     """mergekit's own default, where ours differs from it."""
 

@@ -48,8 +48,18 @@ class Spectrum:
 
         The factors are orthonormal to float64's precision by now, so this product may be in the matrix's own dtype.
         """
-        values = values.to(self.sigma)
-        return (self.left * values).to(self.dtype) @ self.right.to(self.dtype).mT
+        left = (self.left * values.to(self.sigma)).to(self.dtype)
+        return _product(left, self.right.to(self.dtype))
+
+
+def _product(left: Tensor, right: Tensor, step: int = 64) -> Tensor:
+    """A Bᵀ of ``[m, r]`` and ``[n, r]``; in float32 by short sums, which have fewer rounding errors than long ones."""
+    if left.dtype != torch.float32 or left.device.type != "cpu":
+        return left @ right.mT
+    result = left[:, :step] @ right[:, :step].mT
+    for start in range(step, left.shape[1], step):
+        result.addmm_(left[:, start : start + step], right[:, start : start + step].mT)
+    return result
 
 
 def spectrum(matrix: Tensor, path: Path = "gram", floor: float = 0.0, dtype: torch.dtype | None = None) -> Spectrum:

@@ -1,0 +1,100 @@
+"""Whole merging processes: mergebench merge against mergekit-yaml, wall time and memory.
+
+    python -m benchmarks.merge_process                   # a Llama of about 0.5e9 parameters, bf16, 4 and 12 experts
+    python -m benchmarks.merge_process --billions 0.02   # small
+
+Needs about 25 GB of disk for the full size. Memory is what the process holds for itself (unique set size, sampled):
+pages of mapped checkpoints, which the system can drop, do not count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+import torch
+import yaml
+
+from mergeopt_core.merging import check_parameters, describe
+
+CASES = [("linear", 4), ("linear", 12), ("task_arithmetic", 4), ("ties", 4), ("ties", 12), ("dare_linear", 4)]
+CASES += [("model_stock", 4)]
+
+
+def make_llama(folder: Path, billions: float, experts: int) -> list[Path]:
+    """A random bf16 Llama and experts a small step away, as checkpoints."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    hidden, layers = (1024, 24) if billions >= 0.4 else (256, 8)
+    config = LlamaConfig(
+        vocab_size=32000, hidden_size=hidden, intermediate_size=hidden * 11 // 4, num_hidden_layers=layers,
+        num_attention_heads=hidden // 64, num_key_value_heads=hidden // 64,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config).to(torch.bfloat16)
+    print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.0f}M parameters")
+    paths = [folder / "base", *(folder / f"expert{k}" for k in range(experts))]
+    for path in paths:
+        model.save_pretrained(path, max_shard_size="500MB")
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter) * 2e-3)
+    return paths
+
+
+def line(what: str, theirs: tuple[float, float], mine: tuple[float, float]) -> None:
+    ratio = theirs[0] / mine[0]
+    verdict = "met" if ratio >= 1 else "MISSED"
+    memory = f"peak {theirs[1]:.2f} GB, {mine[1]:.2f} GB"
+    print(f"{what:<32} {theirs[0]:7.1f} s {mine[0]:7.1f} s {ratio:6.2f}×  bar 1× {verdict}  {memory}", flush=True)
+
+
+def peak(command: list[str]) -> tuple[float, float]:
+    """Wall seconds and the largest proportional set size in GB of a process and its children, sampled."""
+    start, most = time.perf_counter(), 0.0
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    watched = psutil.Process(process.pid)
+    while process.poll() is None:
+        try:
+            info = watched.memory_full_info()
+            most = max(most, info.uss / 1e9)
+        except psutil.Error:
+            pass
+        time.sleep(0.02)
+    if process.returncode:
+        raise RuntimeError(process.stderr.read().decode()[-2000:] if process.stderr else "")
+    return time.perf_counter() - start, most
+
+
+def processes(folder: Path, billions: float) -> None:
+    """Each case once by each program, bf16 in and out, float32 arithmetic."""
+    base, *experts = make_llama(folder, billions, 12)
+    programs = Path(sys.executable).parent
+    for method, count in CASES:
+        chosen = [str(path) for path in experts[:count]]
+        given = {k: v for k, v in check_parameters(method, {}, count).items() if k in ("weight", "density")}
+        document = {"merge_method": method, "dtype": "float32", "out_dtype": "bfloat16"}
+        document["models"] = [{"model": path, "parameters": given} for path in chosen]
+        document |= {"base_model": str(base)} if describe(method).needs_base else {}
+        (folder / "config.yaml").write_text(yaml.safe_dump(document))
+        theirs = peak([str(programs / "mergekit-yaml"), str(folder / "config.yaml"), str(folder / "theirs")])
+        call = [sys.executable, "-m", "cli.app", "merge", f"base={base}", f"method={method}"]
+        places = [f"out={folder / 'ours'}", f"store={folder / 'store'}"]
+        line(f"{method}, {count} experts", theirs, peak([*call, f"experts=[{','.join(chosen)}]", *places]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--billions", type=float, default=0.5)
+    parser.add_argument("--folder", help="where checkpoints are made; default: the system's temporary folder")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=given.folder) as name:
+        processes(Path(name), given.billions)
+
+
+if __name__ == "__main__":
+    main()
