@@ -35,6 +35,7 @@ from pipelines.trial import Trial
 BAR_RATIO, BAR_OVERHEAD = 20.0, 0.10
 MERGEKIT = ("task_arithmetic", "ties", "model_stock")
 """Methods that mergekit's own command line knows."""
+LONGER = ("sampler.samples=4", "sampler.sizes=[2,4,6]")
 SMALL = ("sampler.samples=2", "sampler.sizes=[2,4]", "suite.limit=50")
 
 
@@ -118,16 +119,16 @@ KNOWN = {
 def killed(folder: Path, overrides: list[str], kills: int) -> None:
     """Kill a study at random moments and repeat it until it is done; compare with an undisturbed one."""
     calm, rough = folder / "calm", folder / "rough"
-    study(*overrides, *SMALL, *places(calm))
+    study(*overrides, *places(calm))
     seen: dict[str, float] = {}
     again, done = 0, 0
     rng = random.Random(0)
     while True:
-        call = command(*overrides, *SMALL, *places(rough))
+        call = command(*overrides, *places(rough))
         silent = subprocess.DEVNULL
         process = subprocess.Popen(call, stdout=silent, stderr=silent, start_new_session=True)
         try:
-            process.wait(timeout=rng.uniform(1.0, 25.0) if done < kills else None)
+            process.wait(timeout=rng.uniform(2.0, 12.0) if done < kills else None)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
@@ -167,7 +168,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if given.kills:
-            killed(folder, given.overrides, given.kills)
+            killed(folder, [*given.overrides, *LONGER], given.kills)
         if given.ray:
             on_ray(folder, given.overrides, given.ray)
         if not given.kills and not given.ray:
