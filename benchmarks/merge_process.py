@@ -10,6 +10,8 @@ pages of mapped checkpoints, which the system can drop, do not count.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -29,7 +31,9 @@ CASES += [("model_stock", 4)]
 def make_llama(folder: Path, billions: float, experts: int) -> list[Path]:
     """A random bf16 Llama and experts a small step away, as checkpoints."""
     from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     hidden, layers = (1024, 24) if billions >= 0.4 else (256, 8)
     config = LlamaConfig(
         vocab_size=32000, hidden_size=hidden, intermediate_size=hidden * 11 // 4, num_hidden_layers=layers,
@@ -54,20 +58,17 @@ def line(what: str, theirs: tuple[float, float], mine: tuple[float, float]) -> N
 
 
 def peak(command: list[str]) -> tuple[float, float]:
-    """Wall seconds and the largest proportional set size in GB of a process and its children, sampled."""
-    start, most = time.perf_counter(), 0.0
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    """Wall seconds of a process, and in a second run (sampling slows it down) its largest unique set size in GB."""
+    start = time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    seconds, most = time.perf_counter() - start, 0.0
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     watched = psutil.Process(process.pid)
     while process.poll() is None:
-        try:
-            info = watched.memory_full_info()
-            most = max(most, info.uss / 1e9)
-        except psutil.Error:
-            pass
-        time.sleep(0.02)
-    if process.returncode:
-        raise RuntimeError(process.stderr.read().decode()[-2000:] if process.stderr else "")
-    return time.perf_counter() - start, most
+        with contextlib.suppress(psutil.Error):
+            most = max(most, watched.memory_full_info().uss / 1e9)
+        time.sleep(0.05)
+    return seconds, most
 
 
 def processes(folder: Path, billions: float) -> None:
@@ -82,9 +83,20 @@ def processes(folder: Path, billions: float) -> None:
         document |= {"base_model": str(base)} if describe(method).needs_base else {}
         (folder / "config.yaml").write_text(yaml.safe_dump(document))
         theirs = peak([str(programs / "mergekit-yaml"), str(folder / "config.yaml"), str(folder / "theirs")])
-        call = [sys.executable, "-m", "cli.app", "merge", f"base={base}", f"method={method}"]
+        call = [
+            sys.executable,
+            "-c",
+            "from cli.app import main; main()",
+            "merge",
+            f"base.path={base}",
+            f"method={method}",
+        ]
         places = [f"out={folder / 'ours'}", f"store={folder / 'store'}"]
-        line(f"{method}, {count} experts", theirs, peak([*call, f"experts=[{','.join(chosen)}]", *places]))
+        mine = peak([*call, f"experts=[{','.join(chosen)}]", *places])
+        line(f"{method}, {count} experts", theirs, mine)
+        for made in ("theirs", "ours"):
+            assert list((folder / made).glob("*.safetensors")), made
+            shutil.rmtree(folder / made)
 
 
 def main() -> None:
