@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -18,19 +18,41 @@ def interference(update: Tensor, deltas: Sequence[Tensor]) -> Tensor:
     return torch.stack(terms).sum() if terms else update.new_zeros(())
 
 
-def normal_equations(deltas: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """A ``[in, in]`` and B ``[out, in]`` with ∇L(m) = 2 (m A − B): A = Σ_k G_k, B = Σ_k Δ_k G_k, G_k = Δ_kᵀΔ_k /
-    ‖Δ_k‖²."""
+def gradient_of(deltas: Sequence[Tensor]) -> Callable[[Tensor], Tensor]:
+    """∇L(m) = 2 (m A − B) ``[out, in]``: A = Σ_k G_k, B = Σ_k Δ_k G_k, G_k = Δ_kᵀΔ_k / ‖Δ_k‖², made once.
+
+    For layers much wider than high, m A is (m Vᵀ) V with V = [Δ_1/‖Δ_1‖; …] ``[K·out, in]``, which is then cheaper.
+    """
     m, n = deltas[0].shape
+    scaled = [delta / norm for delta in deltas if float(norm := torch.linalg.matrix_norm(delta)) > 0]
+    if not scaled:
+        return torch.zeros_like
+    v = torch.cat(scaled)  # [K·out, in]
+    if 2 * len(v) < n:
+        b = sum(
+            ((delta @ part.mT) @ part for delta, part in zip(_nonzero(deltas), scaled)), torch.zeros_like(deltas[0])
+        )
+        return lambda update: torch.addmm(b, update @ v.mT, v, beta=-2.0, alpha=2.0)
     a, b = deltas[0].new_zeros(n, n), deltas[0].new_zeros(m, n)
-    for delta in deltas:
-        squared = delta.square().sum()
-        if float(squared) == 0:
-            continue
-        gram = (delta.mT @ delta) / squared
+    for delta, part in zip(_nonzero(deltas), scaled):
+        gram = part.mT @ part
         a += gram
         b += delta @ gram
-    return a, b
+    return lambda update: torch.addmm(b, update, a, beta=-2.0, alpha=2.0)
+
+
+def _nonzero(deltas: Sequence[Tensor]) -> list[Tensor]:
+    return [delta for delta in deltas if bool(delta.any())]
+
+
+def _through_the_loss(deltas: Sequence[Tensor]) -> Callable[[Tensor], Tensor]:
+    def gradient(update: Tensor) -> Tensor:
+        with torch.enable_grad():
+            leaf = update.clone().requires_grad_()
+            loss = interference(leaf, deltas)
+            return torch.autograd.grad(loss, leaf)[0] if loss.requires_grad else torch.zeros_like(update)
+
+    return gradient
 
 
 def descend(
@@ -43,15 +65,10 @@ def descend(
 ) -> Tensor:
     """Adam on L(m) from m = Σ_k Δ_k ``[out, in]``, for a number of steps at a constant rate."""
     update = torch.stack(list(deltas)).sum(dim=0)
-    a, b = normal_equations(deltas) if gradient == "gram" else (None, None)
+    slope = gradient_of(deltas) if gradient == "gram" else _through_the_loss(deltas)
     mean, square = torch.zeros_like(update), torch.zeros_like(update)
     for step in range(1, iterations + 1):
-        if a is not None and b is not None:
-            grad = torch.addmm(b, update, a, beta=-2.0, alpha=2.0)
-        else:
-            with torch.enable_grad():
-                leaf = update.clone().requires_grad_()
-                (grad,) = torch.autograd.grad(interference(leaf, deltas), leaf)
+        grad = slope(update)
         mean.lerp_(grad, 1 - betas[0])
         square.mul_(betas[1]).addcmul_(grad, grad, value=1 - betas[1])
         denominator = (square.sqrt() / (1 - betas[1] ** step) ** 0.5).add_(eps)

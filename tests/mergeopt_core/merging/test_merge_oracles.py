@@ -144,8 +144,10 @@ def test_wudi_follows_the_gradient_of_its_loss(path):
     close(update("wudi", base, experts, {"iterations": 20, "lr": 1e-3, "gradient": path}), m, 1e-5)
 
 
-def test_wudi_gradient_paths_agree_in_float64():
-    deltas = [torch.from_numpy(d) for d in updates(*world())]
+@pytest.mark.parametrize("shape", [(40, 24), (24, 40), (4, 60)])
+def test_wudi_gradient_paths_agree_in_float64(shape):
+    deltas = [torch.from_numpy(d) for d in updates(*world(3, *shape))]
+    deltas.append(torch.zeros_like(deltas[0]))
     a = wudi.descend(deltas, 50, 1e-3)
     b = wudi.descend(deltas, 50, 1e-3, gradient="autograd")
     torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
