@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
@@ -47,15 +47,15 @@ def standings_table(report: Report) -> Table:
     return table
 
 
-def interference_table(report: Report) -> Table | None:
+def interference_parts(report: Report) -> Iterator[Text | Table]:
     """Share of the experts' own-skill gain that merging keeps, by method and number of experts, of the first pool."""
     rows = [row for row in report.interference if row.panel == report.interference[0].panel]
     if not rows:
-        return None
+        return
     sizes = sorted({row.experts for row in rows})
     pool = f" ({rows[0].panel}; the page has every pool)" if rows[-1].panel != report.interference[-1].panel else ""
-    title = f"share of the experts' gain on their own skill that merging keeps{pool}"
-    table = Table(title=escape(title), title_justify="left", header_style="bold", box=None, pad_edge=False)
+    yield Text(f"share of the experts' gain on their own skill that merging keeps{pool}", style="italic")
+    table = Table(header_style="bold", box=None, pad_edge=False)
     table.add_column("method", overflow="fold")
     for size in sizes:
         table.add_column(f"of {size}", justify="right", no_wrap=True)
@@ -63,7 +63,7 @@ def interference_table(report: Report) -> Table | None:
     for method in sorted({row.method for row in rows}, key=lambda m: -kept.get((m, sizes[-1]), rows[0].kept).estimate):
         found = [kept.get((method, size)) for size in sizes]
         table.add_row(Text(method), *(Text(_short(k, words.number) if k else "") for k in found))
-    return table
+    yield table
 
 
 def _by_score(merges: list[LeaderRow]) -> list[list[LeaderRow]]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from cli.plan_view import clock
-from cli.report_view import interference_table, standings_table, verdict_lines
+from cli.report_view import interference_parts, standings_table, verdict_lines
 
 if TYPE_CHECKING:
     from pipelines.report import Report
@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 def report_parts(report: Report) -> Iterator[Any]:
     """A report's table and verdict."""
     yield standings_table(report)
-    kept = interference_table(report)
-    if kept is not None:
-        yield kept
+    yield from interference_parts(report)
     yield from verdict_lines(report)
 
 

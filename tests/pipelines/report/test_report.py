@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 from synthetic import study
 
-from cli.report_view import interference_table, standings_table, verdict_lines
+from cli.report_view import interference_parts, standings_table, verdict_lines
 from conf.errors import UserError
 from conf.schema import Statistics
 from pipelines.report import write_report
@@ -135,7 +135,7 @@ def test_on_a_terminal(report, width):
 
 
 def test_what_merging_keeps_on_a_terminal(report):
-    text = rendered([interference_table(report)], 80)
+    text = rendered(interference_parts(report), 80)
     first = report.interference[0].panel
     for row in (r for r in report.interference if r.panel == first):
         assert row.method in text
