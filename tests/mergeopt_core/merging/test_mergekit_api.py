@@ -196,3 +196,24 @@ def test_whole_numbers_are_copied_or_refused():
     assert torch.equal(merge("ties", position, [position.clone(), position.clone()]), position)
     with pytest.raises(ValueError, match="cannot be merged"):
         merge("ties", position, [position, position + 1])
+
+
+@pytest.mark.parametrize("name", [n for n in names() if describe(n).ours])
+def test_ours_answer_to_mergekits_own_call(name):
+    base, experts = tensors(3)
+    for dtype in (torch.float32, torch.bfloat16):
+        inputs = [t.to(dtype) for t in (base, *experts)]
+        own = merge_tensors(inputs, name, parameters={}, base_index=0, name="model.layers.0.mlp.up_proj.weight")
+        ours = merge(name, inputs[0], inputs[1:], ids=["1", "2", "3"])  # mergekit counts from the base
+        assert own.dtype == dtype
+        assert torch.equal(own, ours.to(dtype))
+    with pytest.raises(TypeError, match="Unknown parameter"):
+        merge_tensors(inputs, name, parameters={"densty": 1.0}, base_index=0)
+
+
+def test_lambda_has_its_own_name_in_mergekits_registry():
+    base, experts = tensors(2)
+    name = "model.layers.0.mlp.up_proj.weight"
+    one = merge_tensors([base, *experts], "iso_c", parameters={"lambda": 1.0}, base_index=0, name=name)
+    half = merge_tensors([base, *experts], "iso_c", parameters={"lambda": 0.5}, base_index=0, name=name)
+    torch.testing.assert_close(half - base, (one - base) / 2, rtol=1e-3, atol=1e-6)
