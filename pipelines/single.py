@@ -95,7 +95,7 @@ def evaluate_model(config: Config, progress: Progress = SILENT) -> Entry:
     access = access_of(config)
     trial = _trial(config, access, progress)
     with progress.step(f"evaluate on {config.suite.name}"):
-        outcome = run_trials([trial], config.executor, access, lambda _trial, _became: None)
+        outcome = run_trials([trial], config.executor, access, lambda *_: None)
     if outcome.failures:
         raise UserError(f"the model could not be scored: {outcome.failures[0].reason}", where=trial.base.path)
     if outcome.interrupted:

@@ -110,9 +110,16 @@ def _run(config: Config, plan: Plan, access: Access, progress: Progress, clock: 
     if not new:
         return Outcome()
     with progress.step("trials", len(new)) as step:
+        working: dict[int, str] = {}
+        failed = 0
 
-        def on_trial(trial: Trial, became: str) -> None:
-            step.advance(1, trial=_title(trial), became=became)
+        def on_trial(trial: Trial, became: str, worker: int) -> None:
+            nonlocal failed
+            if became == "started":
+                working[worker] = _title(trial)
+                return step.advance(0, failed=failed or None, at=" | ".join(working.values()))
+            failed += became == "failed"
+            step.advance(1, failed=failed or None, trial=_title(trial), became=became)
             if became == "done":
                 for part, seconds in access.store.entry("results", trial.key).describe()["seconds"].items():
                     clock.add(part, seconds)

@@ -34,8 +34,8 @@ class Outcome:
     interrupted: bool = False
 
 
-OnTrial = Callable[[Trial, str], None]
-"""Called with each trial and what became of it: done, elsewhere or failed."""
+OnTrial = Callable[[Trial, str, int], None]
+"""Called with a trial, what became of it (started, done, elsewhere or failed) and the worker that has it."""
 
 
 def run_trials(

@@ -31,19 +31,20 @@ def run_local(
                     postponed.add(trial.key)
                     waiting.append((trial, tries))
                     continue
+                on_trial(trial, "started", 0)
                 elsewhere = access.store.has("results", trial.key, complete=True)
                 reason = None if elsewhere else attempt(worker, trial)
             if elsewhere:
                 outcome.elsewhere += 1
-                on_trial(trial, "elsewhere")
+                on_trial(trial, "elsewhere", 0)
             elif reason is None:
                 outcome.done += 1
-                on_trial(trial, "done")
+                on_trial(trial, "done", 0)
             elif tries < executor.retries:
                 waiting.append((trial, tries + 1))
             else:
                 outcome.failures.append(Failure(trial, reason))
-                on_trial(trial, "failed")
+                on_trial(trial, "failed", 0)
     except KeyboardInterrupt:
         outcome.interrupted = True
     return outcome

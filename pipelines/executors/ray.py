@@ -24,6 +24,7 @@ class _Seat:
     """A place for an actor: who sits there and which base it has loaded."""
 
     actor: Any
+    number: int = 0
     base: str | None = None
 
 
@@ -70,7 +71,7 @@ class _Driver:
         self.count = max(1, min(len(trials), executor.workers or _default_workers(ray)))
 
     def run(self) -> Outcome:
-        seats = [_Seat(self._hire()) for _ in range(self.count)]
+        seats = [_Seat(self._hire(), number) for number in range(self.count)]
         running: dict[Any, tuple[_Seat, Trial, int]] = {}
         try:
             while True:
@@ -92,6 +93,7 @@ class _Driver:
         taken = self.queue.take(seat, held)
         if taken is not None:
             seat.base = taken[0].base.path
+            self.on_trial(taken[0], "started", seat.number)
             running[seat.actor.run.remote(taken[0])] = (seat, *taken)
 
     def _take_in(self, ready: Any, seat: _Seat, trial: Trial, tries: int) -> None:
@@ -109,7 +111,7 @@ class _Driver:
             self.outcome.elsewhere += 1
         else:
             self.outcome.done += 1
-        self.on_trial(trial, became)
+        self.on_trial(trial, became, seat.number)
 
     def _hire(self) -> Any:
         gpus = 1 if self.ray.cluster_resources().get("GPU", 0) >= 1 and self.executor.device != "cpu" else 0

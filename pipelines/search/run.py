@@ -102,7 +102,9 @@ class _Search:
             waiting.setdefault(trial.key, []).append(proposal)
             trials.append(trial)
 
-        def tell(trial: Trial, _: str = "") -> None:
+        def tell(trial: Trial, became: str = "done", _: int = 0) -> None:
+            if became == "started":
+                return
             score = mean_score(trial, self.store)
             for proposal in waiting.pop(trial.key, []):
                 if score is None:

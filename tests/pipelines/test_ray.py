@@ -25,7 +25,7 @@ class Waiting:
 
 
 def test_an_actor_keeps_to_the_base_that_it_holds():
-    queue, seat, other = _Queue(), _Seat(None, "b"), _Seat(None, None)
+    queue, seat, other = _Queue(), _Seat(None, 0, "b"), _Seat(None, 1, None)
     for number in range(3):
         queue.put(Waiting("a", number), 0)
         queue.put(Waiting("b", number), 0)
