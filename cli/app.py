@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from typing import Annotated
@@ -74,6 +75,14 @@ def main() -> None:
         sys.stderr.write("interrupted: what was finished is kept; the same command goes on\n")
         sys.exit(130)
     except BrokenPipeError:
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        sys.stderr.write(
+            f"error the disk is full{where}: what was finished is kept; free some space and repeat the command\n"
+        )
         sys.exit(1)
 
 

@@ -1,5 +1,6 @@
 """A whole study: run, repeated, extended, broken, killed, shared."""
 
+import errno
 import json
 import os
 import random
@@ -111,6 +112,28 @@ def test_a_failing_trial_is_set_aside_and_tried_again_next_time(tiny_pool, store
     mended = run_study(config)
     assert mended.complete
     assert mended.outcome.done == 4
+
+
+def test_a_full_disk_keeps_what_was_finished(tiny_pool, store, monkeypatch):
+    from pipelines import store as room
+
+    config, written = config_of(tiny_pool, store), []
+    sync = room._sync
+
+    def full(folder: Path) -> None:
+        if folder.name.split("-")[0] in keys and len(written) >= 5:
+            raise OSError(errno.ENOSPC, "No space left on device", str(folder))
+        written.append(folder)
+        sync(folder)
+
+    keys = {trial.key for trial in make_plan(config, access_of(config)).layout.trials}
+    monkeypatch.setattr(room, "_sync", full)
+    broken = run_study(config)
+    assert (broken.outcome.done, len(broken.outcome.failures), broken.complete) == (5, 11, False)
+    assert "No space left" in broken.outcome.failures[0].reason
+    assert len(values(store)) == 5
+    monkeypatch.setattr(room, "_sync", sync)
+    assert run_study(config).outcome.done == 11
 
 
 def test_problems_stop_a_study_before_anything_is_spent(tiny_pool, store):
