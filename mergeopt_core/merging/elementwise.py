@@ -11,7 +11,7 @@ from mergeopt_core.merging.mergekit_api import PerExpert, PerExpertOfAll, Tensor
 from mergeopt_core.merging.updates import working_dtype
 
 
-@fast_path("linear", elementwise=True, propagates=True)
+@fast_path("linear", propagates=True)
 def linear(group: TensorGroup, weight: PerExpertOfAll[float], normalize: bool = True) -> Tensor:
     """Σ_k w_k θ_k / Σ_k w_k ``[*shape]``."""
     entries = group.entries
@@ -35,7 +35,7 @@ def linear(group: TensorGroup, weight: PerExpertOfAll[float], normalize: bool = 
     return result.view(entries[0].tensor.shape)
 
 
-@fast_path("task_arithmetic", elementwise=True, propagates=True)
+@fast_path("task_arithmetic", propagates=True)
 def task_arithmetic(
     group: TensorGroup,
     weight: PerExpert[float],

@@ -63,8 +63,6 @@ class Traits:
 
     random: bool = False
     ordered: bool = False
-    elementwise: bool = False
-    """Each output entry depends on the same entries of the inputs only: no sum whose order threads could change."""
     propagates: bool = False
     """A value that is not finite in any input always shows in the result, so inputs need no look of their own."""
     statistics: str | None = None
@@ -85,8 +83,12 @@ class Kernel(FunctionalGroupMergeMethod):
         self.traits, self._arguments = traits, arguments
 
     def compute(self, group: TensorGroup, bound: Mapping[str, Any]) -> Tensor:
-        """The kernel's own float32 (or float64) result."""
-        with torch.no_grad(), nullcontext() if self.traits.elementwise else one_thread():
+        """The kernel's own float32 (or float64) result.
+
+        On one thread: a sum's bits would depend on the number of threads, and the many short operations on blocks would
+        spend their time waiting for threads to meet, a long time on a busy machine.
+        """
+        with torch.no_grad(), one_thread():
             return self.implementation(group, **{self._arguments[key]: value for key, value in bound.items()})
 
     def merge_group(self, group: TensorGroup, /, **parameters: Any) -> Tensor:
@@ -241,11 +243,10 @@ def run_stock(name: str, group: TensorGroup, parameters: Mapping[str, Any], seed
         if parameter.name not in own and parameters.get(parameter.name, parameter.default) != parameter.default:
             raise ValueError(f"{name}: mergekit's own kernel (reference) has no {parameter.name}")
     bound = {key: value for key, value in parameters.items() if key in own}
-    threads = nullcontext() if name in stock.ELEMENTWISE else one_thread()
     device = group.entries[0].tensor.device
     draws = seeded(tensor_seed(seed, name, group.metadata.name), device) if info.random else nullcontext()
     try:
-        with torch.no_grad(), threads, draws:
+        with torch.no_grad(), one_thread(), draws:
             return made((group,), parameters=bound)[0]
     except torch.OutOfMemoryError:
         raise

@@ -93,9 +93,6 @@ EQUATIONS: dict[str, str] = {
 RANDOM = {"dare_linear", "dare_ties", "della", "della_linear", "arcee_fusion"}
 """Draw from torch's global generator."""
 
-ELEMENTWISE = {"linear", "task_arithmetic", "nearswap", "ram", "passthrough"}
-"""Every output entry depends on the inputs' same entry only, so bits do not depend on the number of threads."""
-
 PROPAGATES = {"linear", "task_arithmetic", "dare_linear", "dare_ties"}
 """A value that is not finite in any input always shows in the result."""
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from mergeopt_core.merging import mergekit_api as api
 from mergeopt_core.merging import mergekit_methods as stock
 from mergeopt_core.merging.checks import by_expert, check_finite, check_shapes, copy_buffer, unique_ids
+from mergeopt_core.merging.randomness import one_thread
 
 
 def merge_tensor(
@@ -46,24 +47,24 @@ def merge_tensor(
     order = range(len(keys)) if info.ordered else sorted(range(len(keys)), key=lambda k: keys[k])
     passed = base if info.needs_base else None
     late = kernel.traits.propagates if kernel else name in stock.PROPAGATES
-    if not late:
-        check_finite(members, tensor_name)
-    if kernel:
-        carried = {
-            "seed": seed,
-            "statistics": dict(zip(keys, statistics)) if statistics is not None else None,
-            "prepared": prepared,
-            "cache": cache,
-            "report": report,
-        }
-        group = api.make_group(passed, [(keys[k], experts[k]) for k in order], tensor_name)
-        result = api.run_kernel(kernel, group, checked, carried)
-    else:
-        double = any(t.dtype == torch.float64 for _, t in members)
-        work = torch.float64 if double else torch.float32
-        wide = [(keys[k], experts[k].to(work)) for k in order]
-        group = api.make_group(passed.to(work) if passed is not None else None, wide, tensor_name)
-        result = api.run_stock(name, group, checked, seed)
-    if late and not torch.isfinite(result.sum()):
-        check_finite(members, tensor_name)
+    with one_thread():
+        if not late:
+            check_finite(members, tensor_name)
+        if kernel:
+            carried = {
+                "seed": seed,
+                "statistics": dict(zip(keys, statistics)) if statistics is not None else None,
+                "prepared": prepared,
+                "cache": cache,
+                "report": report,
+            }
+            group = api.make_group(passed, [(keys[k], experts[k]) for k in order], tensor_name)
+            result = api.run_kernel(kernel, group, checked, carried)
+        else:
+            work = torch.float64 if any(t.dtype == torch.float64 for _, t in members) else torch.float32
+            wide = [(keys[k], experts[k].to(work)) for k in order]
+            group = api.make_group(passed.to(work) if passed is not None else None, wide, tensor_name)
+            result = api.run_stock(name, group, checked, seed)
+        if late and not torch.isfinite(result.sum()):
+            check_finite(members, tensor_name)
     return result

@@ -32,7 +32,7 @@ def _supported(parameters: Mapping[str, Any]) -> bool:
     return not parameters["rescale"]
 
 
-@fast_path("ties", elementwise=True, propagates=True, when=_supported)
+@fast_path("ties", propagates=True, when=_supported)
 def ties(
     group: TensorGroup,
     weight: PerExpert[float],

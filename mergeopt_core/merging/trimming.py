@@ -42,7 +42,7 @@ def bounds_from(make: Callable[[], Tensor], k: int) -> Bounds:
     above, tied = _count(magnitudes, np.greater, threshold), _count(magnitudes, np.equal, threshold)
     if above + tied <= k:  # less only where a magnitude is NaN
         return threshold, n
-    places = torch.nonzero(make() == threshold).flatten()
+    places = np.flatnonzero(make().cpu().numpy() == threshold)
     return threshold, int(places[k - above - 1])
 
 
