@@ -34,7 +34,7 @@ def make_llama(folder: Path, billions: float, experts: int) -> list[Path]:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    hidden, layers = (1024, 24) if billions >= 0.4 else (256, 8)
+    hidden, layers = (1024, 34) if billions >= 0.4 else (256, 8)
     config = LlamaConfig(
         vocab_size=32000, hidden_size=hidden, intermediate_size=hidden * 11 // 4, num_hidden_layers=layers,
         num_attention_heads=hidden // 64, num_key_value_heads=hidden // 64,
