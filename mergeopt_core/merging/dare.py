@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mergeopt_core.merging.mergekit_api import PerExpert, TensorGroup, method
+from mergeopt_core.merging.mergekit_api import PerExpert, TensorGroup, fast_path, method
 from mergeopt_core.merging.randomness import tensor_seed
 from mergeopt_core.merging.trimming import agreeing_, trim
 from mergeopt_core.merging.updates import Updates, merged, total
@@ -29,7 +30,7 @@ def keep_mask(seed: int, expert: object, tensor: str, shape: torch.Size, drop_ra
     return uniform.sub_(drop_rate).add_(2.0**-25).ceil_().clamp_(0, 1).view(shape)
 
 
-def rescaling(delta: Tensor, keep: Tensor, drop_rate: float, rescale: Rescale) -> float:
+def rescaling(delta: Tensor, dropped: Tensor, keep: Tensor, drop_rate: float, rescale: Rescale) -> float:
     """The factor that a dropped task vector ``[*shape]`` is multiplied by.
 
     ``paper``: 1/(1 − p). ``realised``: n / number kept. ``l1``: what restores the tensor's L1 norm (mergekit; 1 where
@@ -41,7 +42,7 @@ def rescaling(delta: Tensor, keep: Tensor, drop_rate: float, rescale: Rescale) -
         kept = float(keep.sum(dtype=torch.float64))
         return keep.numel() / kept if kept else 1.0
     if rescale == "l1":
-        before, after = float(delta.abs().sum()), float((delta * keep).abs().sum())
+        before, after = (float(x.abs().sum()) for x in (delta, dropped))
         return before / after if min(before, after) >= 1e-7 else 1.0
     return 1.0
 
@@ -49,7 +50,8 @@ def rescaling(delta: Tensor, keep: Tensor, drop_rate: float, rescale: Rescale) -
 def drop(delta: Tensor, keep: Tensor, drop_rate: float, rescale: Rescale = "paper") -> Tensor:
     """Δ ⊙ keep, rescaled; all ``[*shape]``."""
     keep = keep.to(delta)
-    return (delta * keep).mul_(rescaling(delta, keep, drop_rate, rescale))
+    dropped = delta * keep
+    return dropped.mul_(rescaling(delta, dropped, keep, drop_rate, rescale))
 
 
 @method("dare", pretty="DARE", url="https://arxiv.org/abs/2311.03099", random=True, propagates=True)
@@ -91,3 +93,56 @@ def dare(
         update.add_(delta, alpha=share)
     scale = lambda_ / total(weights) if normalize or base_method == "average" else lambda_
     return merged(updates, update, scale)
+
+
+@fast_path("dare_linear", propagates=True)
+def dare_linear(
+    group: TensorGroup,
+    weight: PerExpert[float],
+    int8_mask: bool = False,
+    normalize: bool = False,
+    rescale: bool = True,
+    lambda_: float = 1.0,
+    density: PerExpert[float] = 1.0,  # type: ignore[assignment]
+    seed: int = 0,
+) -> Tensor:
+    """mergekit's ``dare_linear`` with masks that belong to expert and tensor, as those of ``dare``."""
+    return _as_in_mergekit(group, "task_arithmetic", weight, normalize, rescale, lambda_, density, seed)
+
+
+@fast_path("dare_ties", propagates=True)
+def dare_ties(
+    group: TensorGroup,
+    weight: PerExpert[float],
+    int8_mask: bool = False,
+    normalize: bool = False,
+    rescale: bool = True,
+    lambda_: float = 1.0,
+    density: PerExpert[float] = 1.0,  # type: ignore[assignment]
+    seed: int = 0,
+) -> Tensor:
+    """mergekit's ``dare_ties`` with masks that belong to expert and tensor, as those of ``dare``."""
+    return _as_in_mergekit(group, "ties", weight, normalize, rescale, lambda_, density, seed)
+
+
+def _as_in_mergekit(
+    group: TensorGroup,
+    base_method: str,
+    weight: Mapping[Any, float],
+    normalize: bool,
+    rescale: bool,
+    scale: float,
+    density: Mapping[Any, float],
+    seed: int,
+) -> Tensor:
+    return dare(
+        group,
+        weight=weight,
+        lambda_=scale,
+        normalize=normalize,
+        drop_rate={key: 1 - share for key, share in density.items()},
+        rescale="l1" if rescale else "none",
+        base_method=base_method,
+        density=dict.fromkeys(density, 1.0),
+        seed=seed,
+    )

@@ -72,6 +72,8 @@ def trim_(piece: Tensor, bounds: Bounds, start: int = 0) -> Tensor:
 def trim(delta: Tensor, density: float) -> Tensor:
     """Δ ``[*shape]`` with all but its ``kept_count`` entries of largest magnitude set to zero."""
     k = kept_count(delta.numel(), density)
+    if k == delta.numel():
+        return delta
     flat = delta.flatten().clone()
     return trim_(flat, trim_bounds(delta, k)).view_as(delta)
 

@@ -7,7 +7,7 @@ import torch
 from golden_calls import merge_model
 from mergekit.merge_methods.api import merge_tensors
 
-from mergeopt_core.merging import describe, names
+from mergeopt_core.merging import dare, describe, names
 from mergeopt_core.merging.blocks import BLOCK
 from mergeopt_core.merging.randomness import one_thread
 from mergeopt_core.spectral import factors as spectral_factors
@@ -155,3 +155,19 @@ def test_bfloat16_inputs_are_merged_in_float32(name):
     assert merged.dtype == torch.float32
     wide = merge(name, base.float(), [e.float() for e in experts])
     assert torch.equal(merged, wide)
+
+
+@pytest.mark.parametrize("name", ["dare_linear", "dare_ties"])
+@pytest.mark.parametrize("rescale", [True, False])
+def test_dare_has_the_arithmetic_of_mergekit_on_its_own_masks(name, rescale, monkeypatch):
+    base, experts = world(3, (60, 50))
+    masks = [dare.keep_mask(5, f"e{k:02d}", NAME, base.shape, 0.7) for k in range(3)]
+    drawn = iter(masks)
+    monkeypatch.setattr(torch, "bernoulli", lambda probabilities: next(drawn))
+    given = {"weight": [0.5, 1.0, 2.0], "density": 0.3, "rescale": rescale, "lambda": 0.6, "normalize": True}
+    own = merge_tensors([base, *experts], name, parameters=given, base_index=0)
+    ours = merge(name, base, experts, given, seed=5)
+    assert (ours - own).norm() < 1e-6 * (own - base).norm()
+    for share, wanted in ((1.0, experts[0]), (0.0, base)):
+        one = {"weight": 1.0, "density": share, "rescale": rescale}
+        torch.testing.assert_close(merge(name, base, experts[:1], one), wanted, rtol=1e-6, atol=1e-9)
