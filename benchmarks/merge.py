@@ -90,6 +90,8 @@ AGAINST_MERGEKIT = [
     ("linear", "linear", 4, 1.0),
     ("task_arithmetic", "task_arithmetic", 4, 1.0),
     ("dare", "dare_linear", 4, 1.0),
+    ("dare_linear", "dare_linear", 4, 1.0),
+    ("dare_ties", "dare_ties", 4, 1.0),
     ("ties", "ties", 4, 8.0),
     ("ties", "ties", 12, 8.0),
     ("model_stock", "model_stock", 4, 1.0),
