@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from mergeopt_core.merging.blocks import BLOCK, blocks, flat
 from mergeopt_core.merging.mergekit_api import PerExpert, TensorGroup, fast_path, method
 from mergeopt_core.merging.randomness import tensor_seed
 from mergeopt_core.merging.trimming import agreeing_, trim
@@ -18,20 +19,37 @@ Rescale = Literal["paper", "realised", "l1", "none"]
 
 
 def keep_mask(seed: int, expert: object, tensor: str, shape: torch.Size, drop_rate: float) -> Tensor:
-    """1 where an entry ``[*shape]`` of an expert's task vector stays, 0 elsewhere; each stays with probability 1 − p.
+    """True where an entry ``[*shape]`` of an expert's task vector stays; each stays with probability 1 − p.
 
-    The numbers come from a CPU generator that is seeded by (seed, expert, tensor), so a mask does not depend on other
-    tensors or experts, on their order, on threads or on the device.
+    The numbers come from a generator that is seeded by (seed, expert, tensor), so a mask does not depend on other
+    tensors or experts, on their order, on threads or on the device. An entry is dropped where 16 random bits are below
+    ⌊2¹⁶ p⌋, and where they are equal to it with the probability that is still missing.
     """
     if drop_rate <= 0 or drop_rate >= 1:
-        return torch.full(shape, float(drop_rate <= 0))
-    random = np.random.Generator(np.random.SFC64(tensor_seed(seed, "dare", expert, tensor)))
-    uniform = torch.from_numpy(random.random(shape.numel(), dtype=np.float32))  # multiples of 2⁻²⁴ in [0, 1)
-    return uniform.sub_(drop_rate).add_(2.0**-25).ceil_().clamp_(0, 1).view(shape)
+        return torch.full(shape, drop_rate <= 0, dtype=torch.bool)
+    source, count = np.random.SFC64(tensor_seed(seed, "dare", expert, tensor)), shape.numel()
+    drawn = source.random_raw(-(-count // 4)).astype("<u8", copy=False).view("<u2")[:count]
+    limit, missing = int(drop_rate * 2**16), drop_rate * 2**16 % 1
+    keep = drawn >= limit
+    if missing:
+        close = np.flatnonzero(drawn == limit)
+        keep[close] = np.random.Generator(source).random(close.size) >= missing
+    return torch.from_numpy(keep).view(shape)
 
 
-def rescaling(delta: Tensor, dropped: Tensor, keep: Tensor, drop_rate: float, rescale: Rescale) -> float:
-    """The factor that a dropped task vector ``[*shape]`` is multiplied by.
+def dropped_pieces(updates: Updates, k: int, keep: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Δ_k and Δ_k ⊙ keep of the flat tensor, a block at a time, in memory that the next block overwrites."""
+    base, expert, keep = flat([updates.base, updates.experts[k], keep.to(updates.base.device)])
+    size = min(BLOCK, base.numel()) if base.device.type == "cpu" else base.numel()
+    delta, left = base.new_empty(size), base.new_empty(size)
+    for block in blocks(base):
+        width = block.stop - block.start
+        torch.sub(expert[block], base[block], out=delta[:width])
+        yield block, delta[:width], torch.mul(left[:width].copy_(keep[block]), delta[:width], out=left[:width])
+
+
+def rescaling(updates: Updates, k: int, keep: Tensor, drop_rate: float, rescale: Rescale) -> float:
+    """The factor that the k-th task vector is multiplied by after dropping.
 
     ``paper``: 1/(1 − p). ``realised``: n / number kept. ``l1``: what restores the tensor's L1 norm (mergekit; 1 where
     either norm is below 1e-7). ``none``: 1. Where nothing is kept, 1.
@@ -39,19 +57,18 @@ def rescaling(delta: Tensor, dropped: Tensor, keep: Tensor, drop_rate: float, re
     if rescale == "paper":
         return 1 / (1 - drop_rate) if drop_rate < 1 else 1.0
     if rescale == "realised":
-        kept = float(keep.sum(dtype=torch.float64))
-        return keep.numel() / kept if kept else 1.0
+        return keep.numel() / max(int(keep.count_nonzero()), 1)
     if rescale == "l1":
-        before, after = (float(x.abs().sum()) for x in (delta, dropped))
+        before = after = 0.0
+        for _, delta, left in dropped_pieces(updates, k, keep):
+            before, after = before + float(delta.abs().sum()), after + float(left.abs().sum())
         return before / after if min(before, after) >= 1e-7 else 1.0
     return 1.0
 
 
-def drop(delta: Tensor, keep: Tensor, drop_rate: float, rescale: Rescale = "paper") -> Tensor:
-    """Δ ⊙ keep, rescaled; all ``[*shape]``."""
-    keep = keep.to(delta)
-    dropped = delta * keep
-    return dropped.mul_(rescaling(delta, dropped, keep, drop_rate, rescale))
+def drop(delta: Tensor, keep: Tensor, drop_rate: float) -> Tensor:
+    """Δ ⊙ keep / (1 − p) ``[*shape]``."""
+    return delta * keep.to(delta) * (1 / (1 - drop_rate) if drop_rate < 1 else 1.0)
 
 
 @method("dare", pretty="DARE", url="https://arxiv.org/abs/2311.03099", random=True, propagates=True)
@@ -80,19 +97,40 @@ def dare(
     weights, rates = updates.values(weight), updates.values(drop_rate)
     if matrices_only and updates.base.dim() < 2:
         rates = [0.0] * len(updates)
-    dropped = (
-        drop(delta, keep_mask(seed, key, updates.name, delta.shape, rate), rate, rescale)
-        for delta, key, rate in zip(updates, updates.keys, rates)
-    )
+    masks = (keep_mask(seed, key, updates.name, updates.shape, rate) for key, rate in zip(updates.keys, rates))
     if base_method == "ties":
-        stack = torch.stack([trim(delta, share) for delta, share in zip(dropped, updates.values(density))])
-        summed, divisor = agreeing_(stack, weights)
-        return merged(updates, summed.div_(divisor) if normalize else summed, lambda_)
-    update = torch.zeros_like(updates.base)
-    for delta, share in zip(dropped, weights):
-        update.add_(delta, alpha=share)
+        return _by_ties(updates, masks, rates, rescale, updates.values(density), weights, normalize, lambda_)
+    update = torch.zeros_like(updates.base).flatten()
+    for k, (keep, rate, share) in enumerate(zip(masks, rates, weights)):
+        factor = rescaling(updates, k, keep, rate, rescale)
+        for block, _, left in dropped_pieces(updates, k, keep):
+            update[block].add_(left, alpha=share * factor)
     scale = lambda_ / total(weights) if normalize or base_method == "average" else lambda_
-    return merged(updates, update, scale)
+    return merged(updates, update.view(updates.shape), scale)
+
+
+def _by_ties(
+    updates: Updates,
+    masks: Iterator[Tensor],
+    rates: Sequence[float],
+    rescale: Rescale,
+    density: Sequence[float],
+    weights: Sequence[float],
+    normalize: bool,
+    scale: float,
+) -> Tensor:
+    rows = updates.base.new_empty(len(updates), updates.base.numel())
+    for k, (keep, rate, share) in enumerate(zip(masks, rates, density)):
+        factor = rescaling(updates, k, keep, rate, rescale)
+        for block, _, left in dropped_pieces(updates, k, keep):
+            torch.mul(left, factor, out=rows[k, block])
+        if share < 1:
+            rows[k] = trim(rows[k], share)
+    update = torch.empty_like(rows[0])
+    for block in blocks(update):
+        summed, divisor = agreeing_(rows[:, block], weights)
+        update[block] = summed.div_(divisor) if normalize else summed
+    return merged(updates, update.view(updates.shape), scale)
 
 
 @fast_path("dare_linear", propagates=True)
