@@ -1,7 +1,8 @@
-"""Whole merging processes: mergebench merge against mergekit-yaml, wall time and memory.
+"""Whole merging processes: mergebench merge against mergekit-yaml, wall time and memory; and merging against reading.
 
     python -m benchmarks.merge_process                   # a Llama of about 0.5e9 parameters, bf16, 4 and 12 experts
     python -m benchmarks.merge_process --billions 0.02   # small
+    python -m benchmarks.merge_process --only reading    # a running program's merges against reading the same bytes
 
 Needs about 25 GB of disk for the full size. Memory is what the process holds for itself (unique set size, sampled):
 pages of mapped checkpoints, which the system can drop, do not count.
@@ -12,10 +13,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -23,6 +27,9 @@ import torch
 import yaml
 
 from mergeopt_core.merging import check_parameters, describe
+from pipelines.merge.checkpoint import open_checkpoint
+from pipelines.merge.recipe import Recipe
+from pipelines.merge.stream import Merge
 
 CASES = [("linear", 4), ("linear", 12), ("task_arithmetic", 4), ("ties", 4), ("ties", 12), ("dare_linear", 4)]
 CASES += [("model_stock", 4)]
@@ -71,9 +78,9 @@ def peak(command: list[str]) -> tuple[float, float]:
     return seconds, most
 
 
-def processes(folder: Path, billions: float) -> None:
+def processes(folder: Path, models: list[Path]) -> None:
     """Each case once by each program, bf16 in and out, float32 arithmetic."""
-    base, *experts = make_llama(folder, billions, 12)
+    base, *experts = models
     programs = Path(sys.executable).parent
     for method, count in CASES:
         chosen = [str(path) for path in experts[:count]]
@@ -99,13 +106,58 @@ def processes(folder: Path, billions: float) -> None:
             shutil.rmtree(folder / made)
 
 
+def seconds(call: Callable[[], object], count: int = 3) -> float:
+    """Median wall seconds after a first call that warms up."""
+    taken = []
+    for _ in range(count + 1):
+        start = time.perf_counter()
+        call()
+        taken.append(time.perf_counter() - start)
+    return statistics.median(taken[1:])
+
+
+def read(folders: list[Path]) -> None:
+    """All bytes of the checkpoints' weights, a piece at a time into one piece of memory."""
+    piece = memoryview(bytearray(1 << 22))
+    for folder in folders:
+        for file in sorted(folder.glob("*.safetensors")):
+            with open(file, "rb", buffering=0) as opened:
+                while opened.readinto(piece):
+                    pass
+
+
+def merged(recipe: Recipe, paths: list[Path]) -> None:
+    """Every tensor of a merge in memory, checkpoints opened anew."""
+    base, *experts = (open_checkpoint(str(path)) for path in paths)
+    for _ in Merge(recipe, base, experts, [str(path) for path in paths[1:]]).tensors():
+        pass
+
+
+def reading(models: list[Path]) -> None:
+    """Elementwise methods in a running program against reading the same files, which the system has in memory."""
+    print("\nin a running program: seconds of reading the files, of merging them")
+    for count in (4, 12):
+        paths = models[: 1 + count]
+        for method in ("linear", "task_arithmetic", "dare", "ties"):
+            with_base = paths if describe(method).needs_base else paths[1:]
+            recipe = Recipe(str(paths[0]), tuple(map(str, paths[1:])), method, {}, dtype="bfloat16")
+            least, ours = seconds(partial(read, with_base)), seconds(partial(merged, recipe, paths))
+            verdict = f"bar 2× {'met' if ours <= 2 * least else 'MISSED'}" if method != "ties" else ""
+            print(f"{method + f', {count} experts':<32} {least:7.2f} s {ours:7.2f} s {ours / least:6.2f}×  {verdict}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--billions", type=float, default=0.5)
     parser.add_argument("--folder", help="where checkpoints are made; default: the system's temporary folder")
+    parser.add_argument("--only", choices=["processes", "reading"], help="one of the two parts")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=given.folder) as name:
-        processes(Path(name), given.billions)
+        models = make_llama(Path(name), given.billions, 12)
+        if given.only != "reading":
+            processes(Path(name), models)
+        if given.only != "processes":
+            reading(models)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from mergeopt_core.merging.updates import (
     rest_update,
     total,
 )
+from mergeopt_core.spectral.newton_schulz import newton_schulz
 from mergeopt_core.spectral.spectrum import Path, Spectrum, spectrum
 
 
@@ -33,6 +34,18 @@ def isotropic(found: Spectrum, rank_tolerance: float = 0.0) -> Tensor:
         return found.replaced(torch.zeros_like(sigma))
     keep = sigma > rank_tolerance * sigma[0] if rank_tolerance > 0 else torch.ones_like(sigma, dtype=torch.bool)
     return found.replaced(torch.where(keep, sigma[keep].mean(), 0.0))
+
+
+def isotropic_by_products(matrix: Tensor) -> Tensor | None:
+    """σ̄ U Vᵀ ``[m, n]`` of U Σ Vᵀ without the singular values: Σ_i σ_i = ⟨U Vᵀ, U Σ Vᵀ⟩.
+
+    None where the matrix is too near rank deficient for it.
+    """
+    try:
+        factor = newton_schulz(matrix)
+    except ValueError:
+        return None
+    return factor * ((factor * matrix).sum(dtype=torch.float64) / min(matrix.shape)).to(factor)
 
 
 @method("iso_c", pretty="Iso-C", url="https://arxiv.org/abs/2502.04959")
@@ -63,7 +76,12 @@ def iso_c(
     weights = updates.values(weight)
     if not is_selected(updates.name, updates.shape, tensors):
         return merged(updates, rest_update(updates, weights, rest, rest_scale), lambda_)
-    found = spectrum(updates.weighted_sum(weights, torch.float64), spectral, rank_tolerance, updates.dtype)
-    note_rank(report, updates.name, found.sigma, rank_tolerance)
-    update = isotropic(found, rank_tolerance) / (total(weights) if normalize else 1.0)
+    summed = updates.weighted_sum(weights, torch.float64)
+    by_products = spectral == "newton_schulz" and rank_tolerance == 0
+    update = isotropic_by_products(summed.to(updates.dtype)) if by_products else None
+    if update is None:
+        found = spectrum(summed, spectral, rank_tolerance, updates.dtype)
+        note_rank(report, updates.name, found.sigma, rank_tolerance)
+        update = isotropic(found, rank_tolerance)
+    update = update / (total(weights) if normalize else 1.0)
     return merged(updates, match_norm(update, updates, weights, norm_matched), lambda_)

@@ -18,7 +18,8 @@ HELP: dict[str, str] = {
     "rest_scale": "factor on the update of the other tensors",
     "norm_matched": "give the update the norm of the mean task vector (mean_vector) or the mean norm (mean_norm)",
     "rank_tolerance": "leave out directions with σ at or below this share of σ₁; 0 keeps all",
-    "spectral": "gram (float64 Gram matrix), svd (float32 decomposition, as published) or svd64",
+    "spectral": "gram (float64 Gram matrix), svd (float32 decomposition, as published), svd64, or "
+    "newton_schulz (products only, for polar factors: iso_c, iso_cts, tsv_m)",
     "beta": "β: σ are lifted to the one at which the running sum reaches this share; 0 lifts all, 1 none",
     "drop_rate": "p: probability with which an entry is dropped",
     "base_method": "what merges the task vectors",

@@ -26,7 +26,7 @@ def decompose(matrix: Tensor, k: int, path: Path = "gram") -> Factors:
     SVD in the matrix's dtype on the path ``svd``. U and V come in the matrix's dtype, S in float64
     (on ``svd`` in the matrix's).
     """
-    if path != "gram":
+    if path in ("svd", "svd64"):
         return _by_svd(matrix if path == "svd" else matrix.double(), k, matrix.dtype)
     wide = matrix.double()
     tall = matrix.shape[1] <= matrix.shape[0]
@@ -51,6 +51,7 @@ def factors(
     min(m, n) // 2 triplets are computed and kept, which any subset of two or more experts can use, with or without a
     cache, so that its bits do not depend on there being one.
     """
+    path = "gram" if path == "newton_schulz" else path
     key = ("factors", path, str(expert), tensor)
     known = cache.get(key) if cache is not None else None
     if known is None or known["U"].shape[1] < k:

@@ -17,12 +17,13 @@ def norm_bound(matrix: Tensor) -> float:
     return float(torch.linalg.matrix_norm(gram @ gram).double() ** 0.25 * scale**0.5) * (1 + 1e-6)
 
 
-def newton_schulz(matrix: Tensor, lowest: float = 1e-3, tolerance: float = 1e-6, most: int = 60) -> Tensor:
+def newton_schulz(matrix: Tensor, lowest: float = 1e-3, tolerance: float = 1e-6) -> Tensor:
     """Polar factor U Vᵀ ``[m, n]`` of U Σ Vᵀ with full rank, by the scaled iteration X ← α X (3 I − α² XᵀX) / 2.
 
     With all σ in [l, 1], α² = 3 / (1 + l + l²) maps them into [α l (3 − α² l²) / 2, 1], from l = ``lowest`` on; a σ
     below it grows more slowly and is caught up with later. Stops when ‖XᵀX − I‖ ≤ tolerance · √r. ValueError where
-    that is not reached within ``most`` steps, as for rank-deficient matrices.
+    that is not reached in the steps that σ = 1e-5 · σ₁ takes in float32, or 1e-10 · σ₁ in float64: what is weaker is
+    rounding error of larger entries.
     """
     tall = matrix.shape[1] <= matrix.shape[0]
     x = matrix if tall else matrix.mT
@@ -30,7 +31,7 @@ def newton_schulz(matrix: Tensor, lowest: float = 1e-3, tolerance: float = 1e-6,
     x = x / max(norm_bound(x), 1e-30)
     identity = torch.eye(r, dtype=x.dtype, device=x.device)
     reach = max(tolerance, 16 * torch.finfo(x.dtype).eps) * r**0.5
-    low = lowest
+    low, most = lowest, 52 if x.dtype == torch.float64 else 24
     for _ in range(most):
         gram = x.mT @ x
         if float(torch.linalg.matrix_norm(gram - identity)) <= reach:

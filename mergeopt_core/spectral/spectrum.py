@@ -8,6 +8,7 @@ orthonormal columns and may be in float32.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -18,7 +19,10 @@ import torch
 from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
-Path = Literal["gram", "svd", "svd64"]
+from mergeopt_core.spectral.newton_schulz import newton_schulz
+
+Path = Literal["gram", "svd", "svd64", "newton_schulz"]
+"""How a decomposition is computed; ``newton_schulz`` is for polar factors, and ``gram`` wherever more is needed."""
 
 SUSPECT, LOST = 1e-5, 1e-8
 """σ/σ₁ below which the Gram matrix's eigenvectors are checked, and below which they are not worth a check."""
@@ -76,7 +80,7 @@ def spectrum(matrix: Tensor, path: Path = "gram", floor: float = 0.0, dtype: tor
     ``dtype`` (the matrix's own by default). ``svd64``: the same in float64.
     """
     dtype = dtype or matrix.dtype
-    if path != "gram":
+    if path in ("svd", "svd64"):
         return _by_svd(matrix.to(dtype) if path == "svd" else matrix.double(), dtype)
     wide = matrix.double()
     tall = matrix.shape[1] <= matrix.shape[0]
@@ -171,6 +175,12 @@ def orthonormal(matrix: Tensor, gram: Tensor, tolerance: float = 1e-6) -> tuple[
 
 
 def polar(matrix: Tensor, path: Path = "gram", tolerance: float = 1e-6) -> Tensor:
-    """Polar factor U Vᵀ ``[m, n]`` of U Σ Vᵀ; a partial isometry where σ ≤ tolerance · σ₁."""
+    """Polar factor U Vᵀ ``[m, n]`` of U Σ Vᵀ; a partial isometry where σ ≤ tolerance · σ₁.
+
+    ``newton_schulz`` iterates in the matrix's dtype, and leaves what is too near rank deficient for it to ``gram``.
+    """
+    if path == "newton_schulz":
+        with contextlib.suppress(ValueError):
+            return newton_schulz(matrix)
     found = spectrum(matrix, path, floor=tolerance)
     return found.replaced((found.sigma > tolerance * found.sigma[0]).to(found.sigma))

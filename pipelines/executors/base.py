@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from conf.errors import UserError, nearest
 from conf.schema import Executor
 from pipelines.sources import Access
 from pipelines.trial import Trial
-
-if TYPE_CHECKING:
-    from pipelines.worker import Worker
 
 
 @dataclass(frozen=True)
@@ -38,22 +36,38 @@ OnTrial = Callable[[Trial, str, int], None]
 """Called with a trial, what became of it (started, done, elsewhere or failed) and the worker that has it."""
 
 
-def run_trials(
-    trials: Sequence[Trial], executor: Executor, access: Access, on_trial: OnTrial, worker: Worker | None = None
-) -> Outcome:
-    """Run trials with the executor that the configuration names.
+class Crew(Protocol):
+    """Workers that stay for as long as there may be trials for them, with what they have loaded."""
 
-    A caller that runs a few trials at a time gives the local executor its ``worker``, so that what they share is made
-    once.
-    """
+    def run(self, trials: Sequence[Trial], on_trial: OnTrial) -> Outcome:
+        """Run trials; a failing one is tried ``executor.retries`` times more, then set aside."""
+
+    def leave(self) -> None:
+        """Let the workers go."""
+
+
+@contextmanager
+def crew(executor: Executor, access: Access) -> Iterator[Crew]:
+    """The workers of the executor that the configuration names; none is hired before the first trial."""
+    hired: Crew
     if executor.name == "local":
-        from pipelines.executors.local import run_local
+        from pipelines.executors.local import Local
 
-        return run_local(trials, executor, access, on_trial, worker)
-    if executor.name == "ray":
-        from pipelines.executors.ray import run_ray
+        hired = Local(executor, access)
+    elif executor.name == "ray":
+        from pipelines.executors.ray import Actors
 
-        return run_ray(trials, executor, access, on_trial)
-    raise UserError(
-        f"no executor is called {executor.name!r}", where="executor.name", do=nearest(executor.name, ["local", "ray"])
-    )
+        hired = Actors(executor, access)
+    else:
+        do = nearest(executor.name, ["local", "ray"])
+        raise UserError(f"no executor is called {executor.name!r}", where="executor.name", do=do)
+    try:
+        yield hired
+    finally:
+        hired.leave()
+
+
+def run_trials(trials: Sequence[Trial], executor: Executor, access: Access, on_trial: OnTrial) -> Outcome:
+    """Run trials with the executor that the configuration names."""
+    with crew(executor, access) as workers:
+        return workers.run(trials, on_trial)

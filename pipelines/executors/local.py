@@ -17,37 +17,46 @@ from pipelines.trial import Trial
 from pipelines.worker import Worker
 
 
-def run_local(
-    trials: Sequence[Trial], executor: Executor, access: Access, on_trial: OnTrial, worker: Worker | None = None
-) -> Outcome:
-    """Run trials here; a failing one is tried ``executor.retries`` times more, then set aside."""
-    worker, outcome = worker or Worker(access, executor), Outcome()
-    waiting, postponed = deque((trial, 0) for trial in trials), set()
-    try:
-        while waiting:
-            trial, tries = waiting.popleft()
-            with access.store.claim("results", trial.key, wait=trial.key in postponed) as mine:
-                if not mine:
-                    postponed.add(trial.key)
-                    waiting.append((trial, tries))
-                    continue
-                on_trial(trial, "started", 0)
-                elsewhere = access.store.has("results", trial.key, complete=True)
-                reason = None if elsewhere else attempt(worker, trial)
-            if elsewhere:
-                outcome.elsewhere += 1
-                on_trial(trial, "elsewhere", 0)
-            elif reason is None:
-                outcome.done += 1
-                on_trial(trial, "done", 0)
-            elif tries < executor.retries:
-                waiting.append((trial, tries + 1))
-            else:
-                outcome.failures.append(Failure(trial, reason))
-                on_trial(trial, "failed", 0)
-    except KeyboardInterrupt:
-        outcome.interrupted = True
-    return outcome
+class Local:
+    """One worker, made with the first trial."""
+
+    def __init__(self, executor: Executor, access: Access):
+        self.executor, self.access = executor, access
+        self.worker: Worker | None = None
+
+    def run(self, trials: Sequence[Trial], on_trial: OnTrial) -> Outcome:
+        """Run trials here; a failing one is tried ``executor.retries`` times more, then set aside."""
+        worker = self.worker = self.worker or Worker(self.access, self.executor)
+        store, outcome = self.access.store, Outcome()
+        waiting, postponed = deque((trial, 0) for trial in trials), set()
+        try:
+            while waiting:
+                trial, tries = waiting.popleft()
+                with store.claim("results", trial.key, wait=trial.key in postponed) as mine:
+                    if not mine:
+                        postponed.add(trial.key)
+                        waiting.append((trial, tries))
+                        continue
+                    on_trial(trial, "started", 0)
+                    elsewhere = store.has("results", trial.key, complete=True)
+                    reason = None if elsewhere else attempt(worker, trial)
+                if elsewhere:
+                    outcome.elsewhere += 1
+                    on_trial(trial, "elsewhere", 0)
+                elif reason is None:
+                    outcome.done += 1
+                    on_trial(trial, "done", 0)
+                elif tries < self.executor.retries:
+                    waiting.append((trial, tries + 1))
+                else:
+                    outcome.failures.append(Failure(trial, reason))
+                    on_trial(trial, "failed", 0)
+        except KeyboardInterrupt:
+            outcome.interrupted = True
+        return outcome
+
+    def leave(self) -> None:
+        """Nothing to let go: what the worker holds goes with it."""
 
 
 def attempt(worker: Worker, trial: Trial) -> str | None:

@@ -47,31 +47,52 @@ class _Queue:
         return left[base].pop(0)
 
 
-def run_ray(trials: Sequence[Trial], executor: Executor, access: Access, on_trial: OnTrial) -> Outcome:
-    """Run trials on Ray actors; a failing one is tried ``executor.retries`` times more, then set aside."""
-    ray = _import_ray()
-    here = not ray.is_initialized()
-    if here:
-        _connect(ray, executor)
-    try:
-        return _Driver(ray, trials, executor, access, on_trial).run()
-    finally:
-        if here:
-            ray.shutdown()
+class Actors:
+    """A cluster's actors, or this machine's; connected to and hired when there are trials."""
+
+    def __init__(self, executor: Executor, access: Access):
+        self.executor, self.access = executor, access
+        self.ray = _import_ray()
+        self.here = not self.ray.is_initialized()
+        self.seats: list[_Seat] = []
+
+    def run(self, trials: Sequence[Trial], on_trial: OnTrial) -> Outcome:
+        """Run trials on actors; a failing one is tried ``executor.retries`` times more, then set aside."""
+        if not self.ray.is_initialized():
+            _connect(self.ray, self.executor)
+        wanted = max(1, min(len(trials), self.executor.workers or _default_workers(self.ray)))
+        while len(self.seats) < wanted:
+            self.seats.append(_Seat(self.hire(), len(self.seats)))
+        return _Round(self, trials, on_trial).run()
+
+    def hire(self) -> Any:
+        """A new actor, with a GPU of its own where there is one."""
+        gpus = 1 if self.ray.cluster_resources().get("GPU", 0) >= 1 and self.executor.device != "cpu" else 0
+        threads = self.executor.threads or (None if gpus else 1)
+        seen = replace(self.executor, threads=threads)
+        kind = self.ray.remote(num_cpus=0 if gpus else 1, num_gpus=gpus)(_Actor)
+        return kind.remote(self.access, seen)
+
+    def leave(self) -> None:
+        """End the actors, and this machine's Ray where it was started here."""
+        for seat in self.seats:
+            self.ray.kill(seat.actor)
+        self.seats.clear()
+        if self.here and self.ray.is_initialized():
+            self.ray.shutdown()
 
 
-class _Driver:
+class _Round:
     """Hands out trials and takes in what became of them."""
 
-    def __init__(self, ray: Any, trials: Sequence[Trial], executor: Executor, access: Access, on_trial: OnTrial):
-        self.ray, self.executor, self.access, self.on_trial = ray, executor, access, on_trial
+    def __init__(self, actors: Actors, trials: Sequence[Trial], on_trial: OnTrial):
+        self.actors, self.ray, self.on_trial = actors, actors.ray, on_trial
         self.outcome, self.queue = Outcome(), _Queue()
         for trial in trials:
             self.queue.put(trial, 0)
-        self.count = max(1, min(len(trials), executor.workers or _default_workers(ray)))
 
     def run(self) -> Outcome:
-        seats = [_Seat(self._hire(), number) for number in range(self.count)]
+        seats = self.actors.seats
         running: dict[Any, tuple[_Seat, Trial, int]] = {}
         try:
             while True:
@@ -85,9 +106,6 @@ class _Driver:
         except KeyboardInterrupt:
             self.outcome.interrupted = True
             return self.outcome
-        finally:
-            for seat in seats:
-                self.ray.kill(seat.actor)
 
     def _hand_out(self, seat: _Seat, held: set[str | None], running: dict[Any, tuple[_Seat, Trial, int]]) -> None:
         taken = self.queue.take(seat, held)
@@ -101,8 +119,8 @@ class _Driver:
             became, reason = self.ray.get(ready)
         except self.ray.exceptions.RayError as error:  # the actor died, or could not be made
             became, reason = "failed", f"the worker was lost: {str(error).splitlines()[0]}"
-            seat.actor, seat.base = self._hire(), None
-        if became == "failed" and tries < self.executor.retries:
+            seat.actor, seat.base = self.actors.hire(), None
+        if became == "failed" and tries < self.actors.executor.retries:
             self.queue.put(trial, tries + 1)
             return
         if became == "failed":
@@ -112,13 +130,6 @@ class _Driver:
         else:
             self.outcome.done += 1
         self.on_trial(trial, became, seat.number)
-
-    def _hire(self) -> Any:
-        gpus = 1 if self.ray.cluster_resources().get("GPU", 0) >= 1 and self.executor.device != "cpu" else 0
-        threads = self.executor.threads or (None if gpus else 1)
-        seen = replace(self.executor, threads=threads)
-        kind = self.ray.remote(num_cpus=0 if gpus else 1, num_gpus=gpus)(_Actor)
-        return kind.remote(self.access, seen)
 
 
 class _Actor:

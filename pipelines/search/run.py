@@ -12,7 +12,7 @@ from conf.errors import UserError
 from conf.schema import Config
 from mergeopt_core.merging.mergekit_api import describe
 from pipelines.checks import check_method
-from pipelines.executors import Outcome, run_trials
+from pipelines.executors import Crew, Outcome, crew
 from pipelines.progress import SILENT, Progress, Step
 from pipelines.search.judge import Candidate, Found, intervals, paired_difference, rank
 from pipelines.search.samplers import check_sampler, import_optuna, open_study, propose
@@ -22,7 +22,6 @@ from pipelines.shelf.scores import mean_score
 from pipelines.shelf.studies import trial_keys, write_record
 from pipelines.store import content_key
 from pipelines.trial import Trial
-from pipelines.worker import Worker
 
 
 def run_search(config: Config, progress: Progress = SILENT) -> Found:
@@ -35,19 +34,21 @@ def run_search(config: Config, progress: Progress = SILENT) -> Found:
     dimensions = make_space(config.search.space, describe(method), expert_names(config))
     goal = check_sampler(config.search, dimensions)
     suites = tuning_suites(config)
-    return _Search(make_setting(config, suites, progress), dimensions, goal, progress).run()
+    setting = make_setting(config, suites, progress)
+    with crew(config.executor, setting.access) as workers:
+        return _Search(setting, dimensions, goal, workers, progress).run()
 
 
 class _Search:
     """A search while it runs."""
 
-    def __init__(self, setting: Setting, dimensions: Sequence[Dimension], goal: int, progress: Progress):
+    def __init__(self, setting: Setting, dimensions: Sequence[Dimension], goal: int, workers: Crew, progress: Progress):
         self.setting, self.dimensions, self.goal, self.progress = setting, dimensions, goal, progress
+        self.workers = workers
         self.config, self.search = setting.config, setting.config.search
         self.store = setting.access.store
         self.default = setting.trial(self.config.method, setting.tuning)
         self.identity = self._identity()
-        self.worker = Worker(setting.access, self.config.executor) if self.config.executor.name == "local" else None
         self.failed: dict[str, str] = {}
         self.interrupted = False
         self.trials: list[Trial] = []
@@ -126,7 +127,7 @@ class _Search:
         self._record()
         outcome = Outcome()
         if new and not self.interrupted:
-            outcome = run_trials(new, self.config.executor, self.setting.access, tell, self.worker)
+            outcome = self.workers.run(new, tell)
         self.failed |= {failure.trial.key: failure.reason for failure in outcome.failures}
         self.interrupted = self.interrupted or outcome.interrupted
 

@@ -319,3 +319,17 @@ def test_tensor_seeds_differ_and_stay():
     assert tensor_seed(0, "a", "b") != tensor_seed(0, "ab", "") != tensor_seed(1, "a", "b")
     assert tensor_seed(0, "ties", "model.norm.weight") == tensor_seed(0, "ties", "model.norm.weight")
     assert all(0 <= tensor_seed(s, "x") < 2**63 for s in range(100))
+
+
+@pytest.mark.parametrize("method", ["iso_c", "iso_cts", "tsv_m", "task_arithmetic_sb"])
+def test_products_alone_give_the_same_polar_factors(method):
+    base, experts = world(3, 60, 40)
+    exact = update(method, base, experts, {"spectral": "svd64"})
+    close(update(method, base, experts, {"spectral": "newton_schulz"}), exact, 1e-4)
+
+
+def test_iso_c_by_products_leaves_deficient_updates_to_the_gram_matrix():
+    base, experts = world(1, 30, 20)
+    experts[0][NAME] = base[NAME] + torch.outer(torch.arange(30.0), torch.ones(20))
+    both = [update("iso_c", base, experts, {"spectral": path}) for path in ("newton_schulz", "gram")]
+    assert np.array_equal(*both)
