@@ -31,7 +31,7 @@ from pipelines.merge.checkpoint import open_checkpoint
 from pipelines.merge.recipe import Recipe
 from pipelines.merge.stream import Merge
 
-CASES = [("linear", 4), ("linear", 12), ("task_arithmetic", 4), ("ties", 4), ("ties", 12), ("dare_linear", 4)]
+CASES = [("linear", 4), ("linear", 12), ("task_arithmetic", 4), ("ties", 4), ("dare_linear", 4)]
 CASES += [("model_stock", 4)]
 
 

@@ -36,7 +36,6 @@ BAR_RATIO, BAR_OVERHEAD = 20.0, 0.10
 MERGEKIT = ("task_arithmetic", "ties", "model_stock")
 """Methods that mergekit's own command line knows."""
 LONGER = ("sampler.samples=4", "sampler.sizes=[2,4,6]")
-SMALL = ("sampler.samples=2", "sampler.sizes=[2,4]", "suite.limit=50")
 
 
 def command(*overrides: str) -> list[str]:
@@ -147,12 +146,12 @@ def killed(folder: Path, overrides: list[str], kills: int) -> None:
 def on_ray(folder: Path, overrides: list[str], workers: int) -> None:
     """The same study by both executors, from the same experts."""
     local, ray = folder / "local", folder / "ray"
-    first, _ = study(*overrides, *SMALL, *places(local))
+    first, _ = study(*overrides, *places(local))
     ray.mkdir()
     for kind in ("bases", "experts"):
         (ray / "store").mkdir(exist_ok=True)
         os.symlink(local / "store" / kind, ray / "store" / kind)
-    second, _ = study(*overrides, *SMALL, *places(ray), "executor=ray", f"executor.workers={workers}")
+    second, _ = study(*overrides, *places(ray), "executor=ray", f"executor.workers={workers}")
     same = numbers(local) == numbers(ray)
     speed = first["seconds"]["trials"] / second["seconds"]["trials"]
     print(f"Ray with {workers} workers: results {'bitwise the same' if same else 'DIFFERENT'}")

@@ -17,7 +17,7 @@ from mergeopt_core.merging import (
     wudi,
 )
 from mergeopt_core.merging.mergekit_api import check_parameters, describe, names, prepare
-from mergeopt_core.merging.run import merge_tensor
+from mergeopt_core.merging.run import merge_tensor, side_by_side
 
 __all__ = [
     "check_parameters",
@@ -34,6 +34,7 @@ __all__ = [
     "names",
     "prepare",
     "regmean",
+    "side_by_side",
     "subspace_boosting",
     "ties",
     "ties_global",

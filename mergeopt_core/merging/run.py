@@ -68,3 +68,11 @@ def merge_tensor(
         if late and not torch.isfinite(result.sum()):
             check_finite(members, tensor_name)
     return result
+
+
+def side_by_side(name: str, parameters: Mapping[str, Any]) -> bool:
+    """Whether tensors may be merged in several threads at once: not where mergekit's own code draws random numbers,
+    which it takes from torch's global generator."""
+    return (
+        not api.describe(name).random or api.kernel_for(name, parameters, bool(parameters.get("reference"))) is not None
+    )

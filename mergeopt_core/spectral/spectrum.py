@@ -10,15 +10,13 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
-from functools import cache
 from itertools import pairwise
 from typing import Literal
 
-import scipy.linalg
 import torch
-from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
+from mergeopt_core.spectral.lapack import symmetric_eigen
 from mergeopt_core.spectral.newton_schulz import newton_schulz
 
 Path = Literal["gram", "svd", "svd64", "newton_schulz"]
@@ -120,25 +118,6 @@ def by_gram(tall: Tensor, k: int, floor: float = 0.0) -> tuple[Tensor, Tensor, T
 def _by_svd(matrix: Tensor, dtype: torch.dtype) -> Spectrum:
     u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
     return Spectrum(u, s, vh.mT, dtype)
-
-
-def symmetric_eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """λ ``[n]``, smallest first, and eigenvectors ``[n, n]`` of a symmetric matrix of which the lower part is read.
-
-    On the CPU by SciPy's LAPACK (divide and conquer), which takes four fifths of the time of torch's; on one of its
-    threads, as its rounding may depend on their number.
-    """
-    if matrix.device.type != "cpu":
-        return torch.linalg.eigh(matrix)
-    with _openblas().limit(limits=1):
-        found = scipy.linalg.eigh(matrix.numpy(), lower=True, driver="evd", check_finite=False)
-    values, vectors = (torch.from_numpy(part) for part in found)
-    return values, vectors
-
-
-@cache
-def _openblas() -> ThreadpoolController:
-    return ThreadpoolController().select(internal_api="openblas")
 
 
 def lower_gram(matrix: Tensor, blocks: int = 8) -> Tensor:

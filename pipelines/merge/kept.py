@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 import uuid
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -25,7 +26,7 @@ ON_DISK = "factors"
 
 
 class Kept:
-    """A dictionary of shared intermediate results, for one base.
+    """A dictionary of shared intermediate results, for one base; several threads may use it.
 
     ``folder`` is where singular factors are kept between processes and studies; any number may share it.
     """
@@ -34,12 +35,14 @@ class Kept:
         self.folder, self.memory = folder, memory
         self._held: OrderedDict[tuple[str, ...], Any] = OrderedDict()
         self._bytes = 0
+        self._lock = threading.Lock()
 
     def get(self, key: tuple[str, ...]) -> Any:
         """The value of a key, from memory or from a file; None where there is none."""
-        if key in self._held:
-            self._held.move_to_end(key)
-            return self._held[key]
+        with self._lock:
+            if key in self._held:
+                self._held.move_to_end(key)
+                return self._held[key]
         file = self._file(key)
         if key[0] != ON_DISK or not file.is_file():
             return None
@@ -59,12 +62,13 @@ class Kept:
         return self.folder / (hashlib.sha256("\0".join(key).encode()).hexdigest()[:32] + ".safetensors")
 
     def _hold(self, key: tuple[str, ...], value: Any) -> None:
-        if key in self._held:
-            self._bytes -= _size(self._held.pop(key))
-        self._held[key] = value
-        self._bytes += _size(value)
-        while self._bytes > self.memory and self._held:
-            self._bytes -= _size(self._held.popitem(last=False)[1])
+        with self._lock:
+            if key in self._held:
+                self._bytes -= _size(self._held.pop(key))
+            self._held[key] = value
+            self._bytes += _size(value)
+            while self._bytes > self.memory and self._held:
+                self._bytes -= _size(self._held.popitem(last=False)[1])
 
 
 def _size(value: Any) -> int:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
+import psutil
 import torch
 from torch import Tensor
 
 from conf.errors import UserError
 from mergeopt_core import merging
 from mergeopt_core.merging.checks import unique_ids
+from pipelines.merge.ahead import in_order
 from pipelines.merge.checkpoint import OpenCheckpoint
 from pipelines.merge.digest import WeightHash
 from pipelines.merge.layout import Layout, make_layout
@@ -22,6 +24,9 @@ from pipelines.merge.problem import Problem
 from pipelines.merge.ranks import rank_notes
 from pipelines.merge.recipe import Recipe
 from pipelines.merge.write import write_merge
+
+WORTH_THREADS = 64 * 2**20
+"""Bytes of a merged model from which on its tensors are merged side by side."""
 
 __all__ = ["Merge", "Problem", "alone", "merge_into", "write_merge"]
 
@@ -110,20 +115,31 @@ class Merge:
             raise UserError(f"{first.who}: {first.tensor} {first.what}{more}".replace("  ", " "), do=first.do)
 
     def tensors(self, device: str | torch.device = "cpu") -> Iterator[tuple[str, Tensor]]:
-        """Merged tensors in the recipe's dtype, by sorted name; one group of input tensors is held at a time.
+        """Merged tensors in the recipe's dtype, by sorted name; one group of input tensors a CPU thread is held.
 
         A yielded tensor may be a view of an input: copy it before changing it. Raises ``UserError`` naming tensor and
         expert for values that are not finite.
         """
         self.check()
         where = torch.device(device)
-        prepared = self._prepared(where)
-        for name in self.layout.outputs:
-            merged = self._merged(name, where, prepared)
+        merge = partial(self._merged, device=where, prepared=self._prepared(where))
+        threads = self._threads(where)
+        several = in_order(merge, self.layout.outputs, threads) if threads > 1 else None
+        for name, merged in several or ((name, merge(name)) for name in self.layout.outputs):
             if self.digest is not None:
                 self.digest.add(name, merged)
             yield name, merged
             self._release(name)
+
+    def _threads(self, device: torch.device) -> int:
+        """How many tensors are merged at once: few where memory is short, one where threads would not pay."""
+        sizes = [info.size for info in self.layout.outputs.values()]
+        if device.type != "cpu" or sum(sizes) < WORTH_THREADS:
+            return 1
+        if not merging.side_by_side(self.recipe.method, self.parameters):
+            return 1
+        group = (len(self.experts) + 4) * 4 * max(sizes)  # a few of its members in up to float64
+        return max(1, min(torch.get_num_threads(), psutil.virtual_memory().available // 4 // group))
 
     def _prepared(self, device: torch.device) -> Mapping[str, Any] | None:
         """What the method learns from all tensors before the first is merged; None for most methods."""

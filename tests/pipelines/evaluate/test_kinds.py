@@ -72,7 +72,7 @@ def test_matthews_keeps_gold_and_prediction(folder, mirror, model, monkeypatch):
 
 
 def test_generation_gives_lm_evals_own_text(folder, mirror, model, monkeypatch):
-    tasks = {"gsm8k": SuiteTask(metric="exact_match", filter="flexible-extract", num_fewshot=0, limit=3)}
+    tasks = {"gsm8k": SuiteTask(metric="exact_match", filter="flexible-extract", num_fewshot=0, limit=2)}
     evaluator = Evaluator(Suite(name="s", tasks=tasks, batch_size=2), folder, datasets=str(mirror))
     heard = []
     apply = evaluator.tasks[0].leaves[0].task.apply_filters
