@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import shutil
 import statistics
 import subprocess
@@ -106,10 +107,11 @@ def processes(folder: Path, models: list[Path]) -> None:
             shutil.rmtree(folder / made)
 
 
-def seconds(call: Callable[[], object], count: int = 3) -> float:
-    """Median wall seconds after a first call that warms up."""
+def seconds(call: Callable[[], object], count: int = 3, before: Callable[[], object] = list) -> float:
+    """Median wall seconds after a first call that warms up; ``before`` comes before each and is not timed."""
     taken = []
     for _ in range(count + 1):
+        before()
         start = time.perf_counter()
         call()
         taken.append(time.perf_counter() - start)
@@ -133,17 +135,28 @@ def merged(recipe: Recipe, paths: list[Path]) -> None:
         pass
 
 
+def forget(folders: list[Path]) -> None:
+    """Ask the system to drop what it holds of the checkpoints' files, so that they come from the disk."""
+    os.sync()
+    for file in (file for folder in folders for file in folder.glob("*.safetensors")):
+        with open(file, "rb") as opened:
+            os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 def reading(models: list[Path]) -> None:
-    """Elementwise methods in a running program against reading the same files, which the system has in memory."""
+    """Elementwise methods in a running program against reading the same files, from the disk and from memory."""
     print("\nin a running program: seconds of reading the files, of merging them")
     for count in (4, 12):
         paths = models[: 1 + count]
-        for method in ("linear", "task_arithmetic", "dare", "ties"):
+        for method in ("linear", "task_arithmetic", "dare"):
             with_base = paths if describe(method).needs_base else paths[1:]
             recipe = Recipe(str(paths[0]), tuple(map(str, paths[1:])), method, {}, dtype="bfloat16")
-            least, ours = seconds(partial(read, with_base)), seconds(partial(merged, recipe, paths))
-            verdict = f"bar 2× {'met' if ours <= 2 * least else 'MISSED'}" if method != "ties" else ""
-            print(f"{method + f', {count} experts':<32} {least:7.2f} s {ours:7.2f} s {ours / least:6.2f}×  {verdict}")
+            for place, before in (("disk", forget), ("memory", list)):
+                least = seconds(partial(read, with_base), before=partial(before, paths))
+                ours = seconds(partial(merged, recipe, paths), before=partial(before, paths))
+                verdict = f"bar 2× {'met' if ours <= 2 * least else 'MISSED'}"
+                what = f"{method}, {count} experts, from {place}"
+                print(f"{what:<40} {least:7.2f} s {ours:7.2f} s {ours / least:6.2f}×  {verdict}", flush=True)
 
 
 def main() -> None:
