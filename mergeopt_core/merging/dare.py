@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -18,52 +19,76 @@ from mergeopt_core.merging.updates import Updates, merged, total
 Rescale = Literal["paper", "realised", "l1", "none"]
 
 
-def keep_mask(seed: int, expert: object, tensor: str, shape: torch.Size, drop_rate: float) -> Tensor:
-    """True where an entry ``[*shape]`` of an expert's task vector stays; each stays with probability 1 − p.
+def mask_pieces(seed: int, expert: object, tensor: str, count: int, drop_rate: float) -> Iterator[Tensor]:
+    """True where an entry of an expert's flat task vector stays, ``BLOCK`` entries at a time; each stays with 1 − p.
 
-    The numbers come from a generator that is seeded by (seed, expert, tensor), so a mask does not depend on other
+    The numbers come from generators that are seeded by (seed, expert, tensor), so a mask does not depend on other
     tensors or experts, on their order, on threads or on the device. An entry is dropped where 16 random bits are below
     ⌊2¹⁶ p⌋, and where they are equal to it with the probability that is still missing.
     """
-    if drop_rate <= 0 or drop_rate >= 1:
-        return torch.full(shape, drop_rate <= 0, dtype=torch.bool)
-    source, count = np.random.SFC64(tensor_seed(seed, "dare", expert, tensor)), shape.numel()
-    drawn = source.random_raw(-(-count // 4)).astype("<u8", copy=False).view("<u2")[:count]
+    own = tensor_seed(seed, "dare", expert, tensor)
+    source, rest = np.random.SFC64(own), np.random.Generator(np.random.SFC64([own, 1]))
     limit, missing = int(drop_rate * 2**16), drop_rate * 2**16 % 1
-    keep = drawn >= limit
-    if missing:
-        close = np.flatnonzero(drawn == limit)
-        keep[close] = np.random.Generator(source).random(close.size) >= missing
-    return torch.from_numpy(keep).view(shape)
+    for start in range(0, count, BLOCK):
+        size = min(BLOCK, count - start)
+        if drop_rate <= 0 or drop_rate >= 1:
+            yield torch.full((size,), drop_rate <= 0)
+            continue
+        drawn = source.random_raw(-(-size // 4)).astype("<u8", copy=False).view("<u2")[:size]
+        keep = drawn >= limit
+        if missing and (close := np.flatnonzero(drawn == limit)).size:
+            keep[close] = rest.random(close.size) >= missing
+        yield torch.from_numpy(keep)
 
 
-def dropped_pieces(updates: Updates, k: int, keep: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Δ_k and Δ_k ⊙ keep of the flat tensor, a block at a time, in memory that the next block overwrites."""
-    base, expert, keep = flat([updates.base, updates.experts[k], keep.to(updates.base.device)])
-    size = min(BLOCK, base.numel()) if base.device.type == "cpu" else base.numel()
-    delta, left = base.new_empty(size), base.new_empty(size)
-    for block in blocks(base):
-        width = block.stop - block.start
-        torch.sub(expert[block], base[block], out=delta[:width])
-        yield block, delta[:width], torch.mul(left[:width].copy_(keep[block]), delta[:width], out=left[:width])
+def keep_mask(seed: int, expert: object, tensor: str, shape: torch.Size, drop_rate: float) -> Tensor:
+    """The whole of ``mask_pieces`` ``[*shape]``."""
+    pieces = list(mask_pieces(seed, expert, tensor, shape.numel(), drop_rate))
+    return torch.cat(pieces).view(shape) if pieces else torch.empty(shape, dtype=torch.bool)
 
 
-def rescaling(updates: Updates, k: int, keep: Tensor, drop_rate: float, rescale: Rescale) -> float:
-    """The factor that the k-th task vector is multiplied by after dropping.
+@dataclass(frozen=True)
+class Dropped:
+    """One expert's task vector with entries dropped, made a block at a time."""
 
-    ``paper``: 1/(1 − p). ``realised``: n / number kept. ``l1``: what restores the tensor's L1 norm (mergekit; 1 where
-    either norm is below 1e-7). ``none``: 1. Where nothing is kept, 1.
-    """
-    if rescale == "paper":
-        return 1 / (1 - drop_rate) if drop_rate < 1 else 1.0
-    if rescale == "realised":
-        return keep.numel() / max(int(keep.count_nonzero()), 1)
-    if rescale == "l1":
-        before = after = 0.0
-        for _, delta, left in dropped_pieces(updates, k, keep):
-            before, after = before + float(delta.abs().sum()), after + float(left.abs().sum())
-        return before / after if min(before, after) >= 1e-7 else 1.0
-    return 1.0
+    updates: Updates
+    k: int
+    seed: int
+    drop_rate: float
+
+    def pieces(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Δ_k and Δ_k ⊙ m_k of the flat tensor by blocks, in memory that the next block overwrites."""
+        base, expert = flat([self.updates.base, self.updates.experts[self.k]])
+        key, name, count = self.updates.keys[self.k], self.updates.name, base.numel()
+        masks: Iterable[Tensor] = mask_pieces(self.seed, key, name, count, self.drop_rate)
+        if base.device.type != "cpu":
+            masks = [torch.cat(list(masks)).to(base.device)] if count else []
+        size = min(BLOCK, count) if base.device.type == "cpu" else count
+        delta, left = base.new_empty(size), base.new_empty(size)
+        for block, keep in zip(blocks(base), masks):
+            width = block.stop - block.start
+            torch.sub(expert[block], base[block], out=delta[:width])
+            yield block, delta[:width], torch.mul(left[:width].copy_(keep), delta[:width], out=left[:width])
+
+    def factor(self, rescale: Rescale) -> float:
+        """What the dropped task vector is multiplied by.
+
+        ``paper``: 1/(1 − p). ``realised``: n / number kept. ``l1``: what restores the tensor's L1 norm (mergekit; 1
+        where either norm is below 1e-7). ``none``: 1. Where nothing is kept, 1.
+        """
+        if rescale == "paper":
+            return 1 / (1 - self.drop_rate) if self.drop_rate < 1 else 1.0
+        if rescale == "realised":
+            key, name, count = self.updates.keys[self.k], self.updates.name, self.updates.base.numel()
+            masks = mask_pieces(self.seed, key, name, count, self.drop_rate)
+            kept = sum(int(piece.count_nonzero()) for piece in masks)
+            return count / kept if kept else 1.0
+        if rescale == "l1":
+            before = after = 0.0
+            for _, delta, left in self.pieces():
+                before, after = before + float(delta.abs().sum()), after + float(left.abs().sum())
+            return before / after if min(before, after) >= 1e-7 else 1.0
+        return 1.0
 
 
 def drop(delta: Tensor, keep: Tensor, drop_rate: float) -> Tensor:
@@ -97,13 +122,13 @@ def dare(
     weights, rates = updates.values(weight), updates.values(drop_rate)
     if matrices_only and updates.base.dim() < 2:
         rates = [0.0] * len(updates)
-    masks = (keep_mask(seed, key, updates.name, updates.shape, rate) for key, rate in zip(updates.keys, rates))
+    dropped = [Dropped(updates, k, seed, rate) for k, rate in enumerate(rates)]
     if base_method == "ties":
-        return _by_ties(updates, masks, rates, rescale, updates.values(density), weights, normalize, lambda_)
+        return _by_ties(updates, dropped, rescale, updates.values(density), weights, normalize, lambda_)
     update = torch.zeros_like(updates.base).flatten()
-    for k, (keep, rate, share) in enumerate(zip(masks, rates, weights)):
-        factor = rescaling(updates, k, keep, rate, rescale)
-        for block, _, left in dropped_pieces(updates, k, keep):
+    for one, share in zip(dropped, weights):
+        factor = one.factor(rescale)
+        for block, _, left in one.pieces():
             update[block].add_(left, alpha=share * factor)
     scale = lambda_ / total(weights) if normalize or base_method == "average" else lambda_
     return merged(updates, update.view(updates.shape), scale)
@@ -111,8 +136,7 @@ def dare(
 
 def _by_ties(
     updates: Updates,
-    masks: Iterator[Tensor],
-    rates: Sequence[float],
+    dropped: Sequence[Dropped],
     rescale: Rescale,
     density: Sequence[float],
     weights: Sequence[float],
@@ -120,12 +144,12 @@ def _by_ties(
     scale: float,
 ) -> Tensor:
     rows = updates.base.new_empty(len(updates), updates.base.numel())
-    for k, (keep, rate, share) in enumerate(zip(masks, rates, density)):
-        factor = rescaling(updates, k, keep, rate, rescale)
-        for block, _, left in dropped_pieces(updates, k, keep):
-            torch.mul(left, factor, out=rows[k, block])
+    for row, one, share in zip(rows, dropped, density):
+        factor = one.factor(rescale)
+        for block, _, left in one.pieces():
+            torch.mul(left, factor, out=row[block])
         if share < 1:
-            rows[k] = trim(rows[k], share)
+            row.copy_(trim(row, share))
     update = torch.empty_like(rows[0])
     for block in blocks(update):
         summed, divisor = agreeing_(rows[:, block], weights)

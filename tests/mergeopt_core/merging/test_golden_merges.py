@@ -26,7 +26,10 @@ def test_golden(row, monkeypatch):
         def given(seed, expert, tensor, shape, rate):
             return masks[str(expert), tensor] if rate > 0 else torch.ones(shape, dtype=torch.bool)
 
-        monkeypatch.setattr(dare, "keep_mask", given)
+        def pieces(seed, expert, tensor, count, rate):
+            return given(seed, expert, tensor, torch.Size([count]), rate).flatten().split(dare.BLOCK)
+
+        monkeypatch.setattr(dare, "mask_pieces", pieces)
         monkeypatch.setattr(mixup, "keep_mask", given)
     name, parameters = call(row)
     merged = merge_model(name, base, experts, parameters)
