@@ -133,13 +133,13 @@ class Merge:
 
     def _threads(self, device: torch.device) -> int:
         """How many tensors are merged at once: few where memory is short, one where threads would not pay."""
-        sizes = [info.size for info in self.layout.outputs.values()]
-        if device.type != "cpu" or sum(sizes) < WORTH_THREADS:
+        outputs = self.layout.outputs.values()
+        if device.type != "cpu" or sum(info.size for info in outputs) < WORTH_THREADS:
             return 1
         if not merging.side_by_side(self.recipe.method, self.parameters):
             return 1
-        group = (len(self.experts) + 4) * 4 * max(sizes)  # a few of its members in up to float64
-        return max(1, min(torch.get_num_threads(), psutil.virtual_memory().available // 4 // group))
+        group = 4 * (len(self.experts) + 4) * max(info.count for info in outputs)  # float32, and a few more for working
+        return max(1, min(torch.get_num_threads(), psutil.virtual_memory().available // 2 // group))
 
     def _prepared(self, device: torch.device) -> Mapping[str, Any] | None:
         """What the method learns from all tensors before the first is merged; None for most methods."""
