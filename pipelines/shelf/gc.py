@@ -21,7 +21,7 @@ class Waste:
     """Something that may go."""
 
     kind: str
-    """Kind of an entry, or draft for what a killed process left behind."""
+    """Kind of an entry, searches, or draft for what a killed process left behind."""
     key: str
     path: Path
     size: int
@@ -71,7 +71,10 @@ def collect_garbage(
             found.kept += 1
         else:
             found.waste.append(Waste(entry.kind, entry.key, entry.folder, _size(entry.folder), _what(entry)))
-    found.waste += _drafts(store)
+    found.waste += _drafts(store) + _training(store, live)
+    if not kinds:
+        held = [record.file.stem for record in records if record not in forgotten]
+        found.waste += [waste for waste in _searches(store, held) if time.time() - _touched(waste.path) >= days * DAY]
     if delete:
         _delete(found, store)
     return found
@@ -87,6 +90,28 @@ def _drafts(store: Store) -> list[Waste]:
     """Drafts that nothing has touched for a day: their process is gone."""
     old = [p for p in sorted((store.root / "tmp").iterdir()) if time.time() - p.stat().st_mtime > DAY]
     return [Waste("draft", path.name, path, _size(path), "left behind by a killed process") for path in old]
+
+
+def _training(store: Store, live: set[str]) -> list[Waste]:
+    """States of training that nothing has touched for a day, of experts that are finished or that no study wants."""
+    found = []
+    for path in sorted((store.root / "work").glob("*")):
+        wanted = path.name in live and not store.has("experts", path.name)
+        if not wanted and time.time() - _touched(path) > DAY:
+            found.append(Waste("draft", path.name, path, _size(path), "state of an interrupted training"))
+    return found
+
+
+def _touched(folder: Path) -> float:
+    """When something in a folder was last written."""
+    return max(file.stat().st_mtime for file in (folder, *folder.rglob("*")))
+
+
+def _searches(store: Store, kept: Sequence[str]) -> list[Waste]:
+    """Proposals and tables of searches whose record is gone; a record's name ends as the search's identity begins."""
+    folders = sorted((store.root / "searches").glob("*"))
+    gone = [path for path in folders if not any(name.endswith(f"-{path.name[:8]}") for name in kept)]
+    return [Waste("searches", path.name, path, _size(path), "proposals of a forgotten search") for path in gone]
 
 
 def _delete(found: Collection, store: Store) -> None:

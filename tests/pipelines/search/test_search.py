@@ -153,9 +153,11 @@ def test_the_store_remembers_searches(make, own_store):
     (record,) = studies(store)
     assert (record.name, record.kind) == ("mine", "search")
     assert set(record.keys["results"]) == {e.key for e in store.entries("results")}
-    assert not [w for w in collect_garbage(store).waste if w.kind == "results"]
+    assert not [w for w in collect_garbage(store).waste if w.kind in ("results", "searches")]
     assert json.loads((found.folder / "search.json").read_text())["tried"] == 2
     assert len((found.folder / "trials.csv").read_text().splitlines()) == 1 + len(found.candidates)
+    collect_garbage(store, forget=["mine"], delete=True)
+    assert not found.folder.exists()
 
 
 def test_without_optuna_it_says_what_to_install(make, monkeypatch):

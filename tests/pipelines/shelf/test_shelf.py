@@ -3,7 +3,9 @@
 import csv
 import io
 import json
+import os
 import shutil
+import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -15,6 +17,7 @@ from conf.errors import UserError
 from pipelines.shelf.export import export
 from pipelines.shelf.gc import collect_garbage
 from pipelines.shelf.results import format_of, print_rows, result_rows, write_rows
+from pipelines.shelf.studies import studies
 from pipelines.shelf.verify import chosen_entries, verify
 from pipelines.store import Store
 from pipelines.study import access_of
@@ -136,6 +139,25 @@ def test_gc_takes_experts_that_no_study_uses_but_not_young_or_other_kinds(study)
         done = collect_garbage(store, kinds=["experts"], delete=True)
     assert (len(done.waste), len(done.busy)) == (2, 1)
     assert len(store.entries("experts")) == 1
+
+
+def test_gc_takes_the_state_of_trainings_that_nothing_will_take_up(study):
+    store = Store(study.store)
+    known = store.entries("experts")[0].key
+    day = 86400
+    for name, age in ((known, 2 * day), ("nobodys", 2 * day), ("running", 0)):
+        state = store.root / "work" / name / "state.pt"
+        state.parent.mkdir(parents=True)
+        state.write_bytes(b"state")
+        for path in (state, state.parent):
+            os.utime(path, (time.time() - age,) * 2)
+    (record,) = studies(store)
+    record.file.write_text(record.file.read_text().replace('"pending": []', '"pending": ["wanted"]'))
+    wanted = store.root / "work" / "wanted"
+    wanted.mkdir()
+    os.utime(wanted, (time.time() - 2 * day,) * 2)
+    assert {w.key for w in collect_garbage(store, delete=True).waste} == {known, "nobodys"}
+    assert {p.name for p in (store.root / "work").iterdir()} == {"running", "wanted"}
 
 
 def test_export_of_a_result_gives_the_weights_that_were_scored(study, small_study, tmp_path):
