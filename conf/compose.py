@@ -31,6 +31,9 @@ from conf.schema import Config
 
 FOLDER = Path(__file__).parent
 
+SHORT = {"attack": "suite.attack"}
+"""Keys that may be written without the group that they belong to."""
+
 
 def groups(folders: Sequence[Path] = (FOLDER,)) -> dict[str, list[str]]:
     """Every config group with its choices: ``{"method": ["linear", …], "task": ["skills/add", …], …}``."""
@@ -50,7 +53,7 @@ def compose(overrides: Sequence[str], *, config_dir: str | None = None) -> list[
     Raises UserError for anything misspelt, missing or of a wrong type.
     """
     extra = _config_dir(config_dir)
-    points = list(_sweep_points(overrides))
+    points = list(_sweep_points([_in_full(text) for text in overrides]))
     composed = [_compose_one(point, extra) for point in points]
     for point, (config, tree) in zip(points, composed) if len(points) > 1 else ():
         own = [text for text in point if any(text not in other for other in points)]
@@ -72,6 +75,11 @@ def _config_dir(config_dir: str | None) -> Path | None:
     if not folder.is_dir():
         raise UserError(f"no such folder of configurations: {config_dir}", do="name an existing one with --config-dir")
     return folder
+
+
+def _in_full(override: str) -> str:
+    key, equals, value = override.partition("=")
+    return f"{SHORT[key]}={value}" if equals and key in SHORT else override
 
 
 def _parse(overrides: Sequence[str]) -> list[Override]:

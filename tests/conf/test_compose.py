@@ -42,6 +42,11 @@ def test_a_dictionary_of_dataclasses_takes_new_entries():
     assert config.pools["p"].optimizer.name == "adamw"
 
 
+def test_an_attack_may_be_named_without_its_suite():
+    both = compose(["suite=robustness", "attack=deepwordbug,none"])
+    assert [config.suite.attack for config, _ in both] == ["deepwordbug", "none"]
+
+
 def test_sweep_grammar_is_the_product():
     composed = compose(["seed=1,2", "optimizer.lr=0.1,0.2,0.3"])
     assert {(c.seed, c.optimizer.lr) for c, _ in composed} == {(s, lr) for s in (1, 2) for lr in (0.1, 0.2, 0.3)}
