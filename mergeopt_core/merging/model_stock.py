@@ -11,8 +11,9 @@ from torch import Tensor
 from mergeopt_core.merging.blocks import BLOCK, blocks
 from mergeopt_core.merging.mergekit_api import TensorGroup, fast_path
 from mergeopt_core.merging.updates import Updates, merged
+from mergeopt_core.spectral.lapack import one_blas_thread
 
-_PIECE = 1 << 13  # entries; a dot product this short runs on one thread whatever the BLAS library is set to
+_PIECE = 1 << 14  # entries of a float32 dot product: long enough to be worth a call, short enough to be exact
 
 
 def inner_products(updates: Updates) -> tuple[Tensor, Tensor]:
@@ -29,15 +30,16 @@ def inner_products(updates: Updates) -> tuple[Tensor, Tensor]:
         return (stacked.double() @ stacked.double().mT).unsqueeze(0), stacked.mean(dim=0).view(updates.shape)
     products = np.zeros((count, count))
     rows = torch.empty(count, min(BLOCK, base.numel()), dtype=updates.dtype)
-    for block in blocks(base):
-        anchor, width = base[block], block.stop - block.start
-        for row, expert in zip(rows, experts):
-            mean[block].add_(torch.sub(expert[block], anchor, out=row[:width]))
-        for start in range(0, width, _PIECE):
-            pieces = list(rows[:, start : min(start + _PIECE, width)].numpy())
-            for i, left in enumerate(pieces):
-                for j in range(i, count):
-                    products[i, j] += np.dot(left, pieces[j])
+    with one_blas_thread():  # a dot product's bits may depend on the number of threads
+        for block in blocks(base):
+            anchor, width = base[block], block.stop - block.start
+            for row, expert in zip(rows, experts):
+                mean[block].add_(torch.sub(expert[block], anchor, out=row[:width]))
+            for start in range(0, width, _PIECE):
+                pieces = list(rows[:, start : min(start + _PIECE, width)].numpy())
+                for i, left in enumerate(pieces):
+                    for j in range(i, count):
+                        products[i, j] += np.dot(left, pieces[j])
     whole = products + np.triu(products, 1).T
     return torch.from_numpy(whole).unsqueeze(0), mean.div_(count).view(updates.shape)
 
