@@ -29,6 +29,7 @@ from pipelines.sources import (
 )
 from pipelines.store import Entry
 from pipelines.study import access_of
+from pipelines.threads import threads
 from pipelines.trial import Trial
 from pipelines.worker import find_device
 
@@ -69,7 +70,8 @@ def merge_checkpoint(config: Config, progress: Progress = SILENT) -> Made:
         first = problems[0]
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise UserError(f"{first.what}{more}", where=f"{first.who} {first.tensor}".strip(), do=first.do)
-    write_merge(merge, Path(config.out), progress)
+    with threads(config.executor.threads):
+        write_merge(merge, Path(config.out), progress)
     return Made(Path(config.out), {"recipe": merge.recipe.to_dict()}, True)
 
 

@@ -25,6 +25,7 @@ from pipelines.merge.kept import Kept
 from pipelines.merge.stream import Merge, alone, merge_into
 from pipelines.sources import Access, Source
 from pipelines.store import content_key
+from pipelines.threads import threads
 from pipelines.trial import Trial
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -69,7 +70,8 @@ class Worker:
     def model(self, trial: Trial, merge: Merge | None = None) -> nn.Module:
         """The live model, holding the trial's weights."""
         model = self._live_model(trial.base.path, trial.suite.dtype)
-        merge_into(model, merge or self.merge(trial))
+        with threads(self.executor.threads):
+            merge_into(model, merge or self.merge(trial))
         return model
 
     def merge(self, trial: Trial) -> Merge:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -157,54 +157,34 @@ def _by_ties(
     return merged(updates, update.view(updates.shape), scale)
 
 
-@fast_path("dare_linear", propagates=True)
-def dare_linear(
-    group: TensorGroup,
-    weight: PerExpert[float],
-    int8_mask: bool = False,
-    normalize: bool = False,
-    rescale: bool = True,
-    lambda_: float = 1.0,
-    density: PerExpert[float] = 1.0,  # type: ignore[assignment]
-    seed: int = 0,
-) -> Tensor:
-    """mergekit's ``dare_linear`` with masks that belong to expert and tensor, as those of ``dare``."""
-    return _as_in_mergekit(group, "task_arithmetic", weight, normalize, rescale, lambda_, density, seed)
+def _as_in_mergekit(base_method: Literal["task_arithmetic", "ties"]) -> Callable[..., Tensor]:
+    """A kernel with the parameters of mergekit's ``dare_linear`` and ``dare_ties``, its masks those of ``dare``."""
+
+    def kernel(
+        group: TensorGroup,
+        weight: PerExpert[float],
+        int8_mask: bool = False,
+        normalize: bool = False,
+        rescale: bool = True,
+        lambda_: float = 1.0,
+        density: PerExpert[float] = 1.0,  # type: ignore[assignment]
+        seed: int = 0,
+    ) -> Tensor:
+        shares: Mapping[Any, float] = density  # type: ignore[assignment]
+        return dare(
+            group,
+            weight=weight,
+            lambda_=lambda_,
+            normalize=normalize,
+            drop_rate={key: 1 - share for key, share in shares.items()},
+            rescale="l1" if rescale else "none",
+            base_method=base_method,
+            density=dict.fromkeys(shares, 1.0),
+            seed=seed,
+        )
+
+    return kernel
 
 
-@fast_path("dare_ties", propagates=True)
-def dare_ties(
-    group: TensorGroup,
-    weight: PerExpert[float],
-    int8_mask: bool = False,
-    normalize: bool = False,
-    rescale: bool = True,
-    lambda_: float = 1.0,
-    density: PerExpert[float] = 1.0,  # type: ignore[assignment]
-    seed: int = 0,
-) -> Tensor:
-    """mergekit's ``dare_ties`` with masks that belong to expert and tensor, as those of ``dare``."""
-    return _as_in_mergekit(group, "ties", weight, normalize, rescale, lambda_, density, seed)
-
-
-def _as_in_mergekit(
-    group: TensorGroup,
-    base_method: str,
-    weight: Mapping[Any, float],
-    normalize: bool,
-    rescale: bool,
-    scale: float,
-    density: Mapping[Any, float],
-    seed: int,
-) -> Tensor:
-    return dare(
-        group,
-        weight=weight,
-        lambda_=scale,
-        normalize=normalize,
-        drop_rate={key: 1 - share for key, share in density.items()},
-        rescale="l1" if rescale else "none",
-        base_method=base_method,
-        density=dict.fromkeys(density, 1.0),
-        seed=seed,
-    )
+dare_linear = fast_path("dare_linear", propagates=True)(_as_in_mergekit("task_arithmetic"))
+dare_ties = fast_path("dare_ties", propagates=True)(_as_in_mergekit("ties"))

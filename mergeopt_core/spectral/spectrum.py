@@ -134,10 +134,10 @@ def lower_gram(matrix: Tensor, blocks: int = 8) -> Tensor:
 def orthonormal(matrix: Tensor, gram: Tensor, tolerance: float = 1e-6) -> tuple[Tensor, Tensor]:
     """Q ``[m, p]`` and E ``[p, p]`` with orthonormal columns such that Q Eᵀ is the polar factor of X ``[m, p]``.
 
-    G = XᵀX = E Λ Eᵀ (float64 ``[p, p]``, its lower part is read), Q = X E Λ^(−1/2). Columns of Q are 0 on directions
-    with √λ ≤ tolerance · √λ₁: where X has dependent columns the result is the partial isometry on their span, which
-    unlike a completed polar factor is unique. For a float32 X clearly taller than wide, float32 is tried first: it is
-    enough where X's condition number is below 50.
+    G = XᵀX = E Λ Eᵀ (float64 ``[p, p]``, its lower part is read, all of it overwritten), Q = X E Λ^(−1/2). Columns of Q
+    are 0 on directions with √λ ≤ tolerance · √λ₁: where X has dependent columns the result is the partial isometry on
+    their span, which unlike a completed polar factor is unique. For a float32 X clearly taller than wide, float32 is
+    tried first: it is enough where X's condition number is below 50.
     """
     if matrix.dtype == torch.float32 and matrix.shape[1] <= FEW * matrix.shape[0]:
         values, vectors = torch.linalg.eigh(gram.to(torch.float32))  # here the quicker of the two

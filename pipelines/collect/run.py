@@ -16,10 +16,11 @@ from conf.errors import UserError
 from conf.schema import Collect, Suite, Task, Training
 from mergeopt_core.geometry.information import diagonal_fisher, input_grams
 from pipelines.collect.find import FILE, Subject
-from pipelines.evaluate.quiet import fitting_threads, threads
+from pipelines.evaluate.quiet import fitting_threads
 from pipelines.finetune.data import read_rows
 from pipelines.finetune.tokens import Example, encode
 from pipelines.sources import Access, Source
+from pipelines.threads import threads
 from pipelines.trial import Trial
 from pipelines.worker import Worker
 

@@ -83,19 +83,6 @@ def offline(active: bool) -> Iterator[None]:
             os.environ.pop(name) if old is None else os.environ.update({name: old})
 
 
-@contextmanager
-def threads(count: int | None) -> Iterator[None]:
-    """Give torch this many CPU threads for a while."""
-    before = torch.get_num_threads()
-    if count is not None and count != before:
-        torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        if torch.get_num_threads() != before:
-            torch.set_num_threads(before)
-
-
 def fitting_threads(model: nn.Module) -> int | None:
     """One thread for a model whose matrices are too small to be worth sharing out; None (all) for others."""
     return 1 if sum(p.numel() for p in model.parameters()) < TINY else None

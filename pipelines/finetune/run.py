@@ -26,10 +26,11 @@ from pipelines.finetune.models import load
 from pipelines.finetune.optimizers import around, base_optimizer
 from pipelines.finetune.packing import PackCollator, pack
 from pipelines.finetune.schedule import total_steps
-from pipelines.finetune.state import quiet, seeded, settled, threads
+from pipelines.finetune.state import quiet, seeded, settled
 from pipelines.finetune.tokens import Collator, encode
 from pipelines.finetune.trainer import ExpertTrainer, arguments
 from pipelines.progress import SILENT, Progress
+from pipelines.threads import threads
 
 SMALL = 2_000_000
 """Models below this many parameters are trained on one thread: faster, and the same bits whatever the thread count."""

@@ -38,17 +38,6 @@ def settled() -> Iterator[None]:
 
 
 @contextmanager
-def threads(count: int | None) -> Iterator[None]:
-    """So many CPU threads of torch inside (None: as they are)."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
 def quiet() -> Iterator[None]:
     """Nothing is printed by transformers: no bars, no advice."""
     from transformers.utils import logging

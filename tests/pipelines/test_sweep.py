@@ -11,9 +11,12 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from conf.compose import compose
 from conf.errors import UserError
+from pipelines import worker
+from pipelines.merge.stream import merge_into
 from pipelines.plan import make_plan
 from pipelines.store import Store
 from pipelines.study import access_of
@@ -223,3 +226,22 @@ def test_a_swept_value_makes_studies_that_are_reported_together(tiny_pool, store
     assert together is not None
     assert {row["study"] for row in together.trials} == {s.name for s in sweeps}
     assert (store.parent / "runs" / "small" / "leaderboard.csv").is_file()
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_merges_have_the_executors_threads(tiny_pool, store, monkeypatch, count):
+    seen = []
+
+    def heard(model, merge):
+        seen.append(torch.get_num_threads())
+        merge_into(model, merge)
+
+    monkeypatch.setattr(worker, "merge_into", heard)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        run_study(config_of(tiny_pool, store, f"executor.threads={count}"))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert set(seen) == {count}
