@@ -35,6 +35,20 @@ def check_finite(members: Members, tensor_name: str) -> None:
                 raise ValueError(f"{tensor_name}: {who} holds {bad} values that are not finite")
 
 
+def check_result(result: Tensor, parameters: Mapping[str, Any], inputs: Members, tensor_name: str) -> None:
+    """Raise ValueError with the cause where a result is not finite: an input (one of those given), or the method."""
+    if math.isfinite(result.sum().item()) or not (bad := int((~torch.isfinite(result)).sum())):
+        return
+    check_finite(inputs, tensor_name)
+    weights = parameters.get("weight")
+    divided = parameters.get("normalize") or parameters.get("normalize_weights")
+    if divided and isinstance(weights, Mapping) and abs(sum(weights.values())) < 1e-8:
+        cause = "the weights sum to zero, and the result is divided by their sum"
+    else:
+        cause = "values, weights or scale are too large"
+    raise ValueError(f"{tensor_name}: the merge holds {bad} values that are not finite: {cause}")
+
+
 def copy_buffer(tensors: Sequence[Tensor], tensor_name: str) -> Tensor:
     """A tensor of whole numbers or booleans, which cannot be averaged: a copy, if all inputs agree on it."""
     first = tensors[0]

@@ -236,20 +236,31 @@ def run_kernel(kernel: Kernel, group: TensorGroup, parameters: Mapping[str, Any]
 
 
 def run_stock(name: str, group: TensorGroup, parameters: Mapping[str, Any], seed: int) -> Tensor:
-    """The result of mergekit's own kernel, its random numbers seeded for this tensor."""
+    """The result of mergekit's own kernel, its random numbers seeded for this tensor.
+
+    Where mergekit's kernel has no answer: a tensor that no expert changed stays as it is under ``multislerp``, and the
+    only entry of a row, which has no rank in it, is kept with probability ``density`` under ``della``.
+    """
     made, info = registry.get(name), describe(name)
     own = {p.name for p in made.spec.parameters}
     for parameter in info.parameters:
         if parameter.name not in own and parameters.get(parameter.name, parameter.default) != parameter.default:
             raise ValueError(f"{name}: mergekit's own kernel (reference) has no {parameter.name}")
-    bound = {key: value for key, value in parameters.items() if key in own}
+    first, shape = group.entries[0].tensor, group.entries[0].tensor.shape
+    if name == "multislerp" and group.base and all(torch.equal(entry.tensor, first) for entry in group.entries):
+        return first.clone()
+    if not shape:
+        group = replace(group, entries=tuple(replace(e, tensor=e.tensor.view(1)) for e in group.entries))
+    if name in stock.UNRANKED and (1, *shape)[-1 if len(shape) < 2 else 2] == 1:
+        made = registry.get(stock.UNRANKED[name])
+    bound = {p.name: parameters[p.name] for p in made.spec.parameters if p.name in parameters}
     device = group.entries[0].tensor.device
     draws = seeded(tensor_seed(seed, name, group.metadata.name), device) if info.random else nullcontext()
     try:
         with torch.no_grad(), one_thread(), draws:
-            return made((group,), parameters=bound)[0]
+            return made((group,), parameters=bound)[0].view(shape)
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, IndexError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"{group.metadata.name}: mergekit's {name} cannot merge it: {reason}") from error

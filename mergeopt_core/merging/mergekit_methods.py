@@ -93,6 +93,9 @@ EQUATIONS: dict[str, str] = {
 RANDOM = {"dare_linear", "dare_ties", "della", "della_linear", "arcee_fusion"}
 """Draw from torch's global generator."""
 
+UNRANKED = {"della": "dare_ties", "della_linear": "dare_linear"}
+"""What stands for a method that ranks the entries of a row, where a row has one entry only."""
+
 PROPAGATES = {"linear", "task_arithmetic", "dare_linear", "dare_ties"}
 """A value that is not finite in any input always shows in the result."""
 

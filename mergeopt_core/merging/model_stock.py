@@ -45,9 +45,9 @@ def inner_products(updates: Updates) -> tuple[Tensor, Tensor]:
 
 
 def row_products(updates: Updates) -> tuple[Tensor, Tensor]:
-    """The same for each row: ``[rows, K, K]`` in float64, and the mean task vector."""
-    deltas = [delta.reshape(updates.shape[0], -1) for delta in updates]
-    rows, count = updates.shape[0], len(deltas)
+    """The same for each row (of the last dimension): ``[rows, K, K]`` in float64, and the mean task vector."""
+    deltas = [delta.reshape(-1, updates.shape[-1]) for delta in updates]
+    rows, count = len(deltas[0]), len(deltas)
     products = torch.zeros(rows, count, count, dtype=torch.float64, device=updates.base.device)
     for i in range(count):
         for j in range(i, count):
@@ -93,7 +93,7 @@ def model_stock(
         for place, (i, j) in _places(updates, by_row).items():
             cache[place] = products[:, i, j].clone()
     t = interpolation(products, average, clamp, eps).to(updates.dtype)
-    scale = t.view(-1, *[1] * (len(updates.shape) - 1)) if by_row else t
+    scale = t.view(*updates.shape[:-1], 1) if by_row else t.squeeze(0)
     return merged(updates, mean.mul_(scale))
 
 

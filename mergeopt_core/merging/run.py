@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mergeopt_core.merging import mergekit_api as api
 from mergeopt_core.merging import mergekit_methods as stock
-from mergeopt_core.merging.checks import by_expert, check_finite, check_shapes, copy_buffer, unique_ids
+from mergeopt_core.merging.checks import by_expert, check_finite, check_result, check_shapes, copy_buffer, unique_ids
 from mergeopt_core.merging.randomness import one_thread
 
 
@@ -33,7 +33,8 @@ def merge_tensor(
     ``statistics`` are the experts' tensors of ``describe(name).statistics``, ``prepared`` is what ``prepare`` came to,
     ``cache`` a dict-like store of what does not depend on the subset, ``report`` takes findings by tensor name (the
     numerical rank of an update that leaves the method ill-posed). torch's random state is left as found.
-    Raises ValueError naming tensor and expert for values that are not finite, differing shapes and bad parameters.
+    Raises ValueError naming tensor and expert (or the cause) for inputs or a result that are not finite, differing
+    shapes and bad parameters.
     """
     info, keys = api.describe(name), unique_ids(ids)
     members = ([("the base", base)] if base is not None else []) + [(f"expert {k}", t) for k, t in zip(keys, experts)]
@@ -43,6 +44,9 @@ def merge_tensor(
     if base is None and info.base == "required":
         raise ValueError(f"merge method {name} needs the base of {tensor_name}")
     checked = by_expert(info, api.check_parameters(name, parameters, len(experts)), ids)
+    work = torch.float64 if any(t.dtype == torch.float64 for _, t in members) else torch.float32
+    if not members[0][1].numel():
+        return members[0][1].to(work)
     kernel = api.kernel_for(name, checked, bool(checked.pop("reference", False)))
     order = range(len(keys)) if info.ordered else sorted(range(len(keys)), key=lambda k: keys[k])
     passed = base if info.needs_base else None
@@ -61,12 +65,10 @@ def merge_tensor(
             group = api.make_group(passed, [(keys[k], experts[k]) for k in order], tensor_name)
             result = api.run_kernel(kernel, group, checked, carried)
         else:
-            work = torch.float64 if any(t.dtype == torch.float64 for _, t in members) else torch.float32
             wide = [(keys[k], experts[k].to(work)) for k in order]
             group = api.make_group(passed.to(work) if passed is not None else None, wide, tensor_name)
             result = api.run_stock(name, group, checked, seed)
-        if late and not torch.isfinite(result.sum()):
-            check_finite(members, tensor_name)
+        check_result(result, checked, members if late else (), tensor_name)
     return result
 
 

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mergeopt_core import merging
+from pipelines.merge.lora import AdaptedCheckpoint
 from pipelines.merge.sources import HUB_ID
 
 if TYPE_CHECKING:
+    from pipelines.merge.recipe import Recipe
     from pipelines.merge.stream import Merge
 
 
@@ -39,14 +41,20 @@ def model_card(merge: Merge, title: str) -> str:
             f"Seed {recipe.seed}; weights computed in float32 and stored as {_dtype(merge)}.",
             "",
             *(["| parameter | value |", "|---|---|", rows, ""] if rows else []),
-            "The recipe in mergekit's form:",
-            "",
-            "```yaml",
-            recipe.mergekit_yaml(_dtype(merge)).rstrip(),
-            "```",
+            *_configuration(merge, recipe),
             "",
         ]
     )
+
+
+def _configuration(merge: Merge, recipe: Recipe) -> list[str]:
+    """The recipe as a mergekit configuration that gives the same bits, where there is one."""
+    if needed := merging.describe(recipe.method).statistics:
+        return [f"It takes {needed} statistics of every expert, which mergekit's form has no place for."]
+    adapters = [path for path, expert in zip(recipe.experts, merge.experts) if isinstance(expert, AdaptedCheckpoint)]
+    dtypes = {info.dtype for info in merge.layout.outputs.values() if info.merged}
+    text = recipe.mergekit_yaml(_dtype(merge) if len(dtypes) == 1 else None, adapters).rstrip()
+    return ["The recipe in mergekit's form (`mergebench merge --mergekit-config`):", "", "```yaml", text, "```"]
 
 
 def _dtype(merge: Merge) -> str:

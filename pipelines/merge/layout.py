@@ -100,19 +100,27 @@ def _lay_vocabulary(
 ) -> None:
     """Align token rows where the recipe says so; otherwise find tokenizers that number tokens differently."""
     if layout.embedding is None:
+        if recipe.vocab != "error" and any(not same_tokenizer(base.folder, expert.folder) for expert in experts):
+            what = f"has no embedding known by name, whose rows vocab={recipe.vocab} aligns"
+            layout.problems.append(Problem("", base.name, what, "leave vocab out, and give experts with its tokenizer"))
         return
     rows = [
         model.header[s[layout.embedding]].shape[0] if layout.embedding in s else 0
         for model, s in zip((base, *experts), layout.sources)
     ]
     if recipe.vocab == "error":
-        own = None
-        for expert in experts:
-            if same_tokenizer(base.folder, expert.folder):
-                continue
-            own = own if own is not None else tokens(base.folder)
-            if problem := clash_problem(expert.name, own, tokens(expert.folder), rows[0]):
+        unlike = [expert for expert in experts if not same_tokenizer(base.folder, expert.folder)]
+        first = next((model for model in (base, *experts) if unlike and tokens(model.folder)), base)
+        who = "the base" if first is base else first.name
+        for expert in unlike:
+            if problem := clash_problem(expert.name, tokens(expert.folder), who, tokens(first.folder), rows[0]):
                 layout.problems.append(problem)
+        return
+    if not tokens(base.folder):
+        do = "put its tokenizer beside it; where all models number tokens alike, leave vocab out"
+        layout.problems.append(
+            Problem("", base.name, f"has no tokenizer, by which vocab={recipe.vocab} aligns rows", do)
+        )
         return
     rows = [count or rows[0] for count in rows]
     layout.vocabulary = make_vocabulary(recipe.vocab, [m.folder for m in (base, *experts)], rows, ids())

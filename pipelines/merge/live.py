@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
+import copy
+import re
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from conf.errors import UserError
+from pipelines.merge.overflow import check_cast
 
 if TYPE_CHECKING:
     from pipelines.merge.stream import Merge
@@ -18,80 +20,125 @@ if TYPE_CHECKING:
 def merge_into(model: nn.Module, merge: Merge, device: str | torch.device | None = None) -> None:
     """Copy a merge into a live model built from the base's config: the bits that loading it from disk would give.
 
-    Each tensor is cast to the recipe's dtype, then to the parameter's. Arithmetic runs on ``device`` (default: the
-    model's). A tied head follows its embedding; the model is given a head of its own, or other vocabulary rows, where
-    the merge has them. Raises ``UserError`` where merge and model do not fit.
+    Each tensor is cast to the recipe's dtype, then to the parameter's, and is renamed and packed as transformers does
+    on loading. Arithmetic runs on ``device`` (default: the model's). A tied head follows its embedding; the model is
+    given a head of its own, or other vocabulary rows, where the merge has them. Raises ``UserError`` where merge and
+    model do not fit, and where a value overflows the parameter's dtype.
     """
-    anywhere: Any = model
-    _fit(anywhere, merge)
+    loading = Loading(model, merge.layout.outputs)
+    _fit(model, merge, loading)
     targets = model.state_dict(keep_vars=True)
     device = device if device is not None else next(model.parameters()).device
-    if _same_names(anywhere, targets, merge):
-        for name, tensor in merge.tensors(device):
-            _copy(targets, name, tensor)
-    else:
-        _copy_converted(anywhere, targets, merge, device)
-    _tie(anywhere, targets, merge)
+    for name, tensor in merge.tensors(device):
+        for live, value in loading.take(name, tensor):
+            _copy(targets[live], live, value)
+    _complete(model, targets, merge, loading)
 
 
-def _copy(targets: dict[str, Tensor], name: str, tensor: Tensor) -> None:
-    target = targets[name].data
+class Loading:
+    """What transformers makes of the tensors of a checkpoint (``names``) as it loads them into a model.
+
+    Raises ``UserError`` for a module that is no transformers model and does not have the names.
+    """
+
+    def __init__(self, model: Any, names: Iterable[str]):
+        self._model = model
+        self._known: dict[str, Tensor] = model.state_dict()
+        self.live: dict[str, str] = {}
+        """Names on disk that go into the model → live names; that of a packed tensor is its pack's first."""
+        self.written: set[str] = set()
+        """Live names of what ``take`` has given so far."""
+        self._packers: dict[str, tuple[str, Any]] = {}  # name on disk → its pattern, the converter that packs it
+        self._packs: dict[str, dict[str, Tensor | None]] = {}  # live name → name on disk → tensor, once it has come
+        if hasattr(model, "base_model_prefix"):
+            self._ask_transformers(names)
+        elif missing := [name for name in names if name not in self._known]:
+            raise UserError(f"the model has no {', '.join(missing[:3])}", do="build the model from the base's config")
+        else:
+            self.live = {name: name for name in names}
+
+    def _ask_transformers(self, names: Iterable[str]) -> None:
+        from transformers.conversion_mapping import get_model_conversion_mapping
+        from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
+
+        mapping = get_model_conversion_mapping(self._model)
+        renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
+        converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
+        by_pattern = {pattern: one for one in converters for pattern in one.source_patterns}
+        for name in sorted(names, key=dot_natural_key):  # the order in which loading packs them
+            for steps in ((renamings, converters), ([], [])):  # a name that is live already may be no source
+                live, pattern = rename_source_key(name, *steps, self._model.base_model_prefix, self._known)
+                if live in self._known:
+                    self.live[name] = live
+                    if pattern is not None:
+                        self._packers[name] = pattern, by_pattern[pattern]
+                        self._packs.setdefault(live, {})[name] = None
+                    break
+
+    def take(self, name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """Live names and tensors that are complete with this one from disk; nothing for one that loading ignores."""
+        live = self.live.get(name)
+        if live is None:
+            return
+        made = {live: tensor}
+        if name in self._packers:
+            pack = self._packs[live]
+            pack[name] = tensor.to(self._known[live].dtype, copy=True)  # loading casts, then packs
+            if None in pack.values():
+                return
+            made = self._packed(live)
+        for target, value in made.items():
+            self.written.add(target)
+            yield target, value[0] if isinstance(value, list) else value
+
+    def _packed(self, live: str) -> dict[str, Any]:
+        pack = self._packs.pop(live)
+        converter = copy.deepcopy(self._packers[next(iter(pack))][1])
+        for name, tensor in pack.items():
+            converter.add_tensor(live, name, self._packers[name][0], tensor)
+        return converter.convert(live, model=self._model, config=self._model.config)
+
+
+def _copy(target: Tensor, name: str, tensor: Tensor) -> None:
     if target.shape != tensor.shape:
         raise UserError(f"{name} is {list(tensor.shape)} in the merge and {list(target.shape)} in the model")
-    target.copy_(tensor)
+    target.data.copy_(tensor)
+    if target.dtype != tensor.dtype:
+        check_cast(name, tensor, target.data, "choose suite.dtype=bfloat16 or float32")
 
 
 def _ends(model: Any) -> tuple[Any, Any]:
-    """The head's and the embedding's weight."""
-    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    """The head's and the embedding's weight, None where there is none."""
+    if not hasattr(model, "get_input_embeddings"):
+        return None, None
+    head = model.get_output_embeddings()
     return getattr(head, "weight", None), model.get_input_embeddings().weight
 
 
-def _tie(model: Any, targets: dict[str, Tensor], merge: Merge) -> None:
-    """Give a head that an earlier merge untied the embedding's values, where the merge has no head of its own."""
-    if not hasattr(model, "get_input_embeddings"):
-        return
-    head, embedding = _ends(model)
-    names = [name for name, tensor in targets.items() if tensor is head]
-    if head is None or head is embedding or any(name in merge.layout.outputs for name in names):
-        return
-    if not merge.base.tied:
-        raise UserError(f"the merge has no {names[0]}, which the model needs", do="give a base with an output head")
-    head.data.copy_(embedding.data)
-
-
-def _fit(model: Any, merge: Merge) -> None:
+def _fit(model: Any, merge: Merge, loading: Loading) -> None:
     """Give the model the vocabulary rows and the separate head that the merge has."""
-    if not hasattr(model, "get_input_embeddings"):
-        return
     head, embedding = _ends(model)
-    names = [name for name, tensor in model.state_dict(keep_vars=True).items() if tensor is embedding]
-    rows = next((merge.layout.outputs[n].shape[0] for n in names if n in merge.layout.outputs), embedding.shape[0])
-    if rows != embedding.shape[0]:
-        model.resize_token_embeddings(rows, mean_resizing=False)
+    ends = {name for name, tensor in model.state_dict(keep_vars=True).items() if tensor is embedding}
+    given = [merge.layout.outputs[name] for name, live in loading.live.items() if live in ends]
+    if given and given[0].shape[0] != embedding.shape[0]:
+        model.resize_token_embeddings(given[0].shape[0], mean_resizing=False)
         head, embedding = _ends(model)
-    if head is embedding and sum(name in merge.layout.outputs for name in names) > 1:
+    if head is embedding and len(given) > 1:
         model.get_output_embeddings().weight = nn.Parameter(embedding.detach().clone())
         model.config.tie_word_embeddings = False
 
 
-def _same_names(model: Any, targets: dict[str, Tensor], merge: Merge) -> bool:
-    """Whether the checkpoint calls every weight what the live model calls it."""
-    outputs = merge.layout.outputs
-    written = {id(targets[name]) for name in outputs if name in targets}
-    head = _ends(model)[0] if hasattr(model, "get_output_embeddings") else None
-    return all(name in targets for name in outputs) and all(
-        id(tensor) in written or tensor is head for tensor in targets.values()
-    )
+def _complete(model: Any, targets: dict[str, Tensor], merge: Merge, loading: Loading) -> None:
+    """Give a head that an earlier merge untied the embedding's values, where the merge has no head of its own.
 
-
-def _copy_converted(model: Any, targets: dict[str, Tensor], merge: Merge, device: str | torch.device) -> None:
-    """Through transformers' own loading, for architectures whose modules name or pack weights differently."""
-    if not hasattr(model, "from_pretrained"):
-        names = [name for name in merge.layout.outputs if name not in targets]
-        raise UserError(f"the model has no {', '.join(names[:3])}", do="build the model from the base's config")
-    state = {name: tensor.clone() for name, tensor in merge.tensors(device)}
-    with contextlib.redirect_stderr(io.StringIO()):  # its progress bar
-        loaded = type(model).from_pretrained(None, config=model.config, state_dict=state, dtype="auto")
-    for name, tensor in loaded.state_dict().items():
-        _copy(targets, name, tensor)
+    Raises ``UserError`` for parameters that the merge did not give.
+    """
+    given = {id(targets[name]) for name in loading.written}
+    ignored = getattr(model, "_keys_to_ignore_on_load_missing", None) or []
+    head, embedding = _ends(model)
+    for name, tensor in targets.items():
+        if id(tensor) in given or not isinstance(tensor, nn.Parameter) or any(re.search(i, name) for i in ignored):
+            continue
+        if tensor is not head or not merge.base.tied:
+            raise UserError(f"the merge has no {name}, which the model needs", do="give a base that has it")
+        head.data.copy_(embedding.data)

@@ -32,6 +32,15 @@ UNKNOWN = re.compile(r"\.(lora_\w+|trainable_tokens\w*|token_adapter)\b")
 CHANGES_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Initializations that move part of the base's weight into the adapter: it fits only the base as left behind."""
 
+SETTINGS = (
+    "peft_type task_type auto_mapping peft_version base_model_name_or_path revision inference_mode runtime_config r "
+    "target_modules exclude_modules layers_to_transform layers_pattern modules_to_save lora_alpha lora_dropout bias "
+    "fan_in_fan_out use_rslora use_dora init_lora_weights rank_pattern alpha_pattern trainable_token_indices lora_bias "
+    "ensure_weight_tying loftq_config eva_config corda_config lora_ga_config velora_config qalora_group_size "
+    "megatron_core"
+)
+"""Settings that are applied here, or say nothing that the adapter's tensors do not; others change the forward pass."""
+
 
 @dataclass
 class _Update:
@@ -156,9 +165,8 @@ def _check_settings(settings: Mapping[str, Any], adapter: OpenCheckpoint, plan: 
     if isinstance(start, str) and start.lower().startswith(CHANGES_THE_BASE):
         what = f"was started from the base's weights (init_lora_weights={start})"
         _complain(plan, adapter, "", what, "convert it to plain LoRA with peft")
-    for key in ("layer_replication", "target_parameters"):
-        if settings.get(key):
-            _complain(plan, adapter, "", f"uses {key}", "merge it with peft first")
+    for key in [key for key, value in settings.items() if value and key not in SETTINGS.split()]:
+        _complain(plan, adapter, "", f"uses {key}, which is not merged here", "merge it with peft first")
 
 
 def _add_part(update: _Update, part: str, key: str, info: TensorInfo) -> None:

@@ -17,6 +17,7 @@ from mergeopt_core import merging
 from mergeopt_core.merging.checks import check_values
 from mergeopt_core.merging.mergekit_run import run_config
 from pipelines.merge.checkpoint import open_checkpoint
+from pipelines.merge.overflow import check_cast
 from pipelines.merge.place import RECIPE, placed
 from pipelines.merge.recipe import Recipe
 from pipelines.merge.sources import locate
@@ -25,16 +26,19 @@ from pipelines.progress import SILENT, Progress
 
 FIELDS = {
     "": "models slices modules base_model merge_method parameters dtype out_dtype tokenizer tokenizer_source "
-    "chat_template name",
+    "chat_template name mergebench",
     "models": "model parameters",
     "slices": "sources base_model residual_weight parameters",
     "sources": "model layer_range parameters",
     "modules": "slices models parameters",
     "tokenizer": "source tokens pad_to_multiple_of",
+    "mergebench": "base seed strict dtype reference",
 }
-"""mergekit's fields, by the field that they stand below; it takes others silently."""
-REFERENCES = ("model", "base_model", "tokenizer_source", "source")
+"""mergekit's fields, by the field that they stand below (it takes others silently), and ours."""
+REFERENCES = ("model", "base_model", "base", "tokenizer_source", "source")
 SEED = "seed"
+_UNUSED = {"slices", "modules", "chat_template"}
+"""Fields that only mergekit's own runner takes."""
 
 
 def run_mergekit_config(
@@ -49,28 +53,52 @@ def run_mergekit_config(
 ) -> Path:
     """Run a mergekit YAML into the model folder ``out``.
 
-    mergekit's own runner does it, in its own dtype rules; a method that reads all tensors before the first (for example
-    ``ties_global``) runs through our stream, as mergekit's runner shows a kernel one tensor at a time. Raises
-    ``UserError`` for misspelt fields and parameters (with the nearest names), models that are not there, and whatever
-    mergekit does not accept.
+    mergekit's own runner does it, in its own dtype rules. Our stream does it, to the bits of ``mergebench merge``, for
+    a configuration with a table ``mergebench`` (as a model card shows it), and for a method that reads all tensors
+    before the first (for example ``ties_global``), as mergekit's runner shows a kernel one tensor at a time. ``seed``
+    holds where the file has none. Raises ``UserError`` for misspelt fields and parameters (with the nearest names),
+    models that are not there, results that are not finite, and whatever mergekit does not accept.
     """
     text, document = _read(file)
     method = _check_method(document, file)
     for where, parameters in _parameter_tables(document):
         _check_parameters(method, parameters, f"{file}, {where}")
+    seed = _seed(document, seed, file)
     local = _with_folders(document, online)
-    opened = {path: open_checkpoint(path, allow_pickle=allow_pickle) for path in _paths(local)}
-    if merging.describe(method).prepares:
+    if merging.describe(method).prepares or "mergebench" in document:
         recipe = _plain(local, method, seed, file)
-        merge = Merge(recipe, opened[recipe.base], [opened[expert] for expert in recipe.experts])
-        return write_merge(merge, out, progress, device=device)
-    size = max((checkpoint.size_bytes for checkpoint in opened.values()), default=0)
+        base, *experts = [open_checkpoint(path, allow_pickle=allow_pickle) for path in (recipe.base, *recipe.experts)]
+        return write_merge(Merge(recipe, base, experts), out, progress, device=device)
+    opened = [open_checkpoint(path, allow_pickle=allow_pickle) for path in _paths(local)]
+    if merging.describe(method).random and merging.describe(method).ours:
+        local["parameters"] = {SEED: seed, **(local.get("parameters") or {})}
+    size = max((checkpoint.size_bytes for checkpoint in opened), default=0)
     with placed(Path(out).expanduser(), size) as beside, progress.step(f"mergekit: {method}") as step:
         _run(local, text, beside, seed, device)
+        _check_written(beside)
         record = {"mergekit_config": document, "seed": seed}
         (beside / RECIPE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         step.advance(1)
     return Path(out).expanduser()
+
+
+def _check_written(folder: Path) -> None:
+    """Raise ``UserError`` where what mergekit wrote is not finite."""
+    written = open_checkpoint(str(folder))
+    for name in written.header:
+        check_cast(name, written.tensor(name), written.tensor(name), "look at weights and dtype")
+        written.release(name)
+
+
+def _seed(document: Mapping[str, Any], seed: int, file: Path) -> int:
+    """The seed that the file states, else the one given; ``UserError`` where both are and differ."""
+    tables = [document.get("mergebench") or {}, document.get("parameters") or {}]
+    stated = next((table[SEED] for table in tables if SEED in table), seed)
+    if seed and stated != seed:
+        raise UserError(f"the file says seed {stated}, the command {seed}", where=str(file), do="give one of them")
+    if not isinstance(stated, int):
+        raise UserError(f"seed is a whole number, not {stated!r}", where=str(file), do="mend the file")
+    return stated
 
 
 def _read(file: Path) -> tuple[str, dict[str, Any]]:
@@ -83,6 +111,8 @@ def _read(file: Path) -> tuple[str, dict[str, Any]]:
         raise UserError(f"{file} is no valid YAML: {' '.join(str(error).split())}", do="mend it") from error
     if not isinstance(document, dict):
         raise UserError(f"{file} holds no table of fields", do="give a mergekit YAML file")
+    if not isinstance(document.get("mergebench", {}), dict):
+        raise UserError("mergebench is no table of fields", where=str(file), do="mend the file")
     _check_fields(document, "", str(file))
     return text, document
 
@@ -139,7 +169,7 @@ def _check_parameters(method: str, parameters: Mapping[str, Any], where: str) ->
             continue
         if name not in known:
             raise UserError(f"merge method {method} has no parameter {name!r}", where=where, do=nearest(name, known))
-        for value in _leaves(setting):
+        for value in [setting] if known[name].type == "dict" else _leaves(setting):
             try:
                 check_values(info, known[name], value, 1)
             except ValueError as error:
@@ -183,33 +213,46 @@ def _paths(document: Mapping[str, Any]) -> set[str]:
 
 def _plain(document: Mapping[str, Any], method: str, seed: int, file: Path) -> Recipe:
     """The recipe of a configuration that is one list of models with plain values."""
-    shared = dict(document.get("parameters") or {})
-    models = [
-        m for m in document.get("models") or [] if m["model"] != document.get("base_model") or m.get("parameters")
-    ]
-    tables = [shared, *(model.get("parameters") or {} for model in models)]
-    structured = any(isinstance(value, (list, dict)) for table in tables for value in table.values())
-    if not models or structured or not document.get("base_model"):
+    own, shared = document.get("mergebench") or {}, dict(document.get("parameters") or {})
+    base, tokenizer = own.get("base") or document.get("base_model"), document.get("tokenizer") or {}
+    known = {p.name: p for p in merging.describe(method).parameters}
+    models = [m for m in document.get("models") or [] if own or m["model"] != base or m.get("parameters")]
+    structured = {
+        name
+        for table in (shared, *(model.get("parameters") or {} for model in models))
+        for name, value in table.items()
+        if isinstance(value, (list, dict)) and (name == SEED or known[name].type != "dict")
+    }
+    if not models or not base or structured or _UNUSED & set(document) or set(tokenizer) - {"source"}:
         raise UserError(
-            f"{method} reads whole models before it merges, and takes a base_model, models and plain values only",
+            f"{method} runs on whole models here, and takes a base_model, models and plain values only",
             where=str(file),
-            do="leave out slices, modules, filters and gradients",
+            do="leave out slices, modules, filters, gradients, chat_template and tokenizer fields but source",
         )
-    seed = shared.pop(SEED, seed)
-    defaults = {p.name: p.default for p in merging.describe(method).parameters}
+    shared.pop(SEED, None)
+    standards = {name: p.mergekit_default for name, p in known.items() if p.mergekit_default is not None} | shared
     for name in {name for model in models for name in model.get("parameters") or {}}:
-        standard = shared.get(name, defaults[name])
-        shared[name] = [(model.get("parameters") or {}).get(name, standard) for model in models]
-    tokenizer = document.get("tokenizer_source") or (document.get("tokenizer") or {}).get("source")
+        standards[name] = [(model.get("parameters") or {}).get(name, standards.get(name)) for model in models]
+    if "reference" in own:
+        standards["reference"] = own["reference"]
     return Recipe(
-        document["base_model"],
-        tuple(model["model"] for model in models),
+        base,
+        tuple(_expert(model["model"], base, file) for model in models),
         method,
-        shared,
+        standards,
         seed,
-        document.get("out_dtype") or document.get("dtype") or "auto",
-        vocab=tokenizer or "error",
+        own.get("dtype") or document.get("out_dtype") or document.get("dtype") or "auto",
+        vocab=document.get("tokenizer_source") or tokenizer.get("source") or "error",
+        strict=own.get("strict", True),
     )
+
+
+def _expert(model: str, base: str, file: Path) -> str:
+    """A model's folder, or its adapter's, which has to be on the base."""
+    whole, _, adapter = model.partition("+")
+    if adapter and (whole != base or "+" in adapter):
+        raise UserError(f"{model} is no single adapter on {base}", where=str(file), do="give the base that it is on")
+    return adapter or whole
 
 
 def _run(document: Mapping[str, Any], source: str, out: Path, seed: int, device: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mergeopt_core import merging
 from pipelines.merge.lora import AdaptedCheckpoint, Model
 from pipelines.merge.recipe import Recipe
 
@@ -16,6 +17,8 @@ def rank_notes(recipe: Recipe, experts: Sequence[Model]) -> list[str]:
     if recipe.method not in SPECTRAL:
         return []
     notes = []
+    known = {parameter.name for parameter in merging.describe(recipe.method).parameters}
+    way = " (rank_tolerance leaves them out)" if "rank_tolerance" in known else ""
     for expert in experts:
         if not isinstance(expert, AdaptedCheckpoint) or not expert.ranks:
             continue
@@ -24,6 +27,6 @@ def rank_notes(recipe: Recipe, experts: Sequence[Model]) -> list[str]:
         if rank < full:
             notes.append(
                 f"{expert.name} is an adapter: its update has rank {rank} at most, of {full}; {recipe.method} raises "
-                "small singular values and is ill-posed on those that are zero (rank_tolerance leaves them out)"
+                f"small singular values and is ill-posed on those that are zero{way}"
             )
     return notes

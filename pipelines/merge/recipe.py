@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,26 +63,34 @@ class Recipe:
         """The same recipe with other parameters (for example with the defaults filled in)."""
         return dataclasses.replace(self, parameters=dict(parameters))
 
-    def mergekit_yaml(self, base_dtype: str = "float32") -> str:
-        """The recipe as a mergekit configuration: float32 arithmetic, one cast to the output dtype."""
-        models: list[dict[str, Any]] = [{"model": expert} for expert in self.experts]
-        shared = {}
+    def mergekit_yaml(self, base_dtype: str | None = "float32", adapters: Collection[str] = ()) -> str:
+        """The recipe as a mergekit configuration: float32 arithmetic, one cast to the output dtype.
+
+        What mergekit's form cannot hold stands under ``mergebench``, which mergekit passes over and
+        ``mergebench merge --mergekit-config`` reads. ``base_dtype`` is what dtype=auto comes to (None where tensors
+        differ in it), ``adapters`` are the experts that are LoRA adapters.
+        """
+        models: list[dict[str, Any]] = [{"model": f"{self.base}+{e}" if e in adapters else e} for e in self.experts]
+        shared, needs_base = {}, merging.describe(self.method).needs_base
+        dtype = base_dtype if self.dtype == "auto" else self.dtype
+        own: dict[str, Any] = {"seed": self.seed, "strict": self.strict}
+        own |= ({} if needs_base else {"base": self.base}) | ({} if dtype else {"dtype": "auto"})
         for name, value in self.parameters.items():
-            if isinstance(value, (list, tuple)):
-                for model, own in zip(models, value):
-                    model.setdefault("parameters", {})[name] = own
+            if name == "reference":
+                own[name] = value
+            elif isinstance(value, (list, tuple)):
+                for model, one in zip(models, value):
+                    model.setdefault("parameters", {})[name] = one
             elif value is not None:
                 shared[name] = value
         document: dict[str, Any] = {
             "merge_method": self.method,
-            **({"base_model": self.base} if merging.describe(self.method).needs_base else {}),
+            **({"base_model": self.base} if needs_base else {}),
             "models": models,
-            "parameters": shared,
+            **({"parameters": shared} if shared else {}),
             "dtype": "float32",
-            "out_dtype": base_dtype if self.dtype == "auto" else self.dtype,
+            **({"out_dtype": dtype} if dtype else {}),
+            **({"tokenizer": {"source": self.vocab}} if self.vocab != "error" else {}),
+            "mergebench": own,
         }
-        if not shared:
-            del document["parameters"]
-        if self.vocab != "error":
-            document["tokenizer"] = {"source": self.vocab}
-        return f"# seed: {self.seed}\n" + yaml.safe_dump(document, sort_keys=False)
+        return yaml.safe_dump(document, sort_keys=False)

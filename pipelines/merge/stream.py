@@ -20,6 +20,7 @@ from pipelines.merge.layout import Layout, make_layout
 from pipelines.merge.live import merge_into
 from pipelines.merge.lora import AdaptedCheckpoint, Model
 from pipelines.merge.names import VOCABULARY
+from pipelines.merge.overflow import check_cast
 from pipelines.merge.problem import Problem
 from pipelines.merge.ranks import rank_notes
 from pipelines.merge.recipe import Recipe
@@ -118,7 +119,7 @@ class Merge:
         """Merged tensors in the recipe's dtype, by sorted name; one group of input tensors a CPU thread is held.
 
         A yielded tensor may be a view of an input: copy it before changing it. Raises ``UserError`` naming tensor and
-        expert for values that are not finite.
+        expert, or the cause, for values that are not finite, as read or as yielded.
         """
         self.check()
         where = torch.device(device)
@@ -175,8 +176,12 @@ class Merge:
                 report=self.report,
             )
         except ValueError as error:
-            raise UserError(self._with_names(str(error)), do="check that checkpoint") from error
-        return merged if merged.dtype == out else merged.to(out)
+            raise UserError(self._with_names(str(error)), do="check that checkpoint, or the parameters") from error
+        if merged.dtype == out:
+            return merged
+        cast = merged.to(out)
+        check_cast(name, merged, cast, "write it in bfloat16 or float32: dtype=float32")
+        return cast
 
     def _inputs(self, name: str, device: torch.device) -> list[Tensor]:
         """The base's tensor, then each expert's, as stored (kernels widen them to float32, a block at a time)."""

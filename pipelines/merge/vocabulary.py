@@ -115,13 +115,13 @@ def clash(base: Mapping[str, int], own: Mapping[str, int], rows: int) -> list[st
     return [t for t, i in own.items() if i < rows and base.get(t, i) != i and base[t] < rows]
 
 
-def clash_problem(who: str, base: Mapping[str, int], own: Mapping[str, int], rows: int) -> Problem | None:
-    """The problem of a tokenizer that gives the same words other ids."""
+def clash_problem(who: str, own: Mapping[str, int], first: str, base: Mapping[str, int], rows: int) -> Problem | None:
+    """The problem of a tokenizer that gives the same words other ids than that of the base (or the ``first`` model)."""
     found = clash(base, own, rows)
     if not found:
         return None
     token, more = found[0], f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-    what = f"its tokenizer gives {token!r} id {own[token]}, the base's {base[token]}{more}"
+    what = f"its tokenizer gives {token!r} id {own[token]}, {first}'s {base[token]}{more}"
     return Problem("", who, what, "set vocab=base or vocab=union")
 
 

@@ -9,7 +9,7 @@ from mergeopt_core.merging.trimming import agreeing_, trim, trim_, trim_bounds
 
 NAME = "model.layers.0.mlp.down_proj.weight"
 OURS = [n for n in names() if describe(n).ours]
-SYMMETRIC = [n for n in names() if describe(n).max_experts is None and n != "multislerp"]
+SYMMETRIC = [n for n in names() if describe(n).max_experts is None]
 EXACT_FOR_ONE = ["tsv_m", "ties_global", "mixup", "fisher", "regmean", "linear", "task_arithmetic", "wudi"]
 FREE = {
     "ties_global": {"density": 1.0},
@@ -71,16 +71,71 @@ def test_one_zero_task_vector_among_others_stays_finite(name):
     assert not torch.equal(merged, base)
 
 
-@pytest.mark.parametrize("shape", [(0,), (1,), (7,), (1, 1), (1, 9), (9, 1), (0, 4), (4, 3, 5), ()])
-@pytest.mark.parametrize("name", [n for n in names() if describe(n).max_experts is None])
+SHAPES = [(), (0,), (0, 4), (4, 0), (1,), (7,), (1, 1), (1, 9), (9, 1), (4, 3, 5), (2, 1, 3)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", names())
 def test_any_shape(name, shape):
-    ranked = name.startswith("della") and shape[-1:] == (1,)
-    if ranked or (shape in ((), (0,), (0, 4)) and not describe(name).ours):
-        pytest.skip("mergekit's own kernel does not take it")
+    info = describe(name)
     base, _ = pair(shape)
-    merged = merge(name, base, [pair(shape, seed=s)[1] for s in range(3)])
-    assert merged.shape == base.shape
-    assert torch.isfinite(merged).all()
+    experts = [pair(shape, seed=1 + k)[1] for k in range(info.max_experts or 3)]
+    ways = [{}, {"reference": True}] if "reference" in {p.name for p in info.parameters} else [{}]
+    for given in ways + ([{"filter_wise": True}] if name == "model_stock" else []):
+        merged = merge(name, base, experts, given)
+        assert merged.shape == base.shape
+        assert torch.isfinite(merged).all()
+        for drop in ({"drop_rate": 0.0}, {"density": 1.0}) if base.numel() and info.random else ():
+            if set(drop) <= {p.name for p in info.parameters}:
+                assert not torch.equal(merge(name, base, experts, given | drop), base)
+
+
+def test_statistics_of_a_scalar():
+    base, experts = torch.tensor(1.0), [torch.tensor(2.0), torch.tensor(4.0)]
+    merged = merge("fisher", base, experts, {}, statistics=[torch.tensor(3.0), torch.tensor(1.0)])
+    torch.testing.assert_close(merged, torch.tensor(2.5))
+
+
+@pytest.mark.parametrize("method", ["della", "della_linear"])
+def test_the_only_entry_of_a_row_is_kept_with_its_density(method):
+    base, expert = pair((4000, 1), scale=1.0)
+    kept = merge(method, base, [expert], {"density": 0.3, "epsilon": 0.1, "rescale": False})
+    share = float((kept != base).float().mean())
+    assert abs(share - 0.3) < 4 * (0.3 * 0.7 / 4000) ** 0.5
+    changed = kept != base
+    torch.testing.assert_close(kept[changed], expert[changed])
+
+
+@pytest.mark.parametrize("shape", [(6,), (6, 5), (4, 3, 5), (2, 3, 2, 5)])
+@pytest.mark.parametrize("filter_wise", [False, True])
+def test_model_stock_is_mergekits_in_any_number_of_dimensions(shape, filter_wise):
+    base, _ = pair(shape)
+    experts = [base + 0.3 * (pair(shape, seed=9, scale=1.0)[1] - base) + pair(shape, seed=k)[1] for k in range(3)]
+    ours, theirs = (
+        merge("model_stock", base, experts, {"filter_wise": filter_wise, "reference": reference})
+        for reference in (False, True)
+    )
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+class TestNotFinite:
+    """Results that are not finite though every input is."""
+
+    @pytest.mark.parametrize("name", ["linear", "multislerp", "iso_c"])
+    def test_weights_that_sum_to_zero(self, name):
+        base, expert = pair()
+        given = {"weight": [1.0, -1.0]}
+        if name == "iso_c":  # weights that cancel divide nothing there
+            assert torch.isfinite(merge(name, base, [expert, pair(seed=1)[1]], given | {"normalize": True})).all()
+            return
+        with pytest.raises(ValueError, match=rf"{NAME}.*(not finite: the weights sum to zero|cannot merge it)"):
+            merge(name, base, [expert, pair(seed=1)[1]], given)
+
+    @pytest.mark.parametrize("name", ["task_arithmetic", "ties", "breadcrumbs", "iso_c"])
+    def test_a_scale_that_overflows(self, name):
+        base, expert = pair()
+        with pytest.raises(ValueError, match=rf"{NAME}: the merge holds \d+ values .*: values, weights or scale"):
+            merge(name, base, [expert, pair(seed=1)[1]], {"lambda": 1e38, "weight": [1e10, 1e10]})
 
 
 @pytest.mark.parametrize("name", ["iso_c", "task_arithmetic_sb", "tsv_m", "ties_sb"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -13,7 +14,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from conf.errors import UserError
 from pipelines.merge.checkpoint import open_checkpoint
-from pipelines.merge.lora import AdaptedCheckpoint
+from pipelines.merge.lora import SETTINGS, AdaptedCheckpoint
 from pipelines.merge.stream import merge_into
 
 
@@ -129,6 +130,12 @@ def test_a_low_rank_is_told_where_the_spectrum_is_reshaped(make_pool, tmp_path):
     assert rank_notes(Recipe(str(base), (str(folder),), "ties"), experts) == []
 
 
+def test_every_setting_of_peft_is_applied_refused_or_told():
+    refused = {"layer_replication", "target_parameters", "alora_invocation_tokens", "use_qalora", "monteclora_config"}
+    refused |= {"use_bdlora", "arrow_config", "kasa_config", "megatron_config"}
+    assert {field.name for field in dataclasses.fields(LoraConfig)} <= {*SETTINGS.split(), *refused}
+
+
 class TestProblems:
     """Adapters that cannot be applied, told from headers."""
 
@@ -147,6 +154,9 @@ class TestProblems:
             ({"peft_type": "IA3"}, "IA3 adapter"),
             ({"init_lora_weights": "pissa_niter_4"}, "started from the base's weights"),
             ({"layer_replication": [[0, 1]]}, "layer_replication"),
+            ({"alora_invocation_tokens": [1, 2]}, "alora_invocation_tokens"),
+            ({"use_bdlora": {"nblocks": 2}}, "use_bdlora"),
+            ({"a_setting_of_tomorrow": True}, "a_setting_of_tomorrow"),
         ],
     )
     def test_kinds_that_are_not_plain_lora(self, pool, tmp_path, settings, what):

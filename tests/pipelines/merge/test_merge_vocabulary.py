@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -156,3 +157,25 @@ def test_rows_by_hand(tmp_path):
     aligned = [t.flatten().tolist() for t in made.align([base, x, y])]
     assert aligned == [[1, 2, 400, 165], [10, 20, 400, 30], [100, 2, 400, 300]]
     assert make_vocabulary("base", folders, [2, 3, 3], ["2", "1"]).rows == 2
+
+
+@pytest.mark.parametrize("vocab", ["base", "union"])
+def test_a_base_without_a_tokenizer_is_told(unlike, tmp_path, vocab):
+    base, experts = unlike
+    bare = tmp_path / "bare"
+    shutil.copytree(base, bare, ignore=shutil.ignore_patterns("tokenizer*"))
+    (problem,) = merge_of(bare, experts, "linear", vocab=vocab).problems()
+    assert f"bare: has no tokenizer, by which vocab={vocab} aligns rows" in str(problem)
+    merged = merge_of(bare, [experts[2], experts[2]], "linear")
+    assert merged.problems() == []
+    assert_same(dict(merged.tensors()), weights(experts[2]))
+
+
+def test_experts_of_a_base_without_a_tokenizer_are_compared(pool, tmp_path):
+    base, experts = pool
+    bare, other = tmp_path / "bare", tmp_path / "other"
+    shutil.copytree(base, bare, ignore=shutil.ignore_patterns("tokenizer*"))
+    shutil.copytree(experts[1], other)
+    word_tokenizer([WORDS[0], WORDS[2], WORDS[1], *WORDS[3:]]).save_pretrained(other)
+    (problem,) = merge_of(bare, [experts[0], other], "linear").problems()
+    assert "expert0's" in problem.what

@@ -7,6 +7,7 @@ import shutil
 from contextlib import contextmanager
 
 import pytest
+import torch
 import yaml
 from merge_helpers import assert_same, merge_of, weights
 from safetensors import safe_open
@@ -14,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from conf.errors import UserError
 from pipelines.merge.recipe import Recipe
-from pipelines.merge.stream import write_merge
+from pipelines.merge.stream import merge_into, write_merge
 
 
 def test_shards_with_an_index_hold_the_same_tensors(pool, tmp_path):
@@ -133,3 +134,35 @@ def test_progress_counts_tensors_and_tells_the_speed(pool, tmp_path):
     assert seen[0] == ("merge", len(names))
     assert [fields["tensor"] for fields in seen[1:]] == names
     assert all(fields["gb_s"] >= 0 for fields in seen[1:])
+
+
+WRONG = {
+    "weights": ("linear", {"weight": [1.0, -1.0]}, "float32", r"weight: the merge holds .* the weights sum to zero"),
+    "overflow": (
+        "task_arithmetic",
+        {"lambda": 1e7},
+        "float16",
+        r"overflows float16: \|max\| = \d+",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_is_not_finite_is_not_written(pool, tmp_path, case):
+    base, experts = pool
+    method, parameters, dtype, said = WRONG[case]
+    merge = merge_of(base, experts[:2], method, parameters, dtype=dtype)
+    with pytest.raises(UserError, match=said):
+        write_merge(merge, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(UserError, match=said):
+        merge_into(AutoModelForCausalLM.from_pretrained(base), merge)
+
+
+def test_what_overflows_the_live_models_dtype_is_told(pool):
+    base, experts = pool
+    merge = merge_of(base, experts[:2], "task_arithmetic", {"lambda": 1e7})
+    with pytest.raises(UserError, match=r"overflows float16: \|max\| = ") as told:
+        merge_into(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float16), merge)
+    assert "suite.dtype" in str(told.value.do)
+    merge_into(AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16), merge)

@@ -10,10 +10,13 @@ import pytest
 import torch
 import yaml
 from merge_helpers import SMALL, assert_same, merge_of, perturbed, save, weights
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from conf.errors import UserError
+from mergeopt_core.merging import describe, names
 from pipelines.merge.mergekit_config import FIELDS, run_mergekit_config
+from pipelines.merge.stream import write_merge
 
 
 def config_file(tmp_path, **fields):
@@ -38,9 +41,8 @@ def test_the_fields_are_mergekits():
         "modules": config.OutputModuleDefinition,
         "tokenizer": TokenizerConfig,
     }
-    assert {k: set(v.split()) - {"name"} for k, v in FIELDS.items()} == {
-        k: set(c.model_fields) for k, c in classes.items()
-    }
+    theirs = {k: set(v.split()) - {"name", "mergebench"} for k, v in FIELDS.items() if k != "mergebench"}
+    assert theirs == {k: set(c.model_fields) for k, c in classes.items()}
 
 
 def test_a_stock_configuration_gives_what_our_stream_gives(pool, tmp_path):
@@ -87,6 +89,64 @@ def test_a_method_that_reads_everything_first_runs_through_our_stream(pool, tmp_
     fields["parameters"] = {"density": [0.1, 0.9]}
     with pytest.raises(UserError, match="whole models"):
         run_mergekit_config(config_file(tmp_path, models=models(experts), **fields), tmp_path / "other")
+
+
+FEW = {name: min(3, describe(name).max_experts or 3) for name in names()}
+
+
+@pytest.mark.parametrize("method", [name for name in names() if not describe(name).statistics])
+def test_the_cards_recipe_gives_the_same_bits(pool, tmp_path, method):
+    base, experts = pool
+    merge = merge_of(base, experts[: FEW[method]], method, seed=3)
+    if describe(method).parameters and describe(method).parameters[0].per_expert:
+        given = {describe(method).parameters[0].name: [0.5, 0.25, 0.25][: FEW[method]]}
+        merge = merge_of(base, experts[: FEW[method]], method, given, seed=3)
+    out = write_merge(merge, tmp_path / "out")
+    card = (out / "README.md").read_text()
+    (tmp_path / "recipe.yaml").write_text(card.split("```yaml")[1].split("```")[0])
+    again = run_mergekit_config(tmp_path / "recipe.yaml", tmp_path / "again")
+    assert_same(weights(again), weights(out))
+    with pytest.raises(UserError, match="the file says seed 3, the command 4"):
+        run_mergekit_config(tmp_path / "recipe.yaml", tmp_path / "other", seed=4)
+
+
+def test_the_cards_recipe_of_an_adapter_in_mixed_precision(make_pool, tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    base, experts = make_pool(1, dtype=torch.bfloat16)
+    state = weights(base)
+    save_file(state | {"model.norm.weight": state["model.norm.weight"].float()}, base / "model.safetensors")
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(r=2, init_lora_weights=False))
+    model.save_pretrained(tmp_path / "lora")
+    out = write_merge(merge_of(base, [*experts, tmp_path / "lora"], "ties_global"), tmp_path / "out")
+    (tmp_path / "recipe.yaml").write_text((out / "README.md").read_text().split("```yaml")[1].split("```")[0])
+    assert_same(weights(run_mergekit_config(tmp_path / "recipe.yaml", tmp_path / "again")), weights(out))
+
+
+def test_the_seed_reaches_the_masks_of_our_methods(pool, tmp_path):
+    base, experts = pool
+    fields = {"merge_method": "dare", "base_model": str(base), "dtype": "float32", "models": models(experts)}
+    file = config_file(tmp_path, **fields)
+    three, again, four = (
+        weights(run_mergekit_config(file, tmp_path / str(k), seed=seed)) for k, seed in enumerate((3, 3, 4))
+    )
+    assert_same(three, again)
+    assert not torch.equal(three["lm_head.weight"], four["lm_head.weight"])
+    stated = run_mergekit_config(config_file(tmp_path, **fields, parameters={"seed": 4}), tmp_path / "stated")
+    assert_same(weights(stated), four)
+    assert json.loads((stated / "mergebench_recipe.json").read_text())["seed"] == 4
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_what_mergekit_writes_is_finite(pool, tmp_path, dtype):
+    weight = {"float32": (1.0, -1.0), "float16": (1e6, 1e6)}[dtype]
+    given = [{"model": str(e), "parameters": {"weight": w}} for e, w in zip(pool[1], weight)]
+    shared = {"normalize": dtype == "float32"}
+    fields = {"merge_method": "linear", "models": given, "parameters": shared, "dtype": "float32", "out_dtype": dtype}
+    file = config_file(tmp_path, **fields)
+    with pytest.raises(UserError, match=r"lm_head\.weight.* not finite"):
+        run_mergekit_config(file, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_filters_are_applied(pool, tmp_path):
@@ -185,6 +245,10 @@ class TestErrors:
             (lambda f: f["models"][0]["parameters"].update(density=[0.1, 1.5]), r"density is between"),
             (lambda f: f.update(dtype="float33"), r"mergekit does not run.*float33"),
             (lambda f: f.update(slices=[]) or f.pop("models"), r"mergekit does not run"),
+            (lambda f: f.update(mergebench=3), "mergebench is no table"),
+            (lambda f: f.update(mergebench={"sed": 3}), r"unknown field 'sed'.*did you mean seed"),
+            (lambda f: f.update(mergebench={"seed": "x"}), "seed is a whole number, not 'x'"),
+            (lambda f: f.update(mergebench={"seed": 1}, chat_template="auto"), "ties runs on whole models here"),
             (lambda f: f.update(merge_method="fisher"), r"fisher needs fisher statistics"),
         ],
     )
