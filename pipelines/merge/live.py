@@ -84,7 +84,7 @@ class Loading:
         if name in self._packers:
             pack = self._packs[live]
             pack[name] = tensor.to(self._known[live].dtype, copy=True)  # loading casts, then packs
-            if None in pack.values():
+            if any(part is None for part in pack.values()):
                 return
             made = self._packed(live)
         for target, value in made.items():
