@@ -10,6 +10,7 @@ import typer
 from cli.options import ConfigDir, Json, Overrides, compose_one
 
 if TYPE_CHECKING:
+    from pipelines.shelf.studies import Record
     from pipelines.store import Entry
 
 LS = """List what the store holds: bases, experts, results, merges, statistics.
@@ -41,14 +42,15 @@ def register(app: typer.Typer) -> None:
     def list_entries(overrides: Overrides = None, json: Json = False, config_dir: ConfigDir = None) -> None:
         config, _ = compose_one(overrides, config_dir)
         from cli import console
+        from pipelines.shelf.studies import studies
         from pipelines.store import KINDS, Store
 
         store = Store(config.store)
         entries = [entry for kind in KINDS for entry in store.entries(kind)]
         if json:
-            console.print_json([{"folder": entry.folder, **entry.describe()} for entry in entries])
+            console.print_json([{"folder": entry.folder, **_told(entry, studies(store))} for entry in entries])
         else:
-            console.out.print(_table(entries, str(store.root)))
+            console.out.print(_table(entries, str(store.root), studies(store)))
 
     @app.command(help=SHOW, rich_help_panel=panel)
     def show(key: Key, overrides: Overrides = None, json: Json = False, config_dir: ConfigDir = None) -> None:
@@ -65,16 +67,36 @@ def register(app: typer.Typer) -> None:
         console.out.print(Pretty(about, expand_all=False))
 
 
-def _table(entries: list[Entry], root: str) -> Any:
+def _told(entry: Entry, records: list[Record]) -> dict[str, Any]:
+    """What an entry says of itself; of a result also its pool and provenance as plain columns."""
+    from pipelines.provenance import provenance
+    from pipelines.shelf.results import pools_of
+
+    about = entry.describe()
+    if "trial" not in about:
+        return about
+    return {**about, "provenance": {"pool": pools_of(entry.key, records), **provenance(about)}}
+
+
+def _table(entries: list[Entry], root: str, records: list[Record]) -> Any:
     from rich.table import Table
 
-    table = Table(title=f"{len(entries)} entries in {root}", title_justify="left")
-    for column in ("kind", "key", "what", "mean", "made"):
+    from pipelines.provenance import apart, provenance, said, training_of
+    from pipelines.shelf.results import pools_of
+
+    told = [(entry, entry.describe()) for entry in entries]
+    results = [(e.key, _what(a), {"pool": pools_of(e.key, records), **provenance(a)}) for e, a in told if "trial" in a]
+    lines, same = apart([{**how, "what": what} for _, what, how in results], ["what", "pool", "training"])
+    differs = {key: {n: v for n, v in line.items() if n != "what"} for (key, *_), line in zip(results, lines)}
+    table = Table(title=f"{len(entries)} entries in {root}", title_justify="left", box=None, pad_edge=False)
+    for column in ("kind", "key", "what", "how", "mean", "made"):
         table.add_column(column, overflow="fold")
-    for entry in entries:
-        about = entry.describe()
+    for entry, about in told:
         made = time.strftime("%Y-%m-%d %H:%M", time.localtime(about["made"]))
-        table.add_row(entry.kind, entry.key[:10], _what(about), _mean(about), made)
+        trained = training_of(str(entry.folder))
+        how = differs.get(entry.key) or ({"": trained["how"], "seed": trained["seed"]} if trained else {})
+        table.add_row(entry.kind, entry.key[:10], _what(about), said(how), _mean(about), made)
+    table.caption, table.caption_justify = f"all results: {said(same)}" if results else None, "left"
     return table
 
 

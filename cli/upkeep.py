@@ -49,6 +49,9 @@ Of a merge's result the merge is made again from its recipe, and has to have the
 
 RESULTS = """Write every result of the store as a table: one row a trial and task.
 
+On a terminal: mean scores by all in which results differ (base, pool, training, seed, suite, few-shots, documents, dtype,
+device, batch size, engine, …), and what they share below.
+
 [bold]Examples[/]
 
   mergebench results --format csv
@@ -81,7 +84,7 @@ Kind = Annotated[
 Older = Annotated[float, typer.Option("--older-than", metavar="DAYS", help="Leave what is younger.")]
 Format = Annotated[
     str | None,
-    typer.Option("--format", metavar="FORMAT", help="csv, parquet or json; default: by out's ending, else csv."),
+    typer.Option("--format", metavar="FORMAT", help="csv, parquet, json or table; default: by out's ending, else a table on a terminal, else csv."),
 ]
 
 
@@ -141,11 +144,15 @@ def register(app: typer.Typer) -> None:
         from pathlib import Path
 
         from cli import console
-        from pipelines.shelf.results import format_of, print_rows, result_rows, write_rows
+        from cli.upkeep_view import results_table
+        from pipelines.shelf.results import format_of, grouped, print_rows, result_rows, write_rows
         from pipelines.store import Store
 
-        named = "json" if json else format_of(form, config.out)
+        people = form is None and config.out is None and console.out.is_terminal
+        named = "json" if json else format_of("table" if people else form, config.out)
         rows = result_rows(Store(config.store), config.name)
+        if named == "table":
+            return console.out.print(results_table(*grouped(rows)))
         if config.out is None:
             return print_rows(rows, named, sys.stdout)
         write_rows(rows, named, Path(config.out).expanduser())

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from cli.plan_view import gigabytes
+from pipelines.provenance import UNKNOWN, said
 
 if TYPE_CHECKING:
     from pipelines.shelf.gc import Collection
@@ -34,6 +35,23 @@ def verify_table(checks: Sequence[Check], store: str) -> Iterator[Any]:
         yield table
     counts = Counter(check.state for check in checks)
     yield ", ".join(f"{counts[state]} {state}" for state in COLOURS if counts[state]) or "nothing to check"
+
+
+def results_table(lines: Sequence[dict[str, Any]], same: dict[str, Any]) -> Table:
+    """Mean scores; columns in which the results differ, and below them what they have in common."""
+    table = Table(title=f"{sum(line['models'] for line in lines)} models", title_justify="left", box=None, pad_edge=False)
+    for name in lines[0] if lines else ():
+        table.add_column(name.replace("_", " "), overflow="fold", no_wrap=name in ("models", "mean"))
+    for line in lines:
+        table.add_row(*(escape(_shown(name, value)) for name, value in line.items()))
+    table.caption, table.caption_justify = escape(said(same)), "left"
+    return table
+
+
+def _shown(name: str, value: Any) -> str:
+    if name == "mean":
+        return "failed" if value is None else f"{value:.4f}"
+    return UNKNOWN if value is None else str(value)
 
 
 def gc_lines(found: Collection) -> Iterator[Any]:

@@ -216,6 +216,7 @@ def make_expert(recipe: ExpertRecipe, base: Source, access: Access, progress: Pr
                 "finetuning": recipe.finetuning,
                 "optimizer": dataclasses.asdict(recipe.optimizer),
                 "training": dataclasses.asdict(recipe.training),
+                "epochs": recipe.task.epochs,
                 "seed": recipe.seed,
                 "base": dataclasses.asdict(base),
             }

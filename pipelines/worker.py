@@ -23,6 +23,7 @@ from pipelines.merge.companions import write_tokenizer
 from pipelines.merge.digest import WeightHash
 from pipelines.merge.kept import Kept
 from pipelines.merge.stream import Merge, alone, merge_into
+from pipelines.provenance import training_of
 from pipelines.sources import Access, Source
 from pipelines.store import content_key
 from pipelines.threads import threads
@@ -57,6 +58,7 @@ class Worker:
         evaluation = self.evaluator(trial, self._reader(trial, merge)).evaluate(model, name=trial.title)
         evaluated = time.perf_counter()
         about = {**trial.about(), **_account(evaluation), "device": self.device_name}
+        about["training"] = [training_of(expert.path) for expert in trial.experts]
         about["weights"] = merge.digest.hexdigest() if merge.digest else None
         with store.commit("results", trial.key, about) as draft:
             pq.write_table(evaluation.documents, draft / DOCUMENTS, compression="zstd")

@@ -12,6 +12,7 @@ from pipelines.merge.card import model_card
 from pipelines.merge.digest import WeightHash
 from pipelines.merge.stream import write_merge
 from pipelines.progress import SILENT, Progress
+from pipelines.provenance import provenance
 from pipelines.shelf.remake import merge_of, sources_of
 from pipelines.sources import Access
 from pipelines.store import ENTRY, Entry
@@ -79,7 +80,9 @@ def _tell_scores(card: Path, about: dict[str, Any]) -> None:
         value = "failed" if score["value"] is None else f"{score['value']:.4f}"
         half = "" if score["stderr"] is None else f" ± {1.96 * score['stderr']:.4f}"
         rows.append(f"| {task} | {score['metric']} | {value}{half} | {score['n']} |")
-    table = ["| task | metric | score, 95 % | documents |", "|---|---|---|---|", *rows]
+    table = ["| task | metric | score, 95 % | documents |", "|---|---|---|---|", *rows, "", "| how | |", "|---|---|"]
+    known = {name: value for name, value in provenance(about).items() if value is not None}
+    table += [f"| {name.replace('_', ' ')} | {value} |" for name, value in known.items()]
     text = card.read_text(encoding="utf-8").rstrip()
     heading = f"\n\n## Scores on {about['suite']}\n\n"
     card.write_text(text + heading + "\n".join(table) + "\n", encoding="utf-8")

@@ -9,7 +9,8 @@ import re
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,13 @@ class Record:
     made: float
     keys: dict[str, list[str]]
     """Keys that it refers to, by kind; under ``pending`` those of checkpoints that were still to be made."""
+    pools: dict[str, list[str]] = field(default_factory=dict)
+    """Keys of the results of each pool; empty in an older record and in that of a search."""
+
+    @cached_property
+    def results(self) -> frozenset[str]:
+        """Keys of its results."""
+        return frozenset(self.keys.get("results", ()))
 
     def all_keys(self) -> set[str]:
         """Every key that the study refers to."""
@@ -53,7 +61,11 @@ def record_study(config: Config, plan: Plan, access: Access, kept: Sequence[str]
     if config.keep == "best" and kept:
         keys["merges"] = sorted(kept)
     told = {k: v for k, v in dataclasses.asdict(config).items() if k not in IRRELEVANT}
-    return write_record(access.store, plan.name, "sweep", content_key(told), keys)
+    pools: dict[str, list[str]] = {name: [] for name in config.pools}
+    for planned in plan.layout.planned:
+        if planned.trial is not None:
+            pools[planned.pool].append(planned.trial.key)
+    return write_record(access.store, plan.name, "sweep", content_key(told), keys, pools)
 
 
 def trial_keys(trials: Iterable[Trial], store: Store) -> dict[str, list[str]]:
@@ -71,12 +83,20 @@ def trial_keys(trials: Iterable[Trial], store: Store) -> dict[str, list[str]]:
     return {kind: sorted(keys) for kind, keys in found.items()}
 
 
-def write_record(store: Store, name: str, kind: str, identity: str, keys: Mapping[str, list[str]]) -> Path:
+def write_record(
+    store: Store,
+    name: str,
+    kind: str,
+    identity: str,
+    keys: Mapping[str, list[str]],
+    pools: Mapping[str, list[str]] | None = None,
+) -> Path:
     """Write a record beside its place and rename it, so that a reader sees all or nothing."""
     plain = re.sub(r"[^\w.-]+", "_", name)
     file = store.root / FOLDER / f"{plain}-{identity[:8]}.json"
     file.parent.mkdir(exist_ok=True)
     record: dict[str, Any] = {"name": name, "kind": kind, "made": time.time(), "keys": dict(keys)}
+    record |= {"pools": dict(pools or {})}
     beside = store.root / "tmp" / f"{file.name}-{uuid.uuid4().hex[:8]}"
     beside.write_text(json.dumps(record, indent=1) + "\n")
     os.replace(beside, file)
@@ -88,5 +108,6 @@ def studies(store: Store) -> list[Record]:
     found = []
     for file in sorted((store.root / FOLDER).glob("*.json")):
         record = json.loads(file.read_text())
-        found.append(Record(file, record["name"], record["kind"], record["made"], record["keys"]))
+        told = (record["name"], record["kind"], record["made"], record["keys"], record.get("pools", {}))
+        found.append(Record(file, *told))
     return sorted(found, key=lambda record: (record.name, record.made))
