@@ -80,9 +80,11 @@ class LiveStep:
 
     def __init__(self, bars: Progress | None, bar: TaskID | None, label: str):
         self.bars, self.bar, self.label = bars, bar, label
+        self.done = 0
 
     def advance(self, n: int = 1, **fields: Any) -> None:
         """Move the bar and show the fields beside it."""
+        self.done += n * (fields.get("became") != "failed")
         if self.bars is not None and self.bar is not None:
             self.bars.update(self.bar, advance=n, seen=_shown(fields))
         if fields.get("became") == "failed":
@@ -102,18 +104,18 @@ class Listener:
         """A bar that goes when its work is done; one line of what it took stays."""
         start = time.perf_counter()
         bar = self.bars.add_task(label, total=total, seen="") if self.bars else None
+        step = LiveStep(self.bars, bar, label)
         try:
-            yield LiveStep(self.bars, bar, label)
+            yield step
         finally:
             if self.bars is not None and bar is not None:
                 self.bars.remove_task(bar)
-        line = f"{label} ({total}) " if total else f"{label} "
-        self._done(f"{line}{time.perf_counter() - start:.1f} s")
+        self._done(f"{label}{_count(step.done, total)} {time.perf_counter() - start:.1f} s", step.done < (total or 0))
 
-    def _done(self, line: str) -> None:
+    def _done(self, line: str, partial: bool) -> None:
         log.info(line)
         if self.bars is not None:
-            self.bars.console.print(f"[green]✓[/] {line}", highlight=False)
+            self.bars.console.print(f"{'[yellow]![/]' if partial else '[green]✓[/]'} {line}", highlight=False)
 
     def note(self, text: str, level: str = "info") -> None:
         """One line above the bars."""
@@ -130,7 +132,7 @@ class PlainStep:
     EVERY = 5.0
 
     def __init__(self, label: str, total: int | None):
-        self.label, self.total, self.done = label, total, 0
+        self.label, self.total, self.done, self.failed = label, total, 0, 0
         self.start = self.last = time.perf_counter()
 
     def advance(self, n: int = 1, **fields: Any) -> None:
@@ -138,6 +140,7 @@ class PlainStep:
         self.done += n
         now = time.perf_counter()
         failed = fields.get("became") == "failed"
+        self.failed += failed
         log.log(logging.WARNING if failed else logging.DEBUG, "%s %s: %s", self.label, self.done, _shown(fields))
         if failed or now - self.last >= self.EVERY or verbosity >= VERBOSE:
             self.last = now
@@ -169,7 +172,7 @@ class PlainListener:
             yield step
         finally:
             self.depth -= 1
-        line = f"{label}" + (f" ({total})" if total else "") + f": {time.perf_counter() - step.start:.1f} s"
+        line = f"{label}{_count(step.done - step.failed, total)}: {time.perf_counter() - step.start:.1f} s"
         log.info(line)
         if self.depth == 0 or verbosity >= VERBOSE:
             err.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -179,6 +182,11 @@ class PlainListener:
         log.log(LEVELS[level], text)
         if level != "debug" or verbosity >= VERBOSE:
             err.print(("warning: " if level == "warning" else "") + text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _count(done: int, total: int | None) -> str:
+    """How many there were, or how many of them were done where that is not all."""
+    return "" if not total else f" ({total})" if done >= total else f" ({done} of {total})"
 
 
 def _shown(fields: dict[str, Any]) -> str:

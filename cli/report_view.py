@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipelines.report import words
+from pipelines.report.page import settings_lines
 
 if TYPE_CHECKING:
     from pipelines.report import Interval, Report
@@ -48,12 +49,14 @@ def standings_table(report: Report) -> Table:
 
 
 def interference_parts(report: Report) -> Iterator[Text | Table]:
-    """Share of the experts' own-skill gain that merging keeps, by method and number of experts, of the first pool."""
-    rows = [row for row in report.interference if row.panel == report.interference[0].panel]
-    if not rows:
+    """Share of the experts' own-skill gain that merging keeps, by method and number of experts, of the best pool."""
+    if not report.interference:
         return
+    known = {row.panel for row in report.interference}
+    best = max((row for row in report.leaderboard if row.kind == "merge" and row.panel in known), key=_estimate).panel
+    rows = [row for row in report.interference if row.panel == best]
     sizes = sorted({row.experts for row in rows})
-    pool = f" ({rows[0].panel}; the page has every pool)" if rows[-1].panel != report.interference[-1].panel else ""
+    pool = f" ({best}; the page has every pool)" if len(known) > 1 else ""
     yield Text(f"share of the experts' gain on their own skill that merging keeps{pool}", style="italic")
     table = Table(header_style="bold", box=None, pad_edge=False)
     table.add_column("method", overflow="fold")
@@ -64,6 +67,10 @@ def interference_parts(report: Report) -> Iterator[Text | Table]:
         found = [kept.get((method, size)) for size in sizes]
         table.add_row(Text(method), *(Text(_short(k, words.number) if k else "") for k in found))
     yield table
+
+
+def _estimate(row: LeaderRow) -> float:
+    return row.score.estimate
 
 
 def _by_score(merges: list[LeaderRow]) -> list[list[LeaderRow]]:
@@ -101,12 +108,13 @@ def _caption(report: Report) -> str:
         "green, red: above, below the base beyond noise",
         "constr.: merges above the base and all of their own experts",
     ]
-    return escape("; ".join(parts))
+    return escape("; ".join(parts) + "\n" + "\n".join(settings_lines(report)))
 
 
 def verdict_lines(report: Report) -> list[Text]:
-    """The verdict, its first sentence bold; what became of each pool's experts; and where the page is."""
+    """The verdict, its first sentence bold; what was left out; each pool's experts; and where the page is."""
     lines = [Text("• " + line, style="bold" if i == 0 else "") for i, line in enumerate(report.verdicts)]
+    lines += [Text("• " + note, style="yellow") for note in report.left_out]
     for pool, sentences in report.details.items():
         lead = f"{pool}: " if len(report.details) > 1 else ""
         lines += [Text("• " + lead + line) for line in sentences[-SENTENCES_A_POOL:]]

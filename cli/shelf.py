@@ -79,24 +79,33 @@ def _told(entry: Entry, records: list[Record]) -> dict[str, Any]:
 
 
 def _table(entries: list[Entry], root: str, records: list[Record]) -> Any:
+    from rich.markup import escape
     from rich.table import Table
 
     from pipelines.provenance import apart, provenance, said, training_of
     from pipelines.shelf.results import pools_of
 
     told = [(entry, entry.describe()) for entry in entries]
-    results = [(e.key, _what(a), {"pool": pools_of(e.key, records), **provenance(a)}) for e, a in told if "trial" in a]
-    lines, same = apart([{**how, "what": what} for _, what, how in results], ["what", "pool", "training"])
-    differs = {key: {n: v for n, v in line.items() if n != "what"} for (key, *_), line in zip(results, lines)}
-    table = Table(title=f"{len(entries)} entries in {root}", title_justify="left", box=None, pad_edge=False)
+    table = Table(title=f"{len(entries)} entries in {escape(root)}", title_justify="left", box=None, pad_edge=False)
     for column in ("kind", "key", "what", "how", "mean", "made"):
         table.add_column(column, overflow="fold")
-    for entry, about in told:
-        made = time.strftime("%Y-%m-%d %H:%M", time.localtime(about["made"]))
-        trained = training_of(str(entry.folder))
-        how = differs.get(entry.key) or ({"": trained["how"], "seed": trained["seed"]} if trained else {})
-        table.add_row(entry.kind, entry.key[:10], _what(about), said(how), _mean(about), made)
-    table.caption, table.caption_justify = f"all results: {said(same)}" if results else None, "left"
+    shared = []
+    for kind in dict.fromkeys(entry.kind for entry in entries):
+        own, rows = [(entry, about) for entry, about in told if entry.kind == kind], []
+        for entry, about in own:
+            how: dict[str, Any] = {"what": _what(about), "pool": None, "training": None}
+            if kind == "results":
+                how |= {"pool": pools_of(entry.key, records), **provenance(about)}
+            elif trained := training_of(str(entry.folder)):
+                how |= {"training": trained["how"], "training_seed": trained["seed"]}
+            rows.append(how)
+        lines, same = apart(rows, ["what", "pool", "training"])
+        shared += [f"all {kind}: {text}"] if (text := said(same)) else []
+        for (entry, about), line in zip(own, lines):
+            made = time.strftime("%Y-%m-%d %H:%M", time.localtime(about["made"]))
+            how = {name: value for name, value in line.items() if name != "what"}
+            table.add_row(kind, entry.key[:10], escape(_what(about)), escape(said(how)), _mean(about), made)
+    table.caption, table.caption_justify = escape("\n".join(shared)), "left"
     return table
 
 
@@ -104,8 +113,7 @@ def _what(about: dict[str, Any]) -> str:
     if "statistic" in about:
         return f"{about['statistic']} of {about['name']} on {about['task']}"
     if "trial" not in about:
-        method = about.get("finetuning", {}).get("method", "")
-        return " ".join(filter(None, [about.get("name", ""), method]))
+        return str(about.get("name", ""))
     recipe = about["recipe"]
     return (
         f"{recipe['method']} of {', '.join(about['names'])}" if recipe else " ".join([about["trial"], *about["names"]])

@@ -40,6 +40,8 @@ def sweep_lines(sweep: Sweep, alone: bool = True) -> Iterator[Any]:
 def _spent(sweep: Sweep) -> str:
     plan, seconds = sweep.plan, sweep.seconds
     parts = [f"{plan.cached} trials cached, {sweep.outcome.done} run"]
+    if sweep.report is not None and sweep.report.partial:
+        parts.append(f"partial: {sweep.report.scored} of {sweep.report.planned} trials have a result")
     if sweep.outcome.elsewhere:
         parts.append(f"{sweep.outcome.elsewhere} finished by another process")
     if seconds.get("make"):

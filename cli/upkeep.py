@@ -49,8 +49,8 @@ Of a merge's result the merge is made again from its recipe, and has to have the
 
 RESULTS = """Write every result of the store as a table: one row a trial and task.
 
-On a terminal: mean scores by all in which results differ (base, pool, training, seed, suite, few-shots, documents, dtype,
-device, batch size, engine, …), and what they share below.
+On a terminal: mean scores by all in which results differ (base, pool, training, seed, suite, few-shots, sample,
+dtype, device, batch size, engine, …), and what they share below.
 
 [bold]Examples[/]
 
@@ -84,7 +84,11 @@ Kind = Annotated[
 Older = Annotated[float, typer.Option("--older-than", metavar="DAYS", help="Leave what is younger.")]
 Format = Annotated[
     str | None,
-    typer.Option("--format", metavar="FORMAT", help="csv, parquet, json or table; default: by out's ending, else a table on a terminal, else csv."),
+    typer.Option(
+        "--format",
+        metavar="FORMAT",
+        help="csv, parquet, json or table; default: by out's ending, else a table on a terminal, else csv.",
+    ),
 ]
 
 

@@ -39,7 +39,9 @@ def verify_table(checks: Sequence[Check], store: str) -> Iterator[Any]:
 
 def results_table(lines: Sequence[dict[str, Any]], same: dict[str, Any]) -> Table:
     """Mean scores; columns in which the results differ, and below them what they have in common."""
-    table = Table(title=f"{sum(line['models'] for line in lines)} models", title_justify="left", box=None, pad_edge=False)
+    table = Table(
+        title=f"{sum(line['models'] for line in lines)} models", title_justify="left", box=None, pad_edge=False
+    )
     for name in lines[0] if lines else ():
         table.add_column(name.replace("_", " "), overflow="fold", no_wrap=name in ("models", "mean"))
     for line in lines:

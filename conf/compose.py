@@ -135,6 +135,7 @@ def _compose_one(overrides: list[str], extra: Path | None) -> tuple[Config, Dict
     with _hydra(extra) as search:
         try:
             tree = _tree(overrides, known, search)
+            _pools_as_written(tree, overrides, [FOLDER, extra] if extra else [FOLDER])
         except (HydraException, OmegaConfBaseException, AssertionError) as error:
             raise _explain(overrides, known, search, error) from None
     _check_keys(tree, Config, "")
@@ -167,6 +168,31 @@ def _tree(overrides: list[str], known: dict[str, list[str]], search: list[str]) 
         elif override.is_add() or override.is_force_add():
             _add(tree, override)
     return tree
+
+
+def _pools_as_written(tree: DictConfig, overrides: list[str], folders: list[Path]) -> None:
+    """Put the pools into the order in which they are written, where Hydra takes that of the defaults list.
+
+    Those of the experiment's ``pools`` stand in that order, and so do those that the command line adds; every other
+    pool keeps its place.
+    """
+    parsed = _parse(overrides)
+    choices = [override.value() for override in parsed if override.key_or_group == "experiment"]
+    files = [folder / f"experiment/{choice}.yaml" for choice in choices for folder in folders]
+    texts = [file.read_text(encoding="utf-8") for file in files if file.is_file()]
+    written = [[str(name) for name in OmegaConf.select(OmegaConf.create(text), "pools") or ()] for text in texts]
+    known = {name for text in texts for name in re.findall(r"pools\.([^.:\s]+)", text)}.union(*written)
+    added = [re.search(r"(?:^\+*|@)pools\.([^.]+)", o.get_key_element()) for o in parsed if o.is_add()]
+    written.append([match[1] for match in added if match and match[1] not in known])
+    order = list(tree.pools)
+    for names in written:
+        names = [name for name in dict.fromkeys(names) if name in order]
+        places = sorted(order.index(name) for name in names)
+        for place, name in zip(places, names):
+            order[place] = name
+    for name in order if order != list(tree.pools) else ():
+        with open_dict(tree):
+            tree.pools[name] = tree.pools.pop(name)
 
 
 def _remove(tree: DictConfig, override: Override) -> None:

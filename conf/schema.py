@@ -220,7 +220,7 @@ class Pool:
     suite: Optional[Suite] = None
     """What this pool alone is scored on; takes the place of the study's suite."""
     reference: Optional[str] = None
-    """Pool that this one is compared with; default: the first one of the same base."""
+    """Pool that this one is compared with; default: the plainly trained one of the same base, or the first."""
 
 
 @dataclass

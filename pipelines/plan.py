@@ -77,6 +77,7 @@ def make_plan(config: Config, access: Access) -> Plan:
     check_study(config)
     layout = lay_out(config, access)
     plan = Plan(config.name or "study", layout)
+    plan.problems += [Problem(*told) for told in layout.impossible]
     plan.problems += _suite_problems(config)
     plan.problems += [Problem(lost.what, lost.error.what, lost.error.do) for lost in layout.lost]
     faults = _merge_faults(layout.planned, access)

@@ -20,8 +20,9 @@ UNKNOWN = "—"
 def provenance(about: Mapping[str, Any], task: str | None = None) -> dict[str, Any]:
     """Base, training, seeds, evaluation settings and machine of a result as plain columns.
 
-    ``settings`` is a hash over all that the evaluation depends on; ``training`` and ``training_seed`` are those of the experts that the model is made of (None for a base); where
-    experts, or tasks (unless one is named), differ, all of their values.
+    ``training`` and ``training_seed`` are those of the experts that the model is made of (None for a base),
+    ``settings`` is a hash over all that an evaluation depends on. Where experts, or tasks (unless one is named),
+    differ: all values.
     """
     settings, base = about["settings"], Path(about["base"]["path"])
     tasks = [settings["tasks"][task]] if task else list(settings["tasks"].values())
@@ -34,8 +35,8 @@ def provenance(about: Mapping[str, Any], task: str | None = None) -> dict[str, A
         "seed": about["model"].get("seed"),
         "merge_dtype": merge.get("dtype"),
         "suite": about["suite"],
-        "fewshot": joined("the task's" if t["num_fewshot"] is None else t["num_fewshot"] for t in tasks),
-        "documents": joined(_documents(t, settings) for t in tasks),
+        "fewshot": joined("the task's own" if t["num_fewshot"] is None else t["num_fewshot"] for t in tasks),
+        "sample": joined(_sample(t, settings) for t in tasks),
         "attack": settings.get("attack", "none"),
         "chat_template": settings["chat_template"],
         "max_length": settings["max_length"],
@@ -48,7 +49,7 @@ def provenance(about: Mapping[str, Any], task: str | None = None) -> dict[str, A
 
 
 def training_of(folder: str) -> dict[str, Any] | None:
-    """How the expert in a folder was fine-tuned, all but defaults, and its seed; None for one that was not made here."""
+    """How the expert in a folder was fine-tuned (all but defaults) and its seed; None for one not made here."""
     about = _entry(Path(folder))
     if "finetuning" not in about:
         return None
@@ -81,19 +82,19 @@ def apart(
     Kept are the columns of ``always`` and ``measured``, and those in which rows differ that agree in all columns kept
     before but the measured ones. Of trainings only the method and what is not common to all of them is left.
     """
-    common = set.intersection(*(set(text.split(", ")[1:]) for row in rows for text in _trainings(row)) or [set()])
+    parts = [text.split(", ")[1:] for row in rows for text in _trainings(row)]
+    common = set.intersection(*map(set, parts)) if parts else set()
     cut = [{**row, "training": joined(_without(text, common) for text in _trainings(row))} for row in rows]
     names, same = list(always), {}
     for name in rows[0] if rows else ():
-        if name in measured:
-            continue
+        kept = {tuple(row[n] for n in names) for row in cut}
         if len({row[name] for row in rows}) == 1:
             same[name] = rows[0][name]
-        elif len({tuple(row[n] for n in names) for row in cut}) < len({tuple(row[n] for n in (*names, name)) for row in cut}):
+        elif name not in measured and len(kept) < len({tuple(row[n] for n in (*names, name)) for row in cut}):
             names.append(name)
-    if common and "training" not in same:
-        first = next(text for row in rows for text in _trainings(row))
-        same["all training"] = ", ".join(part for part in first.split(", ") if part in common)
+    if common:
+        same["all training"] = ", ".join(part for part in parts[0] if part in common)
+    same.pop("settings", None)
     shown = [name for name in (cut[0] if cut else ()) if name in {*names, *measured}]
     return [{name: row[name] for name in shown} for row in cut], {k: v for k, v in same.items() if k not in shown}
 
@@ -108,8 +109,12 @@ def _without(training: str, common: Collection[str]) -> str:
 
 
 def said(columns: Mapping[str, Any]) -> str:
-    """Columns as one line for people; those that hold nothing are left out."""
-    return ", ".join(f"{name.replace('_', ' ')} {value}".strip() for name, value in columns.items() if value not in (None, ""))
+    """Columns as one line for people, without those that are not there or switched off."""
+    return ", ".join(
+        f"{name.replace('_', ' ')} {value}".strip()
+        for name, value in columns.items()
+        if value not in (None, "", "none") and value is not False
+    )
 
 
 @lru_cache(maxsize=4096)
@@ -134,18 +139,25 @@ def _changed(start: str, values: Mapping[str, Any], defaults: Mapping[str, Any])
     return " ".join([start, *(f"{k}={str(v).replace(' ', '')}" for k, v in values.items() if v != defaults.get(k))])
 
 
-def _documents(task: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+def _sample(task: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     """All documents of a split, or how many of them and how they were chosen."""
     split = f" of {task['split']}" if task.get("split") else ""
     if task["limit"] is None:
         return f"all{split}"
-    return f"{task['limit']}{split} drawn by seed {settings['seed']}"
+    count = f"{task['limit']}" if task["limit"] >= 1 else f"{task['limit']:.0%}"
+    return (
+        f"first {count}{split}" if task.get("sample") == "first" else f"{count}{split} drawn by seed {settings['seed']}"
+    )
 
 
 def _engine(about: Mapping[str, Any]) -> str:
     """What scored, and whether contexts were really computed once for all of their options."""
     settings, versions = about["settings"], about.get("versions", {})
-    packages = {"lm_eval": settings["lm_eval"], "transformers": settings["transformers"], **versions.get("packages", {})}
+    packages = {
+        "lm_eval": settings["lm_eval"],
+        "transformers": settings["transformers"],
+        **versions.get("packages", {}),
+    }
     parts = [f"{name} {packages[name]}" for name in ("lm_eval", "transformers", "torch") if name in packages]
     shared = versions.get("share_prefix", settings["share_prefix"])
     return ", ".join([*parts, "contexts shared" if shared else "nothing shared"])

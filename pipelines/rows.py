@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
@@ -10,6 +11,7 @@ import pyarrow
 import pyarrow.parquet as pq
 
 from pipelines.plan import Plan
+from pipelines.provenance import provenance
 from pipelines.report.rows import Kind, TrialRow
 from pipelines.sources import Access
 from pipelines.study import Planned
@@ -18,36 +20,43 @@ from pipelines.worker import DOCUMENTS
 
 
 def trial_rows(plan: Plan, access: Access) -> list[TrialRow]:
-    """One row for each model of the study whose result the store holds; documents are read when asked for."""
+    """One row a model of the study, without scores where there is no result; documents are read when asked for."""
     rows = []
     for planned in plan.layout.planned:
-        if planned.trial is None or not access.store.has("results", planned.trial.key):
-            continue
-        entry = access.store.entry("results", planned.trial.key)
-        about = entry.describe()
-        tasks = {name: task for name, task in about["tasks"].items() if not task["error"]}
-        rows.append(
-            TrialRow(
-                study=plan.name,
-                pool=planned.pool,
-                kind=cast(Kind, planned.kind),
-                method=planned.label if planned.kind == "merge" else None,
-                label=_title(planned),
-                experts=planned.experts,
-                parameters=planned.parameters,
-                key=planned.trial.key,
-                scores={name: task["value"] for name, task in tasks.items()},
-                n={name: task["n"] for name, task in tasks.items()},
-                documents=_reader(entry.folder / DOCUMENTS),
-                suite=planned.trial.suite.name,
-                seconds=about.get("seconds", {}),
-                attack=planned.trial.suite.attack,
-                weights=_kept(planned.trial, access),
-                base=planned.trial.base.fingerprint,
-                reference=plan.layout.references.get(planned.pool),
-            )
+        row = TrialRow(
+            study=plan.name,
+            pool=planned.pool,
+            kind=cast(Kind, planned.kind),
+            method=planned.label if planned.kind == "merge" else None,
+            label=_title(planned),
+            experts=planned.experts,
+            parameters=planned.parameters,
+            key=planned.trial.key if planned.trial else "",
+            scores={},
+            n={},
+            suite=planned.suite.name,
+            attack=planned.suite.attack,
+            reference=plan.layout.references.get(planned.pool),
         )
+        scored = planned.trial is not None and access.store.has("results", planned.trial.key)
+        rows.append(_scored(row, planned.trial, access) if planned.trial is not None and scored else row)
     return rows
+
+
+def _scored(row: TrialRow, trial: Trial, access: Access) -> TrialRow:
+    entry = access.store.entry("results", trial.key)
+    about = entry.describe()
+    tasks = {name: task for name, task in about["tasks"].items() if not task["error"]}
+    return dataclasses.replace(
+        row,
+        scores={name: task["value"] for name, task in tasks.items()},
+        n={name: task["n"] for name, task in tasks.items()},
+        documents=_reader(entry.folder / DOCUMENTS),
+        seconds=about.get("seconds", {}),
+        weights=_kept(trial, access),
+        base=trial.base.fingerprint,
+        provenance=provenance(about),
+    )
 
 
 def _kept(trial: Trial, access: Access) -> str | None:

@@ -32,7 +32,7 @@ from pipelines.sources import (
     make_expert,
     pool_recipes,
 )
-from pipelines.subsets import draw_orders, draw_subsets
+from pipelines.subsets import draw_orders, draw_subsets, left_out, takes
 from pipelines.trial import Trial
 
 Part = Source | Unmade | Lost
@@ -52,6 +52,7 @@ class Planned:
     """base, the expert's name, or the method's name in the study."""
     experts: tuple[str, ...]
     parameters: Mapping[str, Any]
+    suite: Suite
     trial: Trial | None
     waits_for: tuple[str, ...] = ()
     lost: bool = False
@@ -69,6 +70,9 @@ class Layout:
     lost: list[Lost] = field(default_factory=list)
     """Checkpoints that cannot be had."""
     notes: list[str] = field(default_factory=list)
+    """What is left out where a part still runs, and why."""
+    impossible: list[tuple[str, str, str]] = field(default_factory=list)
+    """What was asked for and cannot run at all: where, what, what to do."""
     references: dict[str, str] = field(default_factory=dict)
     """Pools that are compared with a pool of their choice."""
 
@@ -112,11 +116,12 @@ def lay_out(config: Config, access: Access) -> Layout:
     """The study's models in the order in which they run: bases and experts, then merges, pool by pool."""
     _look_ahead(config, access)
     layout = Layout(references={name: pool.reference for name, pool in config.pools.items() if pool.reference})
+    layout.impossible, layout.notes = left_out(config)
     for name, pool in config.pools.items():
         scored = [(suite, suite_fingerprint(suite, config.datasets)) for suite in suites(config, pool)]
         base, experts = _sources(name, pool, access, layout)
         collected = _statistics(name, pool, experts, config, access, layout)
-        for model in _models(list(experts), config, layout):
+        for model in _models(list(experts), config):
             layout.planned += [_planned(name, model, base, experts, collected, *suite) for suite in scored]
     return layout
 
@@ -184,7 +189,7 @@ def _statistics(
     return found
 
 
-def _models(experts: list[str], config: Config, layout: Layout) -> Iterator[_Model]:
+def _models(experts: list[str], config: Config) -> Iterator[_Model]:
     """Base, experts and merges of a pool: every method on the same subsets, in orders and draws where these matter."""
     if config.sampler.base:
         yield _Model("base", "base")
@@ -193,10 +198,7 @@ def _models(experts: list[str], config: Config, layout: Layout) -> Iterator[_Mod
     subsets = draw_subsets(experts, config.sampler)
     for label, method in config.methods.items():
         info = describe(str(method.get("method")))
-        fits = [s for s in subsets if info.min_experts <= len(s) <= (info.max_experts or len(s))]
-        note = f"{label} does not take every subset size: {len(subsets) - len(fits)} of {len(subsets)} left out"
-        if len(fits) < len(subsets) and note not in layout.notes:
-            layout.notes.append(note)
+        fits = [s for s in subsets if takes(info, len(s))]
         for subset in fits:
             registered, parameters = check_method(method, f"methods.{label}", len(subset))
             for order in draw_orders(subset, config.sampler) if info.ordered else [subset]:
@@ -226,7 +228,7 @@ def _planned(
     sources = [part for part in parts if isinstance(part, Source)]
     folders = tuple(source.path for source in sources)
     if missing or lost:
-        return Planned(pool, model.kind, model.label, model.experts, parameters, None, missing, lost, folders)
+        return Planned(pool, model.kind, model.label, model.experts, parameters, suite, None, missing, lost, folders)
     statistics = () if None in needed else tuple(part for part in needed if isinstance(part, Source))
     if recipe is not None:
         recipe = dataclasses.replace(recipe, base=sources[0].path, experts=tuple(s.path for s in sources[1:]))
@@ -234,4 +236,4 @@ def _planned(
     trial = Trial(
         model.kind, sources[0], tuple(sources[1:]), suite, fingerprint, recipe, random, model.experts, statistics
     )
-    return Planned(pool, model.kind, model.label, model.experts, parameters, trial, folders=folders)
+    return Planned(pool, model.kind, model.label, model.experts, parameters, suite, trial, folders=folders)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,11 +12,12 @@ from conf.schema import Config
 from pipelines.executors import Outcome, run_trials
 from pipelines.plan import Plan, make_plan
 from pipelines.progress import SILENT, Progress
-from pipelines.report import Report, write_report
+from pipelines.report import Report, TrialRow, write_report
 from pipelines.rows import trial_rows
 from pipelines.shelf.keep import keep_merges
 from pipelines.shelf.studies import record_study
 from pipelines.sources import Access
+from pipelines.store import content_key
 from pipelines.study import access_of, make_pools
 from pipelines.trial import Trial
 from pipelines.worker import find_device
@@ -67,7 +69,7 @@ def run_study(config: Config, progress: Progress = SILENT) -> Sweep:
         clock.lap("keep")
     report = _report(config, plan, access, progress)
     clock.lap("report")
-    return Sweep(plan.name, plan, outcome, report, _folder(config), clock.seconds)
+    return Sweep(plan.name, plan, outcome, report, report.out if report else _folder(config), clock.seconds)
 
 
 def report_study(config: Config, progress: Progress = SILENT) -> Sweep:
@@ -76,7 +78,8 @@ def report_study(config: Config, progress: Progress = SILENT) -> Sweep:
     plan = make_plan(config, access)
     for lost in plan.layout.lost:
         progress.note(f"{lost.what} is left out: {lost.error}", "warning")
-    return Sweep(plan.name, plan, Outcome(), _report(config, plan, access, progress), _folder(config))
+    report = _report(config, plan, access, progress)
+    return Sweep(plan.name, plan, Outcome(), report, report.out if report else _folder(config))
 
 
 def report_together(configs: Sequence[Config], sweeps: Sequence[Sweep], progress: Progress = SILENT) -> Report | None:
@@ -85,8 +88,9 @@ def report_together(configs: Sequence[Config], sweeps: Sequence[Sweep], progress
         return None
     rows = [row for config, sweep in zip(configs, sweeps) for row in trial_rows(sweep.plan, access_of(config))]
     above = _folder(configs[0]).parent
+    notes = [f"{sweep.name}: {note}" for sweep in sweeps for note in sweep.plan.layout.notes]
     with progress.step("report on all"):
-        return write_report(rows, above, statistics=configs[0].statistics, title=above.name)
+        return _write(rows, above, configs[0], above.name, notes)
 
 
 class _Clock:
@@ -134,11 +138,35 @@ def _title(trial: Trial) -> str:
 
 
 def _report(config: Config, plan: Plan, access: Access, progress: Progress) -> Report | None:
-    rows = trial_rows(plan, access)
-    if not rows:
-        return None
     with progress.step("report"):
-        return write_report(rows, _folder(config), statistics=config.statistics, title=plan.name)
+        return _write(trial_rows(plan, access), _folder(config), config, plan.name, plan.layout.notes)
+
+
+def _write(rows: list[TrialRow], folder: Path, config: Config, title: str, notes: Sequence[str]) -> Report | None:
+    """Write a report into a folder, or one beside it where the folder tells of trials that this report would not.
+
+    So a narrower or another run of a study's name never takes the place of the fuller report.
+    """
+    if not any(row.scored for row in rows):
+        return None
+    keys = {row.key for row in rows}
+    if lost := _told(folder) - keys:
+        out = folder.with_name(f"{folder.name}-{content_key(sorted(keys))[:8]}")
+        said = (
+            f"{folder} tells of {len(lost)} trials that this study does not have, and stays; this report is in {out}."
+        )
+        notes = [*notes, said]
+        folder = out
+    return write_report(rows, folder, statistics=config.statistics, title=title, left_out=notes)
+
+
+def _told(folder: Path) -> set[str]:
+    """Keys of the scored trials that the report in a folder tells of; none where there is no report."""
+    file = folder / "trials.csv"
+    if not file.is_file():
+        return set()
+    with file.open(newline="", encoding="utf-8") as lines:
+        return {line["key"] for line in csv.DictReader(lines) if line.get("score")}
 
 
 def _folder(config: Config) -> Path:

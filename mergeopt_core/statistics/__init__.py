@@ -18,6 +18,7 @@ from mergeopt_core.statistics.constructive import (
     union_test,
 )
 from mergeopt_core.statistics.intervals import Interval, clopper_pearson, wilson
+from mergeopt_core.statistics.leads import leads
 from mergeopt_core.statistics.multiplicity import benjamini_hochberg, holm
 from mergeopt_core.statistics.paired_tests import binomial_test, mcnemar, sign_flip
 
@@ -33,6 +34,7 @@ __all__ = [
     "constructive",
     "difference_p",
     "holm",
+    "leads",
     "macro_replicates",
     "mcnemar",
     "paired_bootstrap",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +37,9 @@ class ComparisonRow:
     other_score: float
     difference: Interval
     p_holm: float = 1.0
-    """p-value corrected over the lines of these two panels; that of all merges together is one question of its own."""
+    """p-value corrected over the lines of these two panels; that of all merges together over all pairs of panels."""
+    main: bool = True
+    """Whether the other panel is compared with the one that it is to be compared with, line by line."""
 
 
 @dataclass
@@ -59,26 +61,66 @@ Match = tuple[list[int], list[int]]
 
 
 def compare(panels: list[Panel]) -> tuple[list[ComparisonRow], list[str]]:
-    """Compare every panel with the one it names, or else a later one with the first that it can be compared with."""
+    """Compare every panel with its reference, and those of one study with each other by their overall lines."""
     rows: list[ComparisonRow] = []
     notes: list[str] = []
-    for i, other in enumerate(panels):
-        named = other.rows[0].reference if other.rows else None
-        found = [p for p in panels if p.key.pool == named and p is not other] if named else panels[:i]
-        reference = next((p for p in found if _comparable(p, other)), None)
-        if reference is None:
+    done = set()
+    for other in panels:
+        if (reference := _reference(other, panels)) is None:
             continue
-        if not _same_documents(reference, other):
+        if not same_documents(reference, other):
             notes.append(f"{other.title} is not compared with {reference.title}: other documents were scored.")
             continue
         rows += _corrected(_compare(reference, other))
+        done |= {(reference.title, other.title), (other.title, reference.title)}
+    for i, other in enumerate(panels):
+        for one in panels[:i]:
+            if (one.title, other.title) not in done and _alike(one, other):
+                rows += [replace(row, main=False) for row in _corrected(_compare(one, other)) if row.what != "merges"]
+    overall = [row for row in rows if row.what == OVERALL]
+    for row, p in zip(overall, holm([_known(row.difference.p) for row in overall])):
+        row.p_holm = float(p)
     return rows, notes
 
 
+def _reference(other: Panel, panels: list[Panel]) -> Panel | None:
+    """What a panel is compared with: the pool that it names; else in its study the first with plainly trained experts,
+    or the first above it; else the same pool of an earlier study, or any panel above it.
+    """
+    found = [p for p in panels if p is not other and comparable(p, other)]
+    if named := _named(other):
+        found = [p for p in found if p.key.pool == named]
+    else:
+        found = [p for p in found if _may_be_reference(p, other, panels.index(p) < panels.index(other))]
+
+    def rank(p: Panel) -> tuple[bool, bool, bool]:
+        own = p.key.study == other.key.study
+        return not (own and p.plain), not own, p.key.pool != other.key.pool
+
+    return min(found, key=rank, default=None)
+
+
+def _may_be_reference(p: Panel, other: Panel, above: bool) -> bool:
+    """Those above; in one study plainly trained experts are the reference of others, and never the other way round."""
+    if p.key.study == other.key.study and p.plain != other.plain:
+        return p.plain
+    return above
+
+
+def _named(panel: Panel) -> str | None:
+    return panel.rows[0].reference if panel.rows else None
+
+
+def _alike(a: Panel, b: Panel) -> bool:
+    """Whether two panels of one study that name no reference can be compared."""
+    same = a.key.study == b.key.study and _named(a) is None and _named(b) is None
+    return same and comparable(a, b) and same_documents(a, b)
+
+
 def _corrected(rows: list[ComparisonRow]) -> list[ComparisonRow]:
-    for family in ([r for r in rows if r.what == OVERALL], [r for r in rows if r.what != OVERALL]):
-        for row, p in zip(family, holm(np.array([_known(r.difference.p) for r in family]))):
-            row.p_holm = float(p)
+    family = [row for row in rows if row.what != OVERALL]
+    for row, p in zip(family, holm([_known(row.difference.p) for row in family])):
+        row.p_holm = float(p)
     return rows
 
 
@@ -86,14 +128,15 @@ def _known(p: float | None) -> float:
     return 1.0 if p is None or np.isnan(p) else p
 
 
-def _comparable(a: Panel, b: Panel) -> bool:
+def comparable(a: Panel, b: Panel) -> bool:
     """Same suite, attack and base, and merges or experts that match."""
     same = (a.key.suite, a.key.attack) == (b.key.suite, b.key.attack)
     same = same and {row.base for row in a.rows} == {row.base for row in b.rows}
     return same and bool(_matches(a, b) or set(a.experts) & set(b.experts))
 
 
-def _same_documents(a: Panel, b: Panel) -> bool:
+def same_documents(a: Panel, b: Panel) -> bool:
+    """Whether two panels were scored on the same documents of the same tasks."""
     tasks = a.samples.tasks
     if sorted(tasks) != sorted(b.samples.tasks) or a.samples.ids.keys() != b.samples.ids.keys():
         return False
@@ -102,9 +145,9 @@ def _same_documents(a: Panel, b: Panel) -> bool:
 
 def _matches(a: Panel, b: Panel) -> dict[tuple[str, int], Match]:
     """Merges of the same method, experts in the same order and repetition, by (method, number of experts)."""
-    there = _by_recipe(b)
+    there = by_recipe(b)
     groups: dict[tuple[str, int], Match] = defaultdict(lambda: ([], []))
-    for recipe, row in _by_recipe(a).items():
+    for recipe, row in by_recipe(a).items():
         if recipe in there:
             method, experts, _ = recipe
             mine, theirs = groups[method, len(experts)]
@@ -113,7 +156,8 @@ def _matches(a: Panel, b: Panel) -> dict[tuple[str, int], Match]:
     return dict(sorted(groups.items()))
 
 
-def _by_recipe(panel: Panel) -> dict[tuple[str, tuple[str, ...], int], int]:
+def by_recipe(panel: Panel) -> dict[tuple[str, tuple[str, ...], int], int]:
+    """Rows of a panel's merges by method, experts in order and repetition."""
     seen: dict[tuple[str, tuple[str, ...]], int] = defaultdict(int)
     found = {}
     for m in panel.merges:
@@ -188,7 +232,7 @@ def robustness(panels: list[Panel]) -> list[RobustnessRow]:
     rows = []
     for attacked in (p for p in panels if p.key.attack != "none"):
         clean = [p for p in panels if p.key.attack == "none" and p.key.pool == attacked.key.pool]
-        clean = [p for p in clean if _same_documents(p, attacked)]
+        clean = [p for p in clean if same_documents(p, attacked)]
         clean.sort(key=lambda p: (p.key.study != attacked.key.study, p.key.suite != attacked.key.suite))
         if clean:
             rows += _drops(clean[0], attacked)
@@ -220,7 +264,7 @@ def _drops(clean: Panel, attacked: Panel) -> list[RobustnessRow]:
 def comparison_verdicts(rows: list[ComparisonRow], confidence: float) -> list[str]:
     """One sentence for each pair of panels: where the other is higher, lower, or cannot be told apart."""
     lines = []
-    for reference, other in dict.fromkeys((r.reference, r.other) for r in rows):
+    for reference, other in dict.fromkeys((r.reference, r.other) for r in rows if r.main):
         pair = [r for r in rows if (r.reference, r.other) == (reference, other)]
         sides: dict[int, list[str]] = {1: [], -1: [], 0: []}
         for r in pair:
@@ -228,7 +272,11 @@ def comparison_verdicts(rows: list[ComparisonRow], confidence: float) -> list[st
                 sure = r.p_holm < 1 - confidence
                 sides[words.direction(r.difference) if sure else 0].append(_short(r))
         overall = [r for r in pair if r.what == OVERALL]
-        parts = [f"{words.gap(r.difference)} over all {r.matched} matched merges" for r in overall]
+        parts = [
+            f"{words.gap(r.difference)} over all {r.matched} matched merges "
+            f"({'beyond' if r.p_holm < 1 - confidence else 'inside the'} noise)"
+            for r in overall
+        ]
         parts += [f"higher in {words.listed(sides[1], 4)}"] if sides[1] else []
         parts += [f"lower in {words.listed(sides[-1], 4)}"] if sides[-1] else []
         count = len(pair) - len(overall)

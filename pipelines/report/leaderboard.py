@@ -27,6 +27,8 @@ class LeaderRow:
     method: str
     experts: int
     merges: int
+    planned: int
+    """Models that the line is to be the mean of; more than there are in a report that is partial."""
     score: Interval
     to_base: Interval | None = None
     to_best: Interval | None = None
@@ -98,8 +100,16 @@ def build_cells(panel: Panel, standings: dict[int, MergeStanding]) -> list[Cell]
 def _row(panel: Panel, kind: str, method: str, experts: int, members: list[int], score: Interval) -> LeaderRow:
     key = panel.key
     return LeaderRow(
-        key.study, key.pool, key.suite, key.attack, panel.title, kind, method, experts, len(members), score
-    )
+        key.study, key.pool, key.suite, key.attack, panel.title, kind, method, experts, len(members),
+        len(members) + _missing(panel, kind, method, experts), score,
+    )  # fmt: skip
+
+
+def _missing(panel: Panel, kind: str, method: str, experts: int) -> int:
+    """Models of a line that have no score."""
+    if kind == "merge":
+        return sum((row.method, len(row.experts)) == (method, experts) for row in panel.incomplete)
+    return sum(row.kind == "expert" for row in panel.incomplete) if kind == "mean expert" else 0
 
 
 def _references(panel: Panel) -> list[Cell]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from pipelines.provenance import apart, said
 from pipelines.report import tables, words
 from pipelines.report.page_style import CSS
 
@@ -45,6 +46,7 @@ def markdown(report: Report) -> str:
         if figure in report.paths:
             parts.append(f"![{alt}]({figure.replace('.svg', '.png')})\n")
         parts.append(tables.markdown(rows))
+    parts += ["## How the results came about\n", *(f"- {line}" for line in settings_lines(report)), ""]
     parts += ["## How to read this\n", *(f"- {note}" for note in report.notes), ""]
     parts.append(f"{_counts(report)} Every trial with its key: `trials.csv`.\n")
     return "\n".join(parts)
@@ -60,6 +62,7 @@ def html(report: Report) -> str:
             body.append(
                 f"<section><h2>{heading}</h2><p>{escape(about)}</p>{_figure(report, name)}{_table(rows)}</section>"
             )
+    body.append(f'<section class="notes"><h2>How the results came about</h2>{_list(settings_lines(report))}</section>')
     notes = "".join(f"<li>{escape(note)}</li>" for note in report.notes)
     body.append(f'<section class="notes"><h2>How to read this</h2><ul>{notes}</ul></section>')
     body.append(_trials(report))
@@ -89,8 +92,17 @@ def _list(lines: list[str]) -> str:
     return "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>" if lines else ""
 
 
+def settings_lines(report: Report) -> list[str]:
+    """What all pools share of base, training, seeds, evaluation and machine, then what each has of its own."""
+    told = [{"pool": pool, **columns} for pool, columns in report.settings.items() if columns]
+    lines, same = apart(told, ["pool", "training"]) if told else ([], {})
+    own = [f"{line['pool']}: {said({k: v for k, v in line.items() if k != 'pool'})}" for line in lines]
+    return [f"{'Every pool' if len(told) > 1 else 'All'}: {said(same)}", *own] if told else ["Not recorded."]
+
+
 def _counts(report: Report) -> str:
-    kinds = [kind for kind, _ in {(line["kind"], line["key"]) for line in report.trials}]  # a base of two pools is one
+    scored = {(line["kind"], line["key"]) for line in report.trials if "score" in line}  # a base of two pools is one
+    kinds = [kind for kind, _ in scored]
     parts = [
         f"{kinds.count(kind)} {kind}{'' if kinds.count(kind) == 1 else 's'}" for kind in ("base", "expert", "merge")
     ]
@@ -149,7 +161,7 @@ def _cell(text: str) -> str:
 
 
 def _trials(report: Report) -> str:
-    names = ["pool", "kind", "method", "experts", "score", "constructive", "key"]
+    names = ["pool", "kind", "method", "experts", "score", "constructive", "note", "key"]
     head = "".join(f"<th>{name}</th>" for name in names)
     lines = []
     for line in report.trials:
@@ -161,6 +173,7 @@ def _trials(report: Report) -> str:
             line["experts"].replace("+", " + ") or words.UNKNOWN,
             words.UNKNOWN if score is None else words.number(score),
             {True: "yes", False: "no", None: words.UNKNOWN}[line.get("constructive")],
+            line.get("note", ""),
         ]
         cells = "".join(f"<td>{escape(str(v))}</td>" for v in values)
         lines.append(f"<tr>{cells}<td><code>{escape(line['key'][:16])}</code></td></tr>")

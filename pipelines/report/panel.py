@@ -6,12 +6,14 @@ import math
 import zlib
 from collections import defaultdict
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from conf.schema import Statistics
 from mergeopt_core.statistics import Interval, cluster_weights, difference_p, percentile_interval, task_replicates
+from pipelines.provenance import joined
 from pipelines.report.rows import PanelKey, TrialRow, panel_titles
 from pipelines.report.samples import Samples, gather
 
@@ -28,7 +30,7 @@ class Skill:
     gain: Interval
 
 
-@dataclass
+@dataclass(eq=False)
 class Panel:
     """Rows that can be compared, and their replicates."""
 
@@ -51,11 +53,24 @@ class Panel:
     """Mean of the shares of the single experts whose own gain is beyond noise `[rows]`."""
     kept_replicates: NDArray = field(default_factory=lambda: np.empty((0, 0)))
     incomplete: list[TrialRow] = field(default_factory=list)
+    """Models without a result, or with a task that failed."""
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """How the panel's results came about; of columns in which they differ, all values."""
+        columns = [row.provenance for row in (*self.rows, *self.incomplete) if row.provenance]
+        return {name: joined(told[name] for told in columns) for name in columns[0]} if columns else {}
+
+    @property
+    def plain(self) -> bool:
+        """Whether all of the panel's experts were trained plainly, as far as is known."""
+        trained = [row.provenance.get("training") for row in self.rows if row.kind == "expert"]
+        return bool(trained) and all(str(text).split(",")[0].split(" ")[0] == "plain" for text in trained)
 
     @property
     def pool_size(self) -> int:
         """Number of experts in the pool, as far as the rows show."""
-        return len(set(self.experts) | {name for m in self.merges for name in self.rows[m].experts})
+        return len({name for row in (*self.rows, *self.incomplete) for name in row.experts})
 
     @property
     def documents(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,13 @@ from conf.errors import UserError
 from conf.schema import Statistics
 from pipelines.report import page, plots, tables
 from pipelines.report.compare import ComparisonRow, RobustnessRow, compare, comparison_verdicts, robustness
-from pipelines.report.leaderboard import LeaderRow, build_cells, merge_standings
+from pipelines.report.leaderboard import Cell, LeaderRow, build_cells, merge_standings
+from pipelines.report.overall import overall_verdicts
 from pipelines.report.panel import Panel, build_panels
 from pipelines.report.rows import TrialRow
 from pipelines.report.skills import ExpertRow, InterferenceRow, expert_rows, interference_rows
 from pipelines.report.trials import trial_lines
-from pipelines.report.verdict import judge
+from pipelines.report.verdict import Verdict, judge
 
 
 @dataclass
@@ -37,14 +38,32 @@ class Report:
     """Plain sentences: the winner of each pool and how sure that is, then how the pools compare."""
     details: dict[str, list[str]] = field(default_factory=dict)
     """Further sentences by pool."""
+    scored: int = 0
+    """Models that have a score on every task."""
+    planned: int = 0
+    """Models of the study; more than are scored where it was stopped, or a part of it failed."""
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By pool, how its results came about: base, training, seeds, evaluation settings, machine."""
+    left_out: list[str] = field(default_factory=list)
+    """What was asked for and did not run or is told elsewhere, and why."""
     notes: list[str] = field(default_factory=list)
     """What a reader must know about how the numbers were made."""
     paths: dict[str, Path] = field(default_factory=dict)
     """Files by name: leaderboard.csv, report.html, …"""
 
+    @property
+    def partial(self) -> str:
+        """That results are missing, and how many; nothing where the study is complete."""
+        if self.scored == self.planned:
+            return ""
+        return f"Partial: {self.scored} of {self.planned} trials have a result; the same command goes on."
+
     def to_dict(self) -> dict[str, Any]:
         """The report as plain JSON values; numbers that are not known are None."""
-        return _json(asdict(self) | {"paths": {name: str(path) for name, path in self.paths.items()}})
+        return _json(
+            asdict(self)
+            | {"partial": bool(self.partial), "paths": {name: str(path) for name, path in self.paths.items()}}
+        )
 
 
 def _json(value: Any) -> Any:
@@ -57,29 +76,36 @@ def _json(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def write_report(rows: Sequence[TrialRow], out: Path, *, statistics: Statistics, title: str) -> Report:
+def write_report(
+    rows: Sequence[TrialRow], out: Path, *, statistics: Statistics, title: str, left_out: Sequence[str] = ()
+) -> Report:
     """Judge the trials and write leaderboard, tables, figures, report.md and report.html into a folder.
 
     Trials of one study, pool, suite and attack are compared with one another; see docs/statistics.md for how.
 
     Args:
-        rows: the trials; more may come later, the same folder is then overwritten.
+        rows: the trials, also those that have no result yet; the same folder is overwritten when they have one.
         out: folder of the report; made where it is missing.
         statistics: confidence, resamples and seed of the bootstrap.
         title: heading of the report.
+        left_out: what was asked for and is not in the report, and why.
 
     Raises:
         UserError: when there are no rows, or statistics that cannot be.
     """
     _check(rows, statistics)
-    report = Report(title, Path(out), statistics)
+    report = Report(title, Path(out), statistics, left_out=list(left_out), notes=list(left_out))
     panels = build_panels(list(rows), statistics)
-    for panel in panels:
-        _judge(report, panel, alone=len(panels) == 1)
-    report.comparisons, notes = compare(panels)
+    report.planned, report.scored = _count(rows), _count(row for panel in panels for row in panel.rows)
+    judged = [_judge(report, panel, alone=len(panels) == 1) for panel in panels]
+    report.comparisons, unlike = compare(panels)
     report.robustness = robustness(panels)
+    report.verdicts += [report.partial] if report.partial else []
+    report.verdicts += overall_verdicts(panels, [cells for cells, _ in judged])
     report.verdicts += comparison_verdicts(report.comparisons, statistics.confidence)
-    report.notes += [*notes, *_method_notes(statistics, panels)]
+    for panel, (_, verdict) in zip(panels, judged):
+        report.details[panel.title] = [*(verdict.headline if len(panels) > 1 else ()), *verdict.details]
+    report.notes += [*unlike, *_method_notes(statistics, panels)]
     if report.comparisons:
         report.notes.append(
             "Pools compared: experts are resampled as training runs. Merges are not: each pool's experts were trained "
@@ -90,7 +116,7 @@ def write_report(rows: Sequence[TrialRow], out: Path, *, statistics: Statistics,
 
 
 def _check(rows: Sequence[TrialRow], statistics: Statistics) -> None:
-    if not rows:
+    if not any(row.scored for row in rows):
         raise UserError("no trials to report on", do="run the study first (mergebench sweep …)")
     if not 0 < statistics.confidence < 1:
         raise UserError(
@@ -104,7 +130,13 @@ def _check(rows: Sequence[TrialRow], statistics: Statistics) -> None:
         )
 
 
-def _judge(report: Report, panel: Panel, alone: bool) -> None:
+def _count(rows: Iterable[TrialRow]) -> int:
+    """Distinct trials: the base of two pools is one; those without a key yet each count."""
+    keys = [row.key for row in rows]
+    return len(set(filter(None, keys))) + keys.count("")
+
+
+def _judge(report: Report, panel: Panel, alone: bool) -> tuple[list[Cell], Verdict]:
     standings = merge_standings(panel)
     cells = build_cells(panel, standings)
     kept = interference_rows(panel)
@@ -114,12 +146,11 @@ def _judge(report: Report, panel: Panel, alone: bool) -> None:
     report.trials += trial_lines(panel, standings)
     verdict = judge(panel, cells, standings, kept)
     prefix = "" if alone else f"{panel.title}: "
-    report.verdicts += [prefix + line for line in verdict.headline]
-    report.details[panel.title] = verdict.details
+    report.settings[panel.title] = panel.provenance
     report.notes += [prefix + note for note in panel.samples.notes]
-    if panel.incomplete:
-        count = len(panel.incomplete)
+    if count := sum(row.scored for row in panel.incomplete):
         report.notes.append(f"{prefix}{count} trial{'s' * (count > 1)} left out: a task has no score (see trials.csv).")
+    return cells, verdict
 
 
 def _method_notes(statistics: Statistics, panels: list[Panel]) -> list[str]:
@@ -154,7 +185,8 @@ def _write(report: Report, panels: list[Panel]) -> None:
         for stale in (report.out / f"{name}.csv", report.out / f"{name}.md"):
             stale.unlink(missing_ok=True)
         if rows:
-            _add(report, tables.write_csv(report.out / f"{name}.csv", [tables.flat(r) for r in rows]))
+            lines = [_told(report, tables.flat(row), getattr(row, "panel", "")) for row in rows]
+            _add(report, tables.write_csv(report.out / f"{name}.csv", lines))
             path = report.out / f"{name}.md"
             path.write_text(tables.markdown(rows), encoding="utf-8")
             _add(report, path)
@@ -164,6 +196,11 @@ def _write(report: Report, panels: list[Panel]) -> None:
     for name, text in (("report.md", page.markdown(report)), ("report.html", page.html(report))):
         (report.out / name).write_text(text, encoding="utf-8")
         _add(report, report.out / name)
+
+
+def _told(report: Report, line: dict[str, Any], panel: str) -> dict[str, Any]:
+    """A line with how the results of its pool came about; what the line itself has a column for gets another name."""
+    return line | {f"{k}_name" if k in line else k: v for k, v in report.settings.get(panel, {}).items()}
 
 
 def _add(report: Report, path: Path) -> None:

@@ -50,7 +50,14 @@ class TrialRow:
     base: str = ""
     """What the pool's base is, so that pools of other bases are not compared."""
     reference: str | None = None
-    """Pool that this row's pool is compared with; None: the first one of the same base."""
+    """Pool that this row's pool is compared with; None: the plainly trained one of the same base, or the first."""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    """How the result came about: base, training, seeds, evaluation settings, machine; empty where it is not known."""
+
+    @property
+    def scored(self) -> bool:
+        """Whether there is a result (perhaps with failed tasks)."""
+        return bool(self.scores or self.provenance)
 
     def table(self) -> pyarrow.Table | None:
         """The per-document scores, loaded if need be."""

@@ -18,11 +18,16 @@ from pipelines.report.skills import ExpertRow, InterferenceRow
 Column = tuple[str, Callable[[Any], str]]
 """A heading, and what stands below it for a row."""
 
+
+def _of(merges: int, planned: int) -> str:
+    return str(merges) if merges == planned else f"{merges} of {planned}"
+
+
 LEADERBOARD: list[Column] = [
     ("pool", lambda r: r.panel),
     ("method", lambda r: r.method),
     ("experts", lambda r: str(r.experts) if r.kind == "merge" else words.UNKNOWN),
-    ("merges", lambda r: str(r.merges) if r.kind == "merge" else words.UNKNOWN),
+    ("merges", lambda r: _of(r.merges, r.planned) if r.kind == "merge" else words.UNKNOWN),
     ("score", lambda r: words.score(r.score)),
     ("Δ base", lambda r: words.gap(r.to_base)),
     ("Δ best expert", lambda r: words.gap(r.to_best)),

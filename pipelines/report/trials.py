@@ -32,7 +32,8 @@ def trial_lines(panel: Panel, standings: dict[int, MergeStanding]) -> list[dict[
             line["kept"] = float(panel.kept[i])
         lines.append(line | _measured(panel.rows[i]))
     for row in panel.incomplete:
-        lines.append(_describe(row) | {"note": "incomplete: a task has no score"} | _measured(row))
+        note = "incomplete: a task has no score" if row.scored else "no result yet"
+        lines.append(_describe(row) | {"note": note} | _measured(row))
     return lines
 
 
@@ -49,6 +50,7 @@ def _describe(row: TrialRow) -> dict[str, Any]:
         "size": len(row.experts),
         "parameters": json.dumps(dict(row.parameters), sort_keys=True, default=str) if row.parameters else "",
         "key": row.key,
+        **{name: value for name, value in row.provenance.items() if name != "suite"},
     }
 
 

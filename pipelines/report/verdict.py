@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mergeopt_core.statistics import Interval, difference_p, holm
+from mergeopt_core.statistics import Interval, leads
 from pipelines.report import words
 from pipelines.report.leaderboard import Cell, MergeStanding
 from pipelines.report.panel import Panel
@@ -37,7 +37,7 @@ def judge(panel: Panel, cells: list[Cell], standings: dict[int, MergeStanding], 
     if not merged:
         return Verdict(panel.title, ["No merge has been scored."], [line for line in [_skills(panel)] if line])
     winner = merged[0]
-    headline = [_winner(winner, len(merged)), _lead(panel, winner, merged)]
+    headline = winners(panel, merged)
     details = [*_sizes(panel, merged), _best_merge(panel, standings), _harm(merged), _skills(panel)]
     details.append(_kept(kept, winner.row.method))
     return Verdict(panel.title, [line for line in headline if line], [line for line in details if line])
@@ -58,11 +58,19 @@ def _against(interval: Interval | None, rival: str) -> str:
     return f"{'beats' if sense > 0 else 'falls short of'} {rival} by {seen}"
 
 
-def _winner(cell: Cell, count: int) -> str:
+def winners(panel: Panel, merged: list[Cell]) -> list[str]:
+    """The highest of the cells, of one panel or of several, and its lead over the others of its size."""
+    several = len({cell.row.panel for cell in merged}) > 1
+    winner = merged[0]
+    return [_winner(winner, len(merged), several), _lead(panel, winner, merged, several)]
+
+
+def _winner(cell: Cell, count: int, several: bool) -> str:
     row = cell.row
     best = "the best of its own experts" if row.merges == 1 else "the best of each merge's own experts"
-    rank = f", the highest of {count} method-and-size means" if count > 1 else ""
-    sentence = f"{_name(cell)} scores {words.score(row.score)}{rank}. "
+    name = f"{_name(cell)} of {row.panel}" if several else _name(cell)
+    rank = f", the highest of {count} {'pool, ' * several}method-and-size means" if count > 1 else ""
+    sentence = f"{name} scores {words.score(row.score)}{rank}. "
     sentence += f"It {_against(row.to_base, 'the base')} and {_against(row.to_best, best)}."
     if row.constructive is not None:
         sure = f", {row.significant} beyond noise" if row.constructive.k else ""
@@ -71,39 +79,43 @@ def _winner(cell: Cell, count: int) -> str:
 
 
 def _rivals(panel: Panel, winner: Cell, merged: list[Cell]) -> list[tuple[Cell, Interval]]:
-    """Other methods at the winner's size with the winner's lead over each; p-values Holm-corrected."""
-    others = [c for c in merged if c.row.experts == winner.row.experts and c.row.method != winner.row.method]
-    leads = []
-    for other in others:
-        lead = winner.row.score.estimate - other.row.score.estimate
-        draws = winner.replicates - other.replicates
-        p = difference_p(lead, draws, max(panel.documents, 1))
-        leads.append(panel.interval(lead, draws) if np.isnan(p) else _with_p(panel.interval(lead, draws), p))
-    known = [i for i, lead in enumerate(leads) if lead.p is not None]
-    for i, p in zip(known, holm(np.array([leads[i].p for i in known]))):
-        leads[i] = _with_p(leads[i], float(p))
-    return list(zip(others, leads))
+    """The other cells of the winner's size, the highest first, with the winner's lead over each."""
+    cells = [c for c in merged if c.row.experts == winner.row.experts]
+    scores = [c.row.score.estimate for c in cells]
+    _, found = leads(scores, np.array([c.replicates for c in cells]), panel.documents, panel.statistics.confidence)
+    return list(zip(cells, found))[1:]
 
 
-def _with_p(interval: Interval, p: float) -> Interval:
-    return Interval(interval.estimate, interval.low, interval.high, p)
-
-
-def _lead(panel: Panel, winner: Cell, merged: list[Cell]) -> str:
-    rivals = _rivals(panel, winner, merged)
+def _lead(panel: Panel, winner: Cell, merged: list[Cell], several: bool) -> str:
+    rivals = [
+        (f"{c.row.method} of {c.row.panel}" if several else c.row.method, c.row.score.estimate, lead)
+        for c, lead in _rivals(panel, winner, merged)
+    ]
     if not rivals:
         return ""
-    runner, lead = rivals[0]
-    start = f"At {words.experts(winner.row.experts)} its lead over the runner-up {runner.row.method} "
-    start += f"({words.number(runner.row.score.estimate)}) is {words.gap(lead)}: "
+    what = f"At {words.experts(winner.row.experts)} its lead"
+    return f"{what} {lead_over(rivals, panel.statistics.confidence)}."
+
+
+def lead_over(rivals: list[tuple[str, float, Interval]], confidence: float) -> str:
+    """How far the best is ahead of others (name, score, lead), the highest first, and whether beyond noise."""
+    name, score, lead = rivals[0]
+    start = f"over the runner-up {name} ({words.number(score)}) is {words.gap(lead)}: "
     if lead.p is None:
-        return start + "without per-document scores its noise is not known."
-    level_with = _level_with(panel, rivals)
-    if not level_with:
-        return start + f"beyond noise, as over every other method (Holm-corrected, {len(rivals)} compared)."
-    if runner.row.method not in level_with:
-        return start + f"beyond noise; not told apart from it: {words.listed(level_with)}."
-    return start + f"inside the noise. Level with the winner: {words.listed(level_with)}."
+        return start + "without per-document scores its noise is not known"
+    level = _level(rivals, confidence)
+    pairs = len(rivals) * (len(rivals) + 1) // 2
+    corrected = f" (Holm-corrected over {pairs} pairs)" if pairs > 1 else ""
+    if not level:
+        return start + f"beyond noise{', as over every other' * (len(rivals) > 1)}{corrected}"
+    if name not in level:
+        return start + f"beyond noise; not told apart from it: {words.listed(level)}{corrected}"
+    return start + f"inside the noise. Level with the best: {words.listed(level)}{corrected}"
+
+
+def _level(rivals: list[tuple[str, float, Interval]], confidence: float) -> list[str]:
+    """Those that the best one cannot be told from."""
+    return [name for name, _, lead in rivals if lead.p is not None and lead.p >= 1 - confidence]
 
 
 def _sizes(panel: Panel, merged: list[Cell]) -> list[str]:
@@ -111,16 +123,11 @@ def _sizes(panel: Panel, merged: list[Cell]) -> list[str]:
     parts = []
     for size in sorted({c.row.experts for c in merged} - {merged[0].row.experts}):
         best = next(c for c in merged if c.row.experts == size)
-        level = _level_with(panel, _rivals(panel, best, merged))
+        rivals = [(c.row.method, c.row.score.estimate, lead) for c, lead in _rivals(panel, best, merged)]
+        level = _level(rivals, panel.statistics.confidence)
         note = f", level with {words.listed(level, 3)}" if level else ""
         parts.append(f"{words.experts(size)}: {best.row.method} {words.score(best.row.score)}{note}")
     return [f"Best at other sizes: {'; '.join(parts)}."] if parts else []
-
-
-def _level_with(panel: Panel, rivals: list[tuple[Cell, Interval]]) -> list[str]:
-    """Methods that the best one cannot be told from."""
-    level = 1 - panel.statistics.confidence
-    return [c.row.method for c, lead in rivals if lead.p is not None and lead.p >= level]
 
 
 def _best_merge(panel: Panel, standings: dict[int, MergeStanding]) -> str:

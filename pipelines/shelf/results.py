@@ -17,8 +17,8 @@ FORMATS = ("csv", "parquet", "json", "table")
 NESTED = ("studies", "parameters", "experts")
 """Columns that hold lists and tables; JSON texts in CSV and Parquet."""
 MEASURED = (
-    "key", "studies", "experts", "experts_merged", "weights", "task", "split", "limit", "metric", "value", "stderr", "n",
-    "error", "seconds", "made",
+    "key", "studies", "experts", "experts_merged", "weights", "task", "split", "limit", "metric", "value", "stderr",
+    "n", "error", "seconds", "made",
 )  # fmt: skip
 """Columns in which results of the same kind may differ."""
 
@@ -86,13 +86,17 @@ def grouped(rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[
     for line in lines.values():
         scores = line.pop("scores")
         line |= {"models": len(scores), "mean": sum(scores) / len(scores) if None not in scores else None}
-    found = sorted(lines.values(), key=lambda line: [(value is None, str(value).zfill(4)) for value in line.values()])
+    found = sorted(lines.values(), key=lambda line: [_order(value) for value in line.values()])
     for method in {line["method"] for line in found}:
         own = [line for line in found if line["method"] == method]
         common = set.intersection(*(set(line["parameters"].split()) for line in own))
         for line in own:
             line["parameters"] = " ".join(part for part in line["parameters"].split() if part not in common)
     return apart(found, ("kind", "method", "of", "pool", "training"), ("models", "mean"))
+
+
+def _order(value: Any) -> tuple[bool, float, str]:
+    return (value is None, value if isinstance(value, (int, float)) else 0, str(value))
 
 
 def _text(value: Any) -> Any:

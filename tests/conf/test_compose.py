@@ -109,3 +109,17 @@ def test_the_studies_of_a_sweep_have_names_of_their_own():
     names = [config.name for config, _ in compose(["+experiment=quickstart", "seed=1,2", "suite.limit=10"])]
     assert names == ["quickstart/seed=1", "quickstart/seed=2"]
     assert only("+experiment=quickstart").name == "quickstart"
+
+
+def test_pools_stand_as_they_are_written_not_as_the_defaults_list_has_them(tmp_path):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - /pool@pools.sam: tiny\n  - /finetuning@pools.sam.finetuning: sam\n"
+        "  - /pool@pools.plain: tiny\n  - _self_\nname: mine\npools:\n  plain: {seed: 3}\n  sam: {seed: 3}\n"
+    )
+    ((config, tree),) = compose(["+experiment=mine"], config_dir=str(tmp_path))
+    assert list(config.pools) == list(tree.pools) == ["plain", "sam"]
+    assert (config.pools["sam"].finetuning["method"], config.pools["sam"].seed) == ("sam", 3)
+    more = ["+experiment=mine", "+pools.b.tasks.add.skill=add", "+pool@pools.a=tiny"]
+    assert list(compose(more, config_dir=str(tmp_path))[0][0].pools) == ["plain", "sam", "b", "a"]
+    assert next(iter(compose(["+experiment=mergopt_vs_sam"])[0][0].pools)) == "standard"

@@ -3,8 +3,8 @@ import math
 import pytest
 
 from conf.errors import UserError
-from conf.schema import Sampler
-from pipelines.subsets import draw_orders, draw_subsets
+from conf.schema import Checkpoint, Config, Pool, Sampler
+from pipelines.subsets import draw_orders, draw_subsets, left_out
 
 EXPERTS = [f"e{i}" for i in range(12)]
 
@@ -56,3 +56,10 @@ def test_orders_begin_with_the_pools_and_are_distinct():
     assert many[:5] == draw_orders(tuple(EXPERTS), Sampler(orders=5))
     with pytest.raises(UserError, match="at least one order"):
         draw_orders(subset, Sampler(orders=0))
+
+
+def test_sizes_that_some_pools_cannot_have_are_noted():
+    pool = {name: {str(i): {"path": "x"} for i in range(n)} for name, n in (("small", 3), ("large", 6))}
+    pools = {name: Pool(experts={k: Checkpoint(**v) for k, v in experts.items()}) for name, experts in pool.items()}
+    config = Config(pools=pools, sampler=Sampler(sizes=[2, 5]), methods={"ties": {"method": "ties"}})
+    assert left_out(config) == ([], ["Left out: subsets of 5 experts in small (3), which has fewer experts."])

@@ -1,9 +1,11 @@
 """A whole study: run, repeated, extended, broken, killed, shared."""
 
 import errno
+import io
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -12,7 +14,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
+from cli import console
 from conf.compose import compose
 from conf.errors import UserError
 from pipelines import worker
@@ -245,3 +249,63 @@ def test_merges_have_the_executors_threads(tiny_pool, store, monkeypatch, count)
     finally:
         torch.set_num_threads(before)
     assert set(seen) == {count}
+
+
+def test_what_cannot_run_is_refused_and_what_runs_in_part_is_said(tiny_pool, store):
+    one = "+method@methods.slerp=slerp"
+    for more, message in (
+        (["sampler.sizes=[7]"], r"no pool has 7 experts: tiny \(3\)"),
+        ([one], "slerp merges 1 expert, and subsets are of 2, 3"),
+    ):
+        config = config_of(tiny_pool, store, *more)
+        with pytest.raises(UserError, match=message):
+            run_study(config)
+        assert any(re.search(message, p.what) for p in make_plan(config, access_of(config)).problems)
+    assert values(store) == {}
+    config = config_of(tiny_pool, store, one, "sampler.sizes=[1,2]", "~methods.ties", "~methods.dare")
+    done = run_study(config)
+    note = "Left out: slerp of 2 experts, because slerp merges 1 expert."
+    assert make_plan(config, access_of(config)).to_dict()["notes"] == [note]
+    assert (done.complete, done.report.left_out) == (True, [note])
+    assert note in (done.folder / "report.html").read_text()
+
+
+def test_a_narrower_study_leaves_the_fuller_report_and_a_wider_one_takes_its_place(tiny_pool, store):
+    full = run_study(config_of(tiny_pool, store))
+    before = (full.folder / "trials.csv").read_bytes()
+    narrow = run_study(config_of(tiny_pool, store, "sampler.sizes=[2]"))
+    other = run_study(config_of(tiny_pool, store, "methods.ties.density=0.9"))
+    assert len({full.folder, narrow.folder, other.folder}) == 3
+    assert narrow.folder.parent == full.folder.parent
+    assert (full.folder / "trials.csv").read_bytes() == before
+    assert "tells of 3 trials that this study does not have" in narrow.report.left_out[0]
+    assert run_study(config_of(tiny_pool, store, "sampler.sizes=[2]")).folder == narrow.folder
+    wide = run_study(config_of(tiny_pool, store, "+method@methods.stock=model_stock"))
+    assert wide.folder == full.folder
+    assert wide.report.left_out == []
+
+
+def test_a_stopped_study_is_reported_as_partial(tiny_pool, store, monkeypatch):
+    run, ran = Worker.run, []
+
+    def stopped(self, trial):
+        if len(ran) == 5:
+            raise KeyboardInterrupt
+        ran.append(trial)
+        run(self, trial)
+
+    monkeypatch.setattr(Worker, "run", stopped)
+    screen = Console(width=100, record=True, file=io.StringIO(), force_terminal=True)
+    monkeypatch.setattr(console, "err", screen)
+    monkeypatch.setattr(console, "verbosity", console.NORMAL)
+    with console.listening() as progress:
+        part = run_study(config_of(tiny_pool, store), progress)
+    assert "! trials (5 of 16)" in screen.export_text()
+    assert (part.complete, part.outcome.interrupted) == (False, True)
+    assert (part.report.scored, part.report.planned) == (5, 16)
+    assert part.report.verdicts[0].startswith("Partial: 5 of 16 trials have a result")
+    assert "Partial: 5 of 16" in (part.folder / "report.html").read_text()
+    assert (part.folder / "trials.csv").read_text().count("no result yet") == 11
+    monkeypatch.setattr(Worker, "run", run)
+    whole = run_study(config_of(tiny_pool, store))
+    assert (whole.report.partial, whole.folder) == ("", part.folder)

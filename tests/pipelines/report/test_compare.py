@@ -5,7 +5,7 @@ import pytest
 from synthetic import study
 
 from conf.schema import Statistics
-from mergeopt_core.statistics import paired_bootstrap
+from mergeopt_core.statistics import holm, paired_bootstrap
 from pipelines.report import write_report
 from pipelines.report.compare import compare, comparison_verdicts, robustness
 from pipelines.report.panel import build_panels
@@ -114,6 +114,23 @@ def test_pools_of_another_base_are_not_compared():
     other = [replace(r, base="3b") for r in study(**SHAPE, pool="mergopt_3b", shift=0.1)]
     rows, _ = compare(panels(small, large, other))
     assert {(r.reference, r.other) for r in rows} == {("plain_3b", "mergopt_3b")}
+
+
+def test_every_training_is_compared_with_plain_and_with_each_other():
+    how = {"sam": "sam rho=0.05", "plain": "plain, adamw lr=0.001", "mergopt": "mergopt"}
+    pools = [
+        [replace(r, provenance={"training": how[name]}) for r in study(**SHAPE, pool=name, seed=s)]
+        for s, name in enumerate(how)
+    ]
+    rows, _ = compare(panels(*pools))
+    assert {(r.reference, r.other) for r in rows if r.main} == {("plain", "sam"), ("plain", "mergopt")}
+    others = [r for r in rows if not r.main]
+    assert {(r.reference, r.other) for r in others} == {("sam", "mergopt")}
+    assert "merges" not in {r.what for r in others}
+    overall = [r for r in rows if r.what == "all merges"]
+    assert [r.p_holm for r in overall] == pytest.approx(holm([r.difference.p for r in overall]))
+    lines = comparison_verdicts(rows, 0.95)
+    assert [line.split(":")[0] for line in lines] == ["sam against plain", "mergopt against plain"]
 
 
 def test_a_pool_is_compared_with_the_one_it_names():

@@ -2,6 +2,7 @@ import csv
 import io
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -136,8 +137,8 @@ def test_on_a_terminal(report, width):
 
 def test_what_merging_keeps_on_a_terminal(report):
     text = rendered(interference_parts(report), 80)
-    first = report.interference[0].panel
-    for row in (r for r in report.interference if r.panel == first):
+    best = max((r for r in report.leaderboard if r.kind == "merge"), key=lambda r: r.score.estimate).panel
+    for row in (r for r in report.interference if r.panel == best):
         assert row.method in text
         assert f"{row.kept.estimate:.3f}" in text
 
@@ -168,3 +169,24 @@ def test_many_methods_in_one_figure(tmp_path):
         study(skills=2, n=10, sizes=(2,), methods=methods), tmp_path, statistics=STATISTICS, title="t"
     )
     assert report.paths["score_by_experts.png"].stat().st_size > 10_000
+
+
+def test_every_table_and_page_says_how_its_results_came_about(tmp_path):
+    told = {"base": "tiny", "suite": "skills", "fewshot": 0, "sample": "20 drawn by seed 1", "dtype": "float32"}
+    told |= {"device": "cpu", "batch_size": 32, "engine": "lm_eval 1", "training_seed": 0}
+    rows = [
+        replace(r, provenance={**told, "training": f"{pool}, adamw", "seed": 0 if r.kind == "merge" else None})
+        for s, pool in enumerate(("plain", "sam"))
+        for r in study(skills=3, n=20, sizes=(2,), samples=2, pool=pool, seed=s)
+    ]
+    report = write_report(rows, tmp_path, statistics=STATISTICS, title="t")
+    for name in ("leaderboard.csv", "trials.csv", "interference.csv"):
+        for line in read(report.paths[name]):
+            assert {k: line[k] for k in told} == {k: str(v) for k, v in told.items()}
+            assert line["training"] == f"{line['pool']}, adamw"
+    for name in ("report.html", "report.md"):
+        text = report.paths[name].read_text(encoding="utf-8")
+        assert "Every pool: base tiny, suite skills, fewshot 0, sample 20 drawn by seed 1, dtype float32" in text
+        assert "sam: training sam" in text
+    text = " ".join(rendered([standings_table(report)], 80).split())
+    assert "Every pool: base tiny" in text

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import time
 from pathlib import Path
@@ -11,12 +12,13 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 from conf.errors import UserError
 from pipelines.shelf.export import export
 from pipelines.shelf.gc import collect_garbage
-from pipelines.shelf.results import format_of, print_rows, result_rows, write_rows
+from pipelines.shelf.results import format_of, grouped, print_rows, result_rows, write_rows
 from pipelines.shelf.studies import studies
 from pipelines.shelf.verify import chosen_entries, verify
 from pipelines.store import Store
@@ -225,3 +227,84 @@ def test_formats_by_name_and_by_ending():
         format_of("parqet", None)
     with pytest.raises(UserError, match="out=FILE"):
         format_of("parquet", None)
+
+
+def test_every_result_says_how_it_came_about(study, tmp_path):
+    rows = result_rows(Store(study.store))
+    merge = next(row for row in rows if row["method"] == "dare_linear")
+    assert (merge["pool"], merge["base"], merge["suite"], merge["seed"]) == ("tiny", "tiny", "custom", 0)
+    assert merge["training"].startswith("plain, adamw lr=0.001")
+    assert "3 steps of 8" in merge["training"]
+    assert (merge["training_seed"], merge["limit"], merge["fewshot"]) == (0, 8, "the task's own")
+    assert merge["sample"] == "8 drawn by seed 1234"
+    assert (merge["dtype"], merge["batch_size"]) == ("float32", 32)
+    assert merge["device"].startswith("cpu")
+    assert re.match(r"lm_eval \S+, transformers \S+, torch \S+, (contexts|nothing) shared", merge["engine"])
+    base = next(row for row in rows if row["kind"] == "base")
+    assert (base["training"], base["training_seed"], base["seed"]) == (None, None, None)
+    study.out = str(tmp_path / "card")
+    export(merge["key"], study, access_of(study))
+    card = (tmp_path / "card" / "README.md").read_text()
+    for name in (
+        "base",
+        "training",
+        "seed",
+        "suite",
+        "fewshot",
+        "sample",
+        "dtype",
+        "device",
+        "batch size",
+        "engine",
+    ):
+        assert f"| {name} | " in card
+    assert f"| training | {merge['training']} |" in card
+
+
+def test_trials_of_another_pool_training_seed_or_limit_are_not_averaged(study, small_study):
+    recipe = ("~methods.dare", "sampler.singles=false")
+    add = ("+pools.tiny.finetuning.method=sam", "name=sam")
+    for more in (add, ("+pools.tiny.seed=1", "name=seeded"), ("suite.limit=6", "name=short")):
+        config = small_study(*recipe, *more)
+        run_study(config)
+    lines, same = grouped(result_rows(Store(study.store)))
+    linear = [line for line in lines if line["method"] == "linear"]
+    assert [line["models"] for line in linear] == [2, 2, 2, 2]
+    assert len({(line["training"], line["training_seed"], line["sample"]) for line in linear}) == 4
+    assert {line["training"] for line in linear} == {"plain", "sam"}
+    assert same["suite"] == "custom"
+    means = {line["mean"] for line in linear}
+    own = [r for r in result_rows(Store(study.store), "short") if r["method"] == "linear"]
+    assert sum(r["value"] for r in own) / 2 in means
+
+
+def test_an_older_entry_is_read_with_what_it_does_not_say_as_unknown(study):
+    for entry in entries(study, "results"):
+        about = entry.describe()
+        about = {k: v for k, v in about.items() if k not in ("training", "device", "batch_size", "versions")}
+        about["experts"] = [{**e, "path": "/gone"} for e in about["experts"]]
+        (entry.folder / "entry.json").write_text(json.dumps(about))
+    (record,) = studies(Store(study.store))
+    old = {k: v for k, v in json.loads(record.file.read_text()).items() if k != "pools"}
+    record.file.write_text(json.dumps(old))
+    merge = next(row for row in result_rows(Store(study.store)) if row["method"] == "linear")
+    assert merge["pool"] is None
+    assert [merge[name] for name in ("training", "training_seed", "device", "batch_size")] == ["—"] * 4
+    assert merge["engine"].startswith("lm_eval ")
+    lines, _ = grouped(result_rows(Store(study.store)))
+    assert sum(line["models"] for line in lines) == 8
+
+
+def test_on_80_columns_no_word_is_cut(study, monkeypatch):
+    from cli.shelf import _table
+    from cli.upkeep_view import results_table
+
+    store = Store(study.store)
+    screen = Console(width=80, record=True, file=io.StringIO())
+    screen.print(results_table(*grouped(result_rows(store))))
+    screen.print(_table(store.entries("results"), study.store, studies(store)))
+    text = screen.export_text()
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= 80
+    for word in ("pool", "training", "plain", "base tiny", "suite custom", "dtype float32", "batch size 32"):
+        assert word in " ".join(text.split())

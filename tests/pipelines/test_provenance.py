@@ -1,0 +1,63 @@
+"""What an entry says of how its result came about, in columns and for people."""
+
+import json
+
+from pipelines.provenance import apart, provenance, said, training_of
+
+TASK = {"num_fewshot": None, "limit": None, "split": None}
+SETTINGS = {
+    "tasks": {}, "seed": 1234, "dtype": "float32", "chat_template": False, "max_length": None, "share_prefix": True,
+    "lm_eval": "0.4.13", "transformers": "5",
+}  # fmt: skip
+
+
+def about(**tasks):
+    settings = {**SETTINGS, "tasks": {name: {**TASK, **told} for name, told in tasks.items()}}
+    base = {"path": "/somewhere/models--org--base/snapshots/abc"}
+    return {"settings": settings, "base": base, "experts": [], "recipe": None, "model": {}, "suite": "mine"}
+
+
+def test_a_limit_says_how_its_documents_were_chosen():
+    chosen = {"a": {"limit": 20}, "b": {"limit": 20, "sample": "first"}, "c": {"limit": 0.1, "split": "test"}, "d": {}}
+    told = [provenance(about(**chosen), task)["sample"] for task in chosen]
+    assert told == ["20 drawn by seed 1234", "first 20", "10% of test drawn by seed 1234", "all"]
+    assert provenance(about(**chosen))["sample"] == " + ".join(told)
+
+
+def test_few_shots_and_base_are_named():
+    told = provenance(about(a={"num_fewshot": 0}, b={"num_fewshot": 5}))
+    assert (told["fewshot"], told["base"]) == ("0 + 5", "org/base")
+    assert told["engine"] == "lm_eval 0.4.13, transformers 5, contexts shared"
+    assert "fewshot 0" in said({"fewshot": 0, "attack": "none", "seed": None})
+
+
+def test_a_training_is_told_by_what_is_not_a_default(tmp_path):
+    from dataclasses import asdict
+
+    from conf.schema import Optimizer, Training
+
+    entry = {
+        "finetuning": {"method": "sam", "rho": 0.1, "include": [], "exclude": []},
+        "optimizer": asdict(Optimizer(lr=1e-4, weight_decay=0.1)),
+        "training": asdict(Training(batch_size=4, accumulation=2)),
+        "epochs": 5.0,
+        "seed": 7,
+    }
+    (tmp_path / "entry.json").write_text(json.dumps(entry))
+    made = training_of(str(tmp_path))
+    assert made == {"how": "sam rho=0.1, adamw lr=0.0001 weight_decay=0.1, 5 epochs of 8", "method": "sam", "seed": 7}
+    assert training_of(str(tmp_path / "elsewhere")) is None
+
+
+def test_rows_keep_what_tells_them_apart_and_share_the_rest():
+    rows = [
+        {"pool": p, "training": f"{p}, adamw", "seed": s, "twice": s, "device": "cpu", "mean": m}
+        for m, (p, s) in enumerate([("plain", 0), ("sam", 0), ("sam", 1)])
+    ]
+    told, same = apart(rows, ["pool", "training"], ["mean"])
+    assert told == [
+        {"pool": "plain", "training": "plain", "seed": 0, "mean": 0},
+        {"pool": "sam", "training": "sam", "seed": 0, "mean": 1},
+        {"pool": "sam", "training": "sam", "seed": 1, "mean": 2},
+    ]
+    assert same == {"device": "cpu", "all training": "adamw"}
