@@ -186,7 +186,7 @@ class Suite:
     max_length: Optional[int] = None
     """Context length; default: the model's."""
     share_prefix: bool = True
-    """Compute a context once for all of its options (same decisions, log-likelihoods to 1e-4)."""
+    """Compute a context once for all of its options, where that is safe (same decisions, log-likelihoods to 1e-4)."""
     include_path: Optional[str] = None
     """Folder of further lm-eval task files."""
     attack: str = "none"

@@ -18,14 +18,13 @@ from conf.schema import Suite
 from pipelines.evaluate.attacks import attack_named, perturb_prompt
 from pipelines.evaluate.definitions import OWN_TASKS
 from pipelines.evaluate.entries import Entered, Leaf, choose, enter
-from pipelines.evaluate.forward import NotFiniteError
 from pipelines.evaluate.index import task_index
 from pipelines.evaluate.lm import LiveLM
 from pipelines.evaluate.memo import remember_documents
 from pipelines.evaluate.quiet import at_rest, fitting_threads, offline, same_random_state, silence
 from pipelines.evaluate.result import Evaluation
 from pipelines.evaluate.score import Summary, settings
-from pipelines.evaluate.scorer import Scorer
+from pipelines.evaluate.scorer import NotFiniteError, Scorer
 from pipelines.evaluate.trie import common
 from pipelines.progress import SILENT, Progress
 from pipelines.threads import threads

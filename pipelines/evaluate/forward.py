@@ -14,16 +14,8 @@ Answer = tuple[float, bool]
 """lm-eval's answer to a request: (log-likelihood, whether greedy decoding would give the continuation)."""
 
 
-class NotFiniteError(ArithmeticError):
-    """The model's logits are NaN."""
-
-
 def log_likelihoods(model: nn.Module, work: list[Batch], count: int, tick: Callable[[int], None]) -> list[Answer]:
-    """Answers to ``count`` requests from their batches.
-
-    Log-likelihoods are summed in float32 and rounded to the dtype of the logits, as lm-eval's are.
-    Raises NotFiniteError when one is NaN.
-    """
+    """Answers to ``count`` requests from their batches, summed in float32."""
     answers = []
     with torch.no_grad(), rows_only(model) as rows:
         for batch in work:
@@ -32,8 +24,6 @@ def log_likelihoods(model: nn.Module, work: list[Batch], count: int, tick: Calla
     values, greedy = torch.zeros(count), torch.zeros(count, dtype=torch.bool)
     for batch, (value, right) in zip(work, answers, strict=True):  # read last, so that a GPU is never waited for
         values[batch.requests], greedy[batch.requests] = value.cpu(), right.cpu()
-    if torch.isnan(values).any():
-        raise NotFiniteError("the model's logits are NaN")
     return list(zip(values.tolist(), greedy.tolist(), strict=True))
 
 
@@ -47,12 +37,12 @@ def answer(model: nn.Module, batch: Batch, rows: list[torch.Tensor]) -> tuple[to
         logits = logits.reshape(-1, logits.shape[-1])[batch.rows.to(logits.device)]
     batch, logits = batch.to(logits.device), logits.reshape(-1, logits.shape[-1])  # [R, V]
     scores = torch.log_softmax(logits, dim=-1)  # [R, V]
-    picked = scores[batch.pick_row, batch.pick_token].float()  # [P]
+    picked = scores[batch.pick_row, batch.pick_token]  # [P]
     right = (logits.argmax(-1)[batch.pick_row] == batch.pick_token).float()  # [P]
     n = len(batch.requests)
     total = torch.zeros(n, device=logits.device).index_add_(0, batch.pick_request, picked)
     every = torch.ones(n, device=logits.device).scatter_reduce_(0, batch.pick_request, right, "amin")
-    return total.to(scores.dtype).float(), every.bool()
+    return total, every.bool()
 
 
 def _structure(model: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
@@ -64,11 +54,6 @@ def _structure(model: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
         dtype = next(model.parameters()).dtype
         mask = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
     return {"attention_mask": mask, "position_ids": batch.depths}
-
-
-def can_branch(model: nn.Module) -> bool:
-    """Whether the attention in use takes a mask of our own making."""
-    return getattr(model.config, "_attn_implementation", None) in ("sdpa", "eager")
 
 
 @contextmanager

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 import torch
@@ -11,30 +13,33 @@ from torch import nn
 from conf.errors import UserError
 from conf.schema import Suite
 from pipelines.evaluate.entries import Leaf
-from pipelines.evaluate.forward import NotFiniteError, can_branch, log_likelihoods
+from pipelines.evaluate.forward import Answer, log_likelihoods
 from pipelines.evaluate.lm import LiveLM
+from pipelines.evaluate.sharing import can_share
 from pipelines.evaluate.trie import Batch, Pair, batches, forest
 
 Tick = Callable[[int], None]
 
-TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
-"""How far shared and separate computation may differ in a request's log-likelihood before sharing is turned off."""
 
-SAMPLE = 8
-"""Requests that are computed both ways in every model to see whether sharing works."""
+class NotFiniteError(ArithmeticError):
+    """The model's logits are NaN."""
 
 
 class Scorer:
-    """Batches of every leaf, for one context length and batch size at a time."""
+    """How every leaf's requests are answered, for one model and batch size at a time.
+
+    Where prefixes can be shared, trees are laid out once per context length, batch size and width. Elsewhere lm-eval's
+    own code answers all log-likelihood requests of the suite in one call, as ``lm_eval run`` on its tasks does.
+    """
 
     def __init__(self, lm: LiveLM, suite: Suite, leaves: list[Leaf]):
-        self.lm, self.suite, self.leaves = lm, suite, leaves
+        self.lm, self.suite = lm, suite
         self.batch_size, self.share = suite.batch_size, suite.share_prefix
         self.pairs: dict[int, list[Pair]] = {}
         self.work: dict[int, list[Batch]] = {}
-        self.misfits: dict[int, ValueError] = {}
-        self.made_for: tuple[int, int, bool, int] | None = None
-        self.max_length, self.width = 0, 0
+        self.answers: dict[int, list[Answer]] = {}
+        self.made_for: tuple[int, int, int] | None = None
+        self.max_length = 0
         for leaf in leaves:
             if leaf.instances and leaf.instances[0][0].request_type == "loglikelihood":
                 self._tokenise(leaf)
@@ -42,18 +47,24 @@ class Scorer:
     @property
     def rows(self) -> int | None:
         """Sequences that one evaluation computes, as far as known."""
-        return sum(len(b.tokens) for work in self.work.values() for b in work) or None
+        if self.share:
+            return sum(len(b.tokens) for work in self.work.values() for b in work) or None
+        return len({hash((*c, *t[:-1])) for pairs in self._fitting().values() for c, t in pairs}) or None
 
     def prepare(self, model: nn.Module) -> None:
-        """Lay out the batches for a model's context length; check that it computes shared prefixes rightly."""
-        self.max_length = self.lm.max_length
-        self.width = model.get_input_embeddings().embedding_dim
-        if self.share and not can_branch(model):
-            self.share = False
-        self._lay_out()
-        if self.share and not self._branches_rightly(model):
-            self.share = False
-            self._lay_out()
+        """See whether a model can share prefixes, and lay out the batches for its context length if so."""
+        self.max_length, self.answers = self.lm.max_length, {}
+        pairs = self._fitting()
+        longest = max((len(c) + len(t) - 1 for part in pairs.values() for c, t in part), default=0)
+        self.share = self.suite.share_prefix and can_share(model, min(longest, self.max_length))
+        if not self.share:
+            return
+        width = model.get_input_embeddings().embedding_dim
+        wanted = (self.max_length, self.batch_size, width)
+        if self.made_for != wanted:
+            trees = {key: forest(part, self.max_length, width) for key, part in pairs.items()}
+            self.work = {key: batches(part, self.batch_size) for key, part in trees.items()}
+            self.made_for = wanted
 
     def halve(self, who: str) -> None:
         """Halve the batch size after running out of memory. Raises UserError when it is one already."""
@@ -67,10 +78,8 @@ class Scorer:
         """Answer a leaf's requests and pass the answers through its filters."""
         requests = leaf.task._instances or []
         kind = requests[0].request_type
-        if id(leaf) in self.misfits:
-            raise self.misfits[id(leaf)]
         if kind == "loglikelihood":
-            answers: list[Any] = log_likelihoods(model, self.work[id(leaf)], len(requests), tick)
+            answers: list[Any] = self._log_likelihoods(leaf, model, tick)
         else:
             self._try_one(model, requests[0].args[0])
             requests = [request for request in requests for _ in range(request.repeats or 1)]
@@ -95,40 +104,25 @@ class Scorer:
     def _tokenise(self, leaf: Leaf) -> None:
         self.pairs[id(leaf)] = self.lm.encode_pairs([request.args for request in leaf.task._instances or []])
 
-    def _lay_out(self) -> None:
-        wanted = (self.max_length, self.batch_size, self.share, self.width)
-        if self.made_for == wanted:
-            return
-        self.work, self.misfits = {}, {}
-        for key, pairs in self.pairs.items():
-            try:
-                trees = forest(pairs, self.max_length, self.width if self.share else None)
-                self.work[key] = batches(trees, self.batch_size)
-            except ValueError as error:
-                self.misfits[key] = error
-        self.made_for = wanted
+    def _longest_option(self, key: int) -> int:
+        return max(len(option) for _, option in self.pairs[key])
 
-    def _branches_rightly(self, model: nn.Module) -> bool:
-        """Whether the longest branching tree of each leaf scores the same with and without sharing, in this model."""
-        for leaf in self.leaves:
-            branched = [batch for batch in self.work.get(id(leaf), []) if batch.ends is not None]
-            if branched and not self._same(model, self.pairs[id(leaf)], branched[0].requests):
-                return False
-        return True
+    def _fitting(self) -> dict[int, list[Pair]]:
+        """Requests of the leaves whose options fit the context."""
+        return {key: pairs for key, pairs in self.pairs.items() if self._longest_option(key) <= self.max_length}
 
-    def _same(self, model: nn.Module, pairs: list[Pair], requests: list[int]) -> bool:
-        group = [pairs[i] for i in requests[:SAMPLE]]
-        try:
-            shared, apart = (
-                log_likelihoods(model, batches(forest(group, self.max_length, w), 1), len(group), _unheard)
-                for w in (1 << 30, None)
-            )
-        except NotFiniteError:
-            return True  # the scoring itself tells, with the task's name
-        except (TypeError, ValueError, RuntimeError):
-            return False
-        tolerance = TOLERANCE.get(next(model.parameters()).dtype, 0.5)
-        return all(abs(s[0] - a[0]) <= tolerance * (1 + abs(a[0])) for s, a in zip(shared, apart))
+    def _log_likelihoods(self, leaf: Leaf, model: nn.Module, tick: Tick) -> list[Answer]:
+        key, pairs = id(leaf), self.pairs[id(leaf)]
+        if (longest := self._longest_option(key)) > self.max_length:
+            raise ValueError(f"an option of {longest} tokens does not fit a context length of {self.max_length}")
+        if not self.share and not self.answers:
+            fitting = self._fitting()
+            given = iter(self.lm.answer([pair for part in fitting.values() for pair in part], tick))
+            self.answers = {key: list(islice(given, len(part))) for key, part in fitting.items()}
+        answers = log_likelihoods(model, self.work[key], len(pairs), tick) if self.share else self.answers[key]
+        if any(math.isnan(value) for value, _ in answers):
+            raise NotFiniteError("the model's logits are NaN")
+        return answers
 
     def _try_one(self, model: nn.Module, prompt: str) -> None:
         """Generation would turn NaN logits into text: look at one prompt's logits first."""
@@ -136,7 +130,3 @@ class Scorer:
         with torch.no_grad():
             if torch.isnan(model(input_ids=tokens, use_cache=False).logits).any():
                 raise NotFiniteError("the model's logits are NaN")
-
-
-def _unheard(n: int) -> None:
-    pass

@@ -93,8 +93,6 @@ def tree(requests: list[int], pairs: list[Pair], max_length: int) -> Tree:
             out.depths.append(depth)
             out.ends.append(-1)
         target = pairs[request][1]
-        if not 0 < len(target) <= len(tokens):
-            raise ValueError(f"an option of {len(target)} tokens does not fit a context length of {max_length}")
         where = path[len(tokens) - len(target) : len(tokens)]
         out.picks.extend(Pick(request, node, token) for node, token in zip(where, target, strict=True))
     for node, end in enumerate(out.ends):
@@ -111,17 +109,17 @@ def common(one: Sequence[Any], other: Sequence[Any]) -> int:
     return min(len(one), len(other))
 
 
-def forest(pairs: list[Pair], max_length: int, width: int | None) -> list[Tree]:
+def forest(pairs: list[Pair], max_length: int, width: int) -> list[Tree]:
     """Trees of all requests, longest first.
 
     Requests that begin alike (options after one context, documents after the same examples) are put into one tree as
-    far as that saves work for a model of hidden size ``width``; with None only equal inputs are computed together.
+    far as that saves work for a model of hidden size ``width``.
     """
     trees = [tree(part, pairs, max_length) for part in _parts(pairs, max_length, width)]
     return sorted(trees, key=lambda t: (-len(t.tokens), t.tokens))
 
 
-def _parts(pairs: list[Pair], max_length: int, width: int | None) -> list[list[int]]:
+def _parts(pairs: list[Pair], max_length: int, width: int) -> list[list[int]]:
     """Which requests to compute together: neighbours in the order of their tokens, where it pays."""
     inputs = sorted((cut(pair, max_length), i) for i, pair in enumerate(pairs))
     most = 2 * max((len(tokens) for tokens, _ in inputs), default=0)
@@ -132,7 +130,7 @@ def _parts(pairs: list[Pair], max_length: int, width: int | None) -> list[list[i
         shared = common(last, tokens)
         grown, branches = size + len(tokens) - shared, branched or shared < len(last)
         joined = bool(parts) and tokens == last
-        if parts and not joined and width is not None and grown <= most:
+        if parts and not joined and grown <= most:
             apart = _work(size, branched, width) + WORTH * _work(len(tokens), False, width)
             joined = _work(grown, branches, width) < apart
         if joined:

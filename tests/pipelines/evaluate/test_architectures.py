@@ -1,49 +1,78 @@
-"""Shared prefixes in other architectures: right where they work, turned off where they cannot."""
+"""Every kind of causal language model against lm-eval's own HFLM, request by request, and who shares prefixes."""
 
 import pytest
 import torch
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+from lm_eval.models.huggingface import HFLM
 
+from benchmarks.faithful import KINDS, LONGEST, random_model
 from conf.schema import Suite, SuiteTask
 from pipelines.evaluate.evaluator import Evaluator
+from pipelines.evaluate.sharing import FAMILIES, can_share
 
-COMMON = {
-    "vocab_size": 300,
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 48,
-}
-KINDS = {
-    "qwen3": ({**COMMON, "num_key_value_heads": 1, "head_dim": 16}, True),
-    "gpt2": ({"vocab_size": 300, "n_embd": 32, "n_layer": 2, "n_head": 2}, True),
-    "gpt_neox": ({**COMMON, "rotary_pct": 0.5}, True),
-    "gemma2": ({**COMMON, "num_key_value_heads": 1, "head_dim": 16, "sliding_window": 512}, True),
-    "mistral": ({**COMMON, "num_key_value_heads": 1, "sliding_window": 8}, False),
-    "mamba": ({"vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4}, False),
-    "bloom": ({"vocab_size": 300, "hidden_size": 32, "n_layer": 2, "n_head": 2}, False),
-    "opt": (
-        {"vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "ffn_dim": 48},
-        True,
-    ),
-}
+TASKS = {"arc_easy": SuiteTask(limit=2), "winogrande": SuiteTask(limit=2, num_fewshot=1)}
+DTYPES = ("float32", "float16", "bfloat16")
+
+
+@pytest.fixture(scope="module")
+def evaluators(folder, mirror):
+    common = {"name": "s", "tasks": TASKS, "batch_size": 4, "max_length": LONGEST}
+    return {d: Evaluator(Suite(dtype=d, **common), folder, datasets=str(mirror)) for d in DTYPES}
+
+
+def both(evaluator, model) -> tuple[list, list]:
+    """Our answers and HFLM's, all of a suite's requests in one call."""
+    leaves = [leaf for task in evaluator.tasks for leaf in task.leaves]
+    requests = [request for leaf in leaves for request in leaf.task._instances]
+    rows: list[int] = []
+    with evaluator.lm.lent(model, 4):
+        evaluator.scorer.prepare(model)
+        for leaf in leaves:
+            evaluator.scorer.run(leaf, model, rows.append)
+    assert sum(rows) == evaluator.scorer.rows  # what a progress bar counts to
+    ours = [request.resps[0] for request in requests]
+    evaluator._clear()
+    theirs = HFLM(pretrained=model, tokenizer=evaluator.lm.tokenizer, batch_size=4, max_length=LONGEST)
+    return ours, theirs.loglikelihood(requests, disable_tqdm=True)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_scores_are_those_without_sharing(kind, folder, mirror):
-    settings, shares = KINDS[kind]
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[kind](**settings, pad_token_id=0)).float()
-        with torch.no_grad():
-            for p in model.parameters():
-                p.add_(0.2 * torch.randn_like(p))  # so that a token's neighbours matter
-    tasks = {"arc_easy": SuiteTask(limit=6), "winogrande": SuiteTask(limit=6)}
-    results = {}
-    for share in (True, False):
-        suite = Suite(name="s", tasks=tasks, batch_size=4, share_prefix=share, max_length=512)
-        evaluator = Evaluator(suite, folder, datasets=str(mirror))
-        results[share] = evaluator.evaluate(model)
-        assert results[share].errors == {}
-    assert results[True].documents == results[False].documents
-    assert results[True].versions["share_prefix"] is shares
+def test_answers_are_hflms(kind, evaluators):
+    model = random_model(kind, len(evaluators["float32"].lm.tokenizer))
+    for dtype, evaluator in evaluators.items():
+        ours, theirs = both(evaluator, model.to(getattr(torch, dtype)))
+        shared = evaluator.scorer.share
+        assert shared is (KINDS[kind][2] and dtype == "float32")
+        if shared:
+            assert any(batch.ends is not None for work in evaluator.scorer.work.values() for batch in work)
+            assert [a for a, _ in ours] == pytest.approx([a for a, _ in theirs], rel=1e-5)
+            assert [greedy for _, greedy in ours] == [greedy for _, greedy in theirs]
+        else:
+            assert ours == theirs
+
+
+def test_every_family_that_shares_is_run():
+    assert {name for name, _, shares in KINDS.values() if shares} == FAMILIES
+
+
+def test_windows_and_switches_are_measured_against_the_longest_input():
+    for kind, reach in (("mistral, window", 16), ("gemma3", 16), ("phi3, longrope", 64)):
+        model = random_model(kind, 300)
+        assert can_share(model, reach)
+        assert not can_share(model, reach + 1)
+
+
+def test_what_is_not_known_is_computed_plainly(model):
+    assert can_share(model, 100)
+    for name, value in (
+        ("model_type", "novel"),
+        ("layer_types", ["full_attention", "novel_attention"]),
+        ("rope_parameters", {"rope_type": "novel"}),
+        ("rope_parameters", {"full_attention": {"rope_type": "default"}, "sliding_attention": {"rope_type": "novel"}}),
+        ("use_bidirectional_attention", True),
+    ):
+        before = getattr(model.config, name, None)
+        setattr(model.config, name, value)
+        assert not can_share(model, 100), name
+        setattr(model.config, name, before)
+    own = type("OwnForCausalLM", (type(model),), {})(model.config)  # code of its own under a known model type
+    assert not can_share(own, 100)
