@@ -67,9 +67,13 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        from cli.console import err
+        from cli import console
 
-        err.print(f"[bold red]error[/] {_plain(str(error))}", highlight=False, soft_wrap=True)
+        if "--json" in sys.argv:
+            console.print_json(error.to_dict())
+        console.err.print(f"[bold red]error[/] {_plain(str(error))}", highlight=False, soft_wrap=True)
+        for other in error.others if console.verbosity >= console.VERBOSE else ():
+            console.err.print(f"  also {_plain(str(other))}", highlight=False, soft_wrap=True)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted: what was finished is kept; the same command goes on\n")

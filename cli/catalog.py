@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -37,6 +38,8 @@ def register(app: typer.Typer) -> None:
         if name:
             for part in _page(chosen[0]):
                 console.out.print(part, highlight=False)
+            for command in _commands(chosen[0]):
+                console.out.print(command, style="dim", highlight=False, markup=False, soft_wrap=True)
         else:
             console.out.print(_table(chosen))
 
@@ -52,7 +55,7 @@ def _table(chosen: list[MethodInfo]) -> Any:
     for column in ("method", "what", "parameters", "experts", "paper"):
         table.add_column(column, overflow="fold")
     for info in chosen:
-        parameters = ", ".join(f"{p.name}={_value(p.default)}" if not p.required else p.name for p in info.parameters)
+        parameters = ", ".join(f"{p.name}={_value(p.default)}" for p in info.parameters)
         table.add_row(f"[bold]{info.name}[/]", info.pretty, parameters, _count(info), info.url or "")
     return table
 
@@ -65,13 +68,20 @@ def _page(info: MethodInfo) -> Any:
     yield escape(_flowing(info.doc))
     yield f"experts: {_count(info)}" + ("; draws random numbers from the recipe's seed" if info.random else "")
     table = Table(title="parameters", title_justify="left")
-    for column in ("name", "type", "default", "one value for"):
+    for column in ("name", "type", "default", "one value for", "what"):
         table.add_column(column, overflow="fold")
     for p in info.parameters:
-        default = "[red]required[/]" if p.required else _value(p.default)
-        table.add_row(p.name, str(p.type), default, "each expert" if p.per_expert else "all")
+        kind = ", ".join(p.choices) or p.type
+        table.add_row(p.name, kind, _value(p.default), "each expert" if p.per_expert else "all", escape(p.help))
     yield table
-    yield f"[dim]mergebench merge experts=\\[a,b] method={info.name} out=merged[/]"
+
+
+def _commands(info: MethodInfo) -> Iterator[str]:
+    """What merges by this method, with as many experts as it takes."""
+    experts = ("a", "b", "c")[: info.max_experts or max(2, info.min_experts)]
+    for expert in experts if info.statistics else ():
+        yield f"mergebench statistics experts=[{expert}] task.path={expert}.jsonl collect.kinds=[{info.statistics}]"
+    yield f"mergebench merge base.path=base experts=[{','.join(experts)}] method={info.name} out=merged"
 
 
 def _flowing(doc: str) -> str:

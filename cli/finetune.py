@@ -25,7 +25,7 @@ def register(app: typer.Typer) -> None:
     def finetune(
         overrides: Overrides = None, cfg: Cfg = False, json: Json = False, config_dir: ConfigDir = None
     ) -> None:
-        composed = compose_all(overrides, config_dir)
+        composed = compose_all("finetune", overrides, config_dir)
         if cfg:
             return print_cfg(composed)
         from cli import console

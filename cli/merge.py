@@ -41,7 +41,7 @@ def register(app: typer.Typer) -> None:
         config_dir: ConfigDir = None,
         mergekit_config: MergekitConfig = None,
     ) -> None:
-        config, tree = compose_one(overrides, config_dir)
+        config, tree = compose_one("merge --mergekit-config" if mergekit_config else "merge", overrides, config_dir)
         if cfg:
             return print_cfg([(config, tree)])
         from cli import console

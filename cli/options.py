@@ -37,11 +37,17 @@ ConfigDir = Annotated[
 ]
 
 
-def compose_all(overrides: list[str] | None, config_dir: str | None) -> list[tuple[Config, Any]]:
-    """The configurations that the overrides ask for (several where the sweep grammar is used)."""
+def compose_all(command: str, overrides: list[str] | None, config_dir: str | None) -> list[tuple[Config, Any]]:
+    """The configurations that a command's overrides ask for (several where the sweep grammar is used).
+
+    Raises UserError for what is misspelt, and for what the command would not use.
+    """
+    from cli.used import check_used
     from conf.compose import compose
 
-    return compose(overrides or [], config_dir=config_dir)
+    composed = compose(overrides or [], config_dir=config_dir)
+    check_used(command, overrides or [], [config for config, _ in composed], config_dir)
+    return composed
 
 
 def print_cfg(composed: list[tuple[Config, Any]]) -> None:
@@ -51,11 +57,11 @@ def print_cfg(composed: list[tuple[Config, Any]]) -> None:
     typer.echo("---\n".join(to_yaml(tree) for _, tree in composed), nl=False)
 
 
-def compose_one(overrides: list[str] | None, config_dir: str | None) -> tuple[Config, Any]:
-    """The one configuration that the overrides ask for."""
+def compose_one(command: str, overrides: list[str] | None, config_dir: str | None) -> tuple[Config, Any]:
+    """The one configuration that a command's overrides ask for."""
     from conf.errors import UserError
 
-    composed = compose_all(overrides, config_dir)
+    composed = compose_all(command, overrides, config_dir)
     if len(composed) > 1:
         raise UserError(f"this command takes one configuration, not {len(composed)}", do="give each key a single value")
     return composed[0]

@@ -23,7 +23,7 @@ def register(app: typer.Typer) -> None:
 
     @app.command(help=HELP, rich_help_panel="Store")
     def prefetch(overrides: Overrides = None, json: Json = False, config_dir: ConfigDir = None) -> None:
-        config, _ = compose_one(overrides, config_dir)
+        config, _ = compose_one("prefetch", overrides, config_dir)
         from pathlib import Path
 
         from cli import console

@@ -29,7 +29,7 @@ def register(app: typer.Typer) -> None:
 
     @app.command(help=HELP, rich_help_panel="Studies")
     def search(overrides: Overrides = None, cfg: Cfg = False, json: Json = False, config_dir: ConfigDir = None) -> None:
-        composed = compose_all(overrides, config_dir)
+        composed = compose_all("search", overrides, config_dir)
         if cfg:
             return print_cfg(composed)
         from cli import console

@@ -40,7 +40,7 @@ def register(app: typer.Typer) -> None:
 
     @app.command(name="ls", help=LS, rich_help_panel=panel)
     def list_entries(overrides: Overrides = None, json: Json = False, config_dir: ConfigDir = None) -> None:
-        config, _ = compose_one(overrides, config_dir)
+        config, _ = compose_one("ls", overrides, config_dir)
         from cli import console
         from pipelines.shelf.studies import studies
         from pipelines.store import KINDS, Store
@@ -54,7 +54,7 @@ def register(app: typer.Typer) -> None:
 
     @app.command(help=SHOW, rich_help_panel=panel)
     def show(key: Key, overrides: Overrides = None, json: Json = False, config_dir: ConfigDir = None) -> None:
-        config, _ = compose_one(overrides, config_dir)
+        config, _ = compose_one("show", overrides, config_dir)
         from cli import console
         from pipelines.store import Store
 

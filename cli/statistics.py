@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import typer
@@ -31,17 +30,10 @@ def register(app: typer.Typer) -> None:
     def statistics(
         overrides: Overrides = None, cfg: Cfg = False, json: Json = False, config_dir: ConfigDir = None
     ) -> None:
-        composed = compose_all(overrides, config_dir)
+        composed = compose_all("statistics", overrides, config_dir)
         if cfg:
             return print_cfg(composed)
         from cli import console
-
-        if not _names_a_task(overrides or []) and any(c.experts and not c.pools for c, _ in composed):
-            from conf.errors import UserError
-
-            raise UserError(
-                "no task is named", where="task", do="say what the experts were trained on: task=skills/add"
-            )
         from pipelines.collect.command import collect_statistics
 
         with console.listening() as progress:
@@ -50,11 +42,6 @@ def register(app: typer.Typer) -> None:
         if json:
             return console.print_json(told)
         console.out.print(_table(told))
-
-
-def _names_a_task(overrides: Sequence[str]) -> bool:
-    """Whether the task is chosen, and not the default one."""
-    return any(text.lstrip("+").startswith(("task=", "task.")) for text in overrides)
 
 
 def _table(told: list[dict[str, Any]]) -> Any:

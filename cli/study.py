@@ -63,7 +63,7 @@ def register(app: typer.Typer) -> None:
         config_dir: ConfigDir = None,
         dry_run: DryRun = False,
     ) -> None:
-        composed = compose_all(overrides, config_dir)
+        composed = compose_all("sweep", overrides, config_dir)
         if cfg:
             return print_cfg(composed)
         if dry_run:
@@ -84,12 +84,12 @@ def register(app: typer.Typer) -> None:
 
     @app.command(help=PLAN, rich_help_panel=panel)
     def plan(overrides: Overrides = None, cfg: Cfg = False, json: Json = False, config_dir: ConfigDir = None) -> None:
-        composed = compose_all(overrides, config_dir)
+        composed = compose_all("plan", overrides, config_dir)
         return print_cfg(composed) if cfg else _plan(composed, json)
 
     @app.command(help=REPORT, rich_help_panel=panel)
     def report(overrides: Overrides = None, cfg: Cfg = False, json: Json = False, config_dir: ConfigDir = None) -> None:
-        composed = compose_all(overrides, config_dir)
+        composed = compose_all("report", overrides, config_dir)
         if cfg:
             return print_cfg(composed)
         from cli import console

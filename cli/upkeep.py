@@ -112,7 +112,7 @@ def register(app: typer.Typer) -> None:
         json: Json = False,
         config_dir: ConfigDir = None,
     ) -> None:
-        config, _ = compose_one(overrides, config_dir)
+        config, _ = compose_one("gc", overrides, config_dir)
         from cli import console
         from cli.upkeep_view import gc_dict, gc_lines
         from pipelines.shelf.gc import collect_garbage
@@ -127,7 +127,7 @@ def register(app: typer.Typer) -> None:
 
     @app.command(help=EXPORT, rich_help_panel=panel)
     def export(key: Key, overrides: Overrides = None, json: Json = False, config_dir: ConfigDir = None) -> None:
-        config, _ = compose_one(overrides, config_dir)
+        config, _ = compose_one("export", overrides, config_dir)
         from cli import console
         from pipelines.shelf.export import export as write
         from pipelines.study import access_of
@@ -143,7 +143,7 @@ def register(app: typer.Typer) -> None:
     def results(
         overrides: Overrides = None, form: Format = None, json: Json = False, config_dir: ConfigDir = None
     ) -> None:
-        config, _ = compose_one(overrides, config_dir)
+        config, _ = compose_one("results", overrides, config_dir)
         import sys
         from pathlib import Path
 
@@ -166,7 +166,7 @@ def register(app: typer.Typer) -> None:
 
 def _verify(arguments: list[str], everything: bool, json: bool, config_dir: str | None) -> None:
     keys = [text for text in arguments if "=" not in text and not text.startswith("~")]
-    config, _ = compose_one([text for text in arguments if text not in keys], config_dir)
+    config, _ = compose_one("verify", [text for text in arguments if text not in keys], config_dir)
     from cli import console
     from cli.upkeep_view import verify_table
     from conf.errors import UserError

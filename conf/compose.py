@@ -12,8 +12,9 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, get_origin
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -24,6 +25,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+from yaml import YAMLError
 
 from conf.errors import UserError, nearest
 from conf.scale import apply_scale
@@ -33,6 +35,13 @@ FOLDER = Path(__file__).parent
 
 SHORT = {"attack": "suite.attack"}
 """Keys that may be written without the group that they belong to."""
+
+NUMBERLIKE = re.compile(r"(?<![^=,\[])(?=[\de]{8,32}(?:[,\]]|$))(\d+e\d+)")
+"""A store key (eight digits or more) that has the form of a number, alone or in a list."""
+
+
+FAULTS = (HydraException, OmegaConfBaseException, AssertionError, ValueError, TypeError, AttributeError)
+"""What Hydra raises for configurations that mean nothing to it."""
 
 
 def groups(folders: Sequence[Path] = (FOLDER,)) -> dict[str, list[str]]:
@@ -53,7 +62,7 @@ def compose(overrides: Sequence[str], *, config_dir: str | None = None) -> list[
     Raises UserError for anything misspelt, missing or of a wrong type.
     """
     extra = _config_dir(config_dir)
-    points = list(_sweep_points([_in_full(text) for text in overrides]))
+    points = list(_sweep_points(_in_full(overrides)))
     composed = [_compose_one(point, extra) for point in points]
     for point, (config, tree) in zip(points, composed) if len(points) > 1 else ():
         own = [text for text in point if any(text not in other for other in points)]
@@ -61,6 +70,11 @@ def compose(overrides: Sequence[str], *, config_dir: str | None = None) -> list[
         config.name = f"{config.name or 'study'}/{label}"
         tree.name = config.name
     return composed
+
+
+def given(overrides: Sequence[str]) -> list[tuple[str, str]]:
+    """What overrides set: the key of each in the composed tree (``pools.tiny`` of ``+pool@pools.tiny=tiny``), and itself."""
+    return [(o.package or o.key_or_group, text) for text, o in zip(overrides, _parse(_in_full(overrides)))]
 
 
 def to_yaml(tree: DictConfig) -> str:
@@ -77,9 +91,10 @@ def _config_dir(config_dir: str | None) -> Path | None:
     return folder
 
 
-def _in_full(override: str) -> str:
-    key, equals, value = override.partition("=")
-    return f"{SHORT[key]}={value}" if equals and key in SHORT else override
+def _in_full(overrides: Sequence[str]) -> list[str]:
+    """Overrides with short keys written out, and store keys such as 12e4567890, which Hydra would read as a number, quoted."""
+    parts = [text.partition("=") for text in overrides]
+    return [SHORT.get(key, key) + equals + NUMBERLIKE.sub(r"'\1'", value) for key, equals, value in parts]
 
 
 def _parse(overrides: Sequence[str]) -> list[Override]:
@@ -110,15 +125,34 @@ def _sweep_points(overrides: Sequence[str]) -> Iterator[list[str]]:
 
 
 def _leaves(text: str, override: Override) -> Iterator[str]:
-    """An override whose value is a dictionary, as one override a leaf: typed nodes take no dictionaries."""
-    value = override.value()
-    if not isinstance(value, dict) or not value:
+    """An override whose value is a dictionary, as one override a leaf: typed nodes take no dictionaries.
+
+    A value inside an open dictionary (``+method.weight={a:1,b:2}``) stays whole.
+    """
+    value, key = override.value(), override.get_key_element()
+    if not isinstance(value, dict) or not value or _is_open(override.key_or_group.split(".")[:-1]):
         yield text
         return
-    key = override.get_key_element()
     for name, leaf in value.items():
         quoted = f"{key}.{name}={Override._get_value_element_as_str(leaf)}"
         yield from _leaves(quoted, OverridesParser.create().parse_override(quoted))
+
+
+def _is_open(path: Sequence[str]) -> bool:
+    """Whether the schema leaves the names and types below a path open."""
+    kind: Any = Config
+    for part in path:
+        if is_dataclass(kind):
+            kind = _hints(kind).get(part)
+            kind = get_args(kind)[0] if get_origin(kind) is Union else kind  # Suite of Optional[Suite]
+        else:
+            kind = (get_args(kind) or (None, Any))[1]
+    return kind is Any or get_args(kind) == (str, Any)
+
+
+@cache
+def _hints(schema: Any) -> dict[str, Any]:
+    return get_type_hints(schema)
 
 
 @contextmanager
@@ -136,7 +170,9 @@ def _compose_one(overrides: list[str], extra: Path | None) -> tuple[Config, Dict
         try:
             tree = _tree(overrides, known, search)
             _pools_as_written(tree, overrides, [FOLDER, extra] if extra else [FOLDER])
-        except (HydraException, OmegaConfBaseException, AssertionError) as error:
+        except (YAMLError, UnicodeDecodeError) as error:
+            raise _unreadable(error, extra) from None
+        except FAULTS as error:
             raise _explain(overrides, known, search, error) from None
     _check_keys(tree, Config, "")
     try:
@@ -146,6 +182,14 @@ def _compose_one(overrides: list[str], extra: Path | None) -> tuple[Config, Dict
         raise UserError(_first_cause(error), where=where, do="give it a value, see --cfg for the rest") from None
     assert isinstance(typed, Config)
     return typed, tree
+
+
+def _unreadable(error: YAMLError | UnicodeDecodeError, extra: Path | None) -> UserError:
+    """A file of the user's own that is no YAML: which one, where it is known, and why."""
+    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    where = f"{mark.name}:{mark.line + 1}" if mark else str(extra or "")
+    told = str(getattr(error, "problem", None) or error)
+    return UserError(f"a configuration is no YAML: {told}", where=where, do="mend the file")
 
 
 def _tree(overrides: list[str], known: dict[str, list[str]], search: list[str]) -> DictConfig:
@@ -221,7 +265,7 @@ def _add(tree: DictConfig, override: Override) -> None:
             with open_dict(node):
                 node[part] = OmegaConf.structured(kind) if is_dataclass(kind) else {}
         node, typed = node[part], typed or is_dataclass(kind)
-    if last in node and not typed and not override.is_force_add():
+    if last in node and not typed and not override.is_force_add() and not isinstance(override.value(), dict):
         raise ConfigKeyError(f"{override.key_or_group} is there already")
     OmegaConf.update(node, last, override.value(), force_add=True)
 
@@ -256,12 +300,13 @@ def _explain(overrides: list[str], known: dict[str, list[str]], search: list[str
     texts = [text for text, _ in chosen]
     try:
         tree = hydra_compose("config", overrides=[*search, *texts], return_hydra_config=True)
-    except (HydraException, OmegaConfBaseException) as inner:
+    except FAULTS as inner:
         return UserError(_first_cause(inner), where=" ".join(texts), do="mend the file named, or choose another")
     apply_scale(tree, keep_suite="suite" in {override.get_key_element() for _, override in chosen})
     homes = {
         key.split("@")[-1]: f"conf/{key.split('@')[0]}/{choice}.yaml"
         for key, choice in tree.hydra.runtime.choices.items()
+        if choice
     }
     for text, override in zip(overrides, parsed):
         if override.key_or_group not in known and (problem := _explain_key(text, override, tree, homes, known)):

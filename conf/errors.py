@@ -1,18 +1,33 @@
 """The one error that is meant for people."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 
 class UserError(Exception):
     """Bad input, told in one line: what is wrong, where, and what to do.
 
-    The command line prints it without a traceback and exits with code 2.
+    The command line prints it without a traceback and exits with code 2. Where more is wrong than one line tells,
+    ``others`` has the rest: ``-v`` and ``--json`` print them too.
     """
 
-    def __init__(self, what: str, *, where: str = "", do: str = ""):
-        self.what, self.where, self.do = what, where, do
-        super().__init__(what + (f" ({where})" if where else "") + (f": {do}" if do else ""))
+    def __init__(self, what: str, *, where: str = "", do: str = "", others: Sequence["UserError"] = ()):
+        self.what, self.where, self.do, self.others = what, where, do, tuple(others)
+        more = f" (and {len(self.others)} more; -v lists them all)" if self.others else ""
+        super().__init__(what + (f" ({where})" if where else "") + (f": {do}" if do else "") + more)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything that is wrong, for machines."""
+        told = [{"what": error.what, "where": error.where, "do": error.do} for error in (self, *self.others)]
+        return {"error": str(self), "problems": told}
+
+
+def raise_all(errors: Sequence[UserError]) -> None:
+    """Raise the first of several errors, which holds the others; nothing where there is none."""
+    if errors:
+        first = errors[0]
+        raise UserError(first.what, where=first.where, do=first.do, others=errors[1:])
 
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:

@@ -17,10 +17,10 @@ from omegaconf import MISSING
 class Base:
     """The pre-trained model θ0 that all experts of a pool come from."""
 
-    name: str = "tiny"
-    """Name shown in tables."""
+    name: str = ""
+    """Name shown in tables; default: the path. ``tiny`` without a path is the built-in model, made on the spot."""
     path: str = ""
-    """Folder or hub id of the checkpoint; empty for the built-in tiny model, which is made on the spot."""
+    """Folder, hub id or store key of the checkpoint."""
     revision: Optional[str] = None
     """Branch, tag or commit of a hub id."""
     seed: int = 0
@@ -38,7 +38,7 @@ class Task:
     """What an expert is trained on: a built-in skill, a file, or a hub data set."""
 
     name: str = ""
-    """Name of the expert's task in tables; default: its key in the pool."""
+    """Name of the expert's task in tables; default: its key in the pool, the skill, or the file's name."""
     skill: Optional[str] = None
     """A built-in generated skill."""
     path: Optional[str] = None
@@ -48,7 +48,7 @@ class Task:
     revision: Optional[str] = None
     """Branch, tag or commit of a hub data set."""
     split: str = "train"
-    """Split that is trained on."""
+    """Split that is trained on, of a skill, a folder or a hub data set."""
     prompt: str = "prompt"
     """Column of the prompt."""
     completion: str = "completion"
@@ -366,7 +366,7 @@ class Config:
     strict: bool = True
     """Missing and extra tensors are errors; otherwise the base's stand in and extra ones are dropped."""
     out: Optional[str] = None
-    """Folder that the result is written to, beside the store."""
+    """Folder that the result is written to, beside the store (finetune, merge, evaluate, export, prefetch, results)."""
 
     # studies
     name: Optional[str] = None

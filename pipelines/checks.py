@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from conf.errors import UserError, nearest
@@ -40,8 +40,18 @@ def check_study(config: Config) -> None:
     check_collect(config.collect)
     if config.sampler.draws < 1:
         raise UserError("a random method merges at least once", where="sampler.draws", do="give it 1 or more")
+    sizes = config.sampler.sizes or [len(pool.experts) + len(pool.tasks) for pool in config.pools.values()]
     for label, method in config.methods.items():
-        check_method(method, where=f"methods.{label}")
+        for size in _fitting(method, sizes) or [None]:
+            check_method(method, where=f"methods.{label}", experts=size)
+
+
+def _fitting(method: Mapping[str, Any], sizes: Iterable[int]) -> list[int]:
+    """The numbers of experts that a method takes."""
+    if method.get("method") not in names():
+        return []
+    info = describe(str(method["method"]))
+    return [size for size in sizes if info.min_experts <= size <= (info.max_experts or size)]
 
 
 def check_method(

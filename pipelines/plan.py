@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from conf.errors import UserError
+from conf.errors import UserError, raise_all
 from conf.schema import Config, Suite
 from pipelines.checks import check_study
 from pipelines.collect import open_statistics
@@ -47,10 +47,7 @@ class Plan:
 
     def check(self) -> None:
         """Raise the plan's problems, all at once."""
-        if self.problems:
-            lines = [f"{p.where}: {p.what}" + (f"; {p.do}" if p.do else "") for p in self.problems]
-            more = f" (and {len(lines) - 1} more, see `mergebench plan`)" if len(lines) > 1 else ""
-            raise UserError(lines[0] + more)
+        raise_all([UserError(p.what, where=p.where, do=p.do) for p in self.problems])
 
     def folders(self, access: Access) -> list[str]:
         """Snapshot folders that lack the weights which the study needs."""

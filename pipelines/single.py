@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from conf.errors import UserError
-from conf.schema import Checkpoint, Config
+from conf.schema import Base, Checkpoint, Config
 from mergeopt_core.merging.mergekit_api import describe
 from pipelines.checks import check_method
 from pipelines.collect import Subject, need_statistics, open_statistics
@@ -45,16 +46,21 @@ class Made:
 
 def finetune_expert(config: Config, progress: Progress = SILENT) -> Made:
     """Fine-tune ``base`` on ``task``; the expert goes into the store, and a copy to ``out`` where that is set."""
-    from pipelines.finetune import check_finetuning
+    from pipelines.finetune import check_finetuning, task_fingerprint
 
     check_finetuning(config.finetuning)
+    _check_out(config.out)
+    find_device(config.executor.device)
     access = access_of(config)
+    name = config.task.name or config.task.skill or Path(config.task.path or "").stem
+    task = dataclasses.replace(config.task, name=name)
     recipe = ExpertRecipe(
-        config.task.name, config.base, config.task, config.finetuning, config.optimizer, config.training, config.seed
+        name, config.base, task, config.finetuning, config.optimizer, config.training, config.seed
     )
+    task_fingerprint(task, access.datasets, access.online)  # data that cannot be had are told before a base is made
     base = make_base(config.base, access, progress)
     new = isinstance(find_expert(recipe, base, access), Unmade)
-    expert = make_expert(recipe, base, access, progress)
+    expert = make_expert(recipe, base, access, progress, config.executor)
     folder = Path(expert.path)
     entry = Entry("experts", folder.name, folder).describe()
     return Made(_copy_out(folder, config.out), entry, new)
@@ -64,14 +70,10 @@ def merge_checkpoint(config: Config, progress: Progress = SILENT) -> Made:
     """Merge ``experts`` over ``base`` by ``method`` into an ordinary checkpoint folder at ``out``."""
     if not config.out:
         raise UserError("there is no folder to write the merged model to", where="out", do="name one with out=DIR")
-    access = access_of(config)
-    merge = _merge(config, access, progress)
-    if problems := merge.problems():
-        first = problems[0]
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise UserError(f"{first.what}{more}", where=f"{first.who} {first.tensor}".strip(), do=first.do)
+    device = _merge_device(config)
+    merge = _merge(config, access_of(config), progress)
     with threads(config.executor.threads):
-        write_merge(merge, Path(config.out), progress)
+        write_merge(merge, Path(config.out), progress, device=device)
     return Made(Path(config.out), {"recipe": merge.recipe.to_dict()}, True)
 
 
@@ -82,13 +84,18 @@ def merge_mergekit_config(config: Config, file: str, progress: Progress = SILENT
     if not config.out:
         raise UserError("there is no folder to write the merged model to", where="out", do="name one with out=DIR")
     run_mergekit_config(
-        Path(file), Path(config.out), progress, seed=config.seed, online=config.online, allow_pickle=config.allow_pickle
-    )
+        Path(file), Path(config.out), progress, seed=config.seed, online=config.online,
+        allow_pickle=config.allow_pickle, device=_merge_device(config),
+    )  # fmt: skip
     return Made(Path(config.out), {"mergekit_config": file}, True)
 
 
 def evaluate_model(config: Config, progress: Progress = SILENT) -> Entry:
-    """Score ``model`` (a folder, hub id or store key), or the merge of ``experts``, or ``base``, on ``suite``."""
+    """Score ``model`` (a folder, hub id or store key), or the merge of ``experts``, or ``base``, on ``suite``.
+
+    The result is in the store, and a copy of it in ``out`` where that is set.
+    """
+    _check_out(config.out)
     if problems := check_suite(config.suite, config.datasets):
         raise UserError(
             problems[0], where=f"suite {config.suite.name}", do="mend the suite, or name a mirror with datasets=DIR"
@@ -102,7 +109,9 @@ def evaluate_model(config: Config, progress: Progress = SILENT) -> Entry:
         raise UserError(f"the model could not be scored: {outcome.failures[0].reason}", where=trial.base.path)
     if outcome.interrupted:
         raise KeyboardInterrupt
-    return access.store.entry("results", trial.key)
+    entry = access.store.entry("results", trial.key)
+    _copy_out(entry.folder, config.out)
+    return entry
 
 
 def _trial(config: Config, access: Access, progress: Progress) -> Trial:
@@ -112,9 +121,11 @@ def _trial(config: Config, access: Access, progress: Progress) -> Trial:
         access.fetch(progress, [model.path])
         return Trial("base", model, (), config.suite, fingerprint, names=(config.model,))
     if not config.experts:
-        return Trial(
-            "base", make_base(config.base, access, progress), (), config.suite, fingerprint, names=(config.base.name,)
-        )
+        if config.base == Base():
+            do = "name one with model=DIR, experts=[A,B] and their base, base.path=DIR, or base=tiny"
+            raise UserError("there is no model to score", where="model", do=do)
+        names = (config.base.name or config.base.path,)
+        return Trial("base", make_base(config.base, access, progress), (), config.suite, fingerprint, names=names)
     base, experts = _sources(config, access, progress)
     recipe = _recipe(config, base, experts)
     random = describe(recipe.method).random
@@ -145,7 +156,7 @@ def _sources(config: Config, access: Access, progress: Progress) -> tuple[Source
         raise UserError(
             "there is nothing to merge", where="experts", do="name folders, hub ids or store keys: experts=[a,b]"
         )
-    check_method(config.method)
+    check_method(config.method, experts=len(config.experts))
     experts = tuple(find_checkpoint(Checkpoint(path=path), access) for path in config.experts)
     base = make_base(config.base, access, progress)
     access.fetch(progress)
@@ -166,10 +177,18 @@ def _recipe(config: Config, base: Source, experts: tuple[Source, ...]) -> Recipe
     )
 
 
+def _merge_device(config: Config) -> str:
+    """Where a merge is computed: on the CPU, whose bits are the same everywhere, unless another device is named."""
+    return "cpu" if config.executor.device == "auto" else str(find_device(config.executor.device))
+
+
+def _check_out(out: str | None) -> None:
+    place = Path(out or "").expanduser()
+    if out is not None and place.exists() and (place.is_file() or any(place.iterdir())):
+        raise UserError("the folder is not empty", where=out, do="name a new folder with out=DIR")
+
+
 def _copy_out(folder: Path, out: str | None) -> Path:
     if out is None:
         return folder
-    if Path(out).exists() and any(Path(out).iterdir()):
-        raise UserError("the folder is not empty", where=out, do="name a new folder with out=DIR")
-    shutil.copytree(folder, out, dirs_exist_ok=True)
-    return Path(out)
+    return Path(shutil.copytree(folder, Path(out).expanduser(), dirs_exist_ok=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -11,16 +12,24 @@ from pathlib import Path
 from typing import Any
 
 from conf.errors import UserError
-from conf.schema import Base, Checkpoint, Optimizer, Pool, Task, Training
+from conf.schema import Base, Checkpoint, Executor, Optimizer, Pool, Task, Training
 from pipelines.fetch import Looked
 from pipelines.merge.checkpoint import OpenCheckpoint, open_checkpoint
 from pipelines.merge.remote import open_headers
 from pipelines.merge.sources import hub_id
 from pipelines.progress import SILENT, Progress
-from pipelines.store import Store, content_key
+from pipelines.store import KINDS, Store, content_key
+
+LOCAL = Executor()
+
+BUILT_IN = "tiny"
+"""Name of the base that is made on the spot."""
 
 TRAINING_VERSION = 1
 """Part of an expert's key: raised when the same training recipe would give other weights."""
+
+KEY = re.compile("[0-9a-f]{8,32}")
+"""A store key, or the ten digits of it that ``mergebench ls`` prints."""
 
 VOCABULARY_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "spiece.model")
 TOKENIZER_FILES = (*VOCABULARY_FILES, "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
@@ -79,7 +88,7 @@ class Access:
 
     def look_ahead(self, named: Iterable[tuple[str, str | None]]) -> None:
         """Ask the hub for several checkpoints (id, revision) side by side, each of which is then known at once."""
-        self.looked.look_ahead([one for one in named if hub_id(one[0])], lambda one: self.headers(*one))
+        self.looked.look_ahead([one for one in named if hub_id(one[0]) and not KEY.fullmatch(one[0])], lambda one: self.headers(*one))
 
     def fetch(self, progress: Progress = SILENT, folders: Sequence[str] | None = None) -> None:
         """Download the weights of snapshot folders, by default of all that were asked for and lack them."""
@@ -104,9 +113,19 @@ def tokenizer_fingerprint(folder: str, files: tuple[str, ...] = TOKENIZER_FILES)
 
 
 def find_base(base: Base, access: Access) -> Source | Unmade:
-    """The base where it exists, or what is to be made."""
+    """The base where it exists, or what is to be made; UserError where none is named, or two are."""
+    if not base.path and base.name != BUILT_IN:
+        do = f"name a folder or hub id with base.path=…, or the built-in model with base={BUILT_IN}"
+        raise UserError("no base is named" if not base.name else f"base {base.name} has no path", where="base", do=do)
+    if base.path and base.name == BUILT_IN:
+        do = f"leave base={BUILT_IN} or base.path={base.path} out"
+        raise UserError(f"base={BUILT_IN} is the built-in model and has no path", where="base.path", do=do)
     if base.path:
-        return access.source(access.headers(base.path, base.revision))
+        for name in ("seed", "hidden", "layers", "steps"):
+            if getattr(base, name) != getattr(Base, name):
+                what = f"base.{name} is the built-in model's, the base is {base.path}"
+                raise UserError(what, where=f"base.{name}", do="leave it out")
+        return find_checkpoint(Checkpoint(base.path, base.revision), access)
     key = _builtin_key(base)
     if access.store.has("bases", key):
         return access.source(access.open(str(access.store.folder("bases", key))))
@@ -200,8 +219,10 @@ def find_expert(recipe: ExpertRecipe, base: Source | Unmade, access: Access) -> 
     return Unmade(f"expert {recipe.name}", key)
 
 
-def make_expert(recipe: ExpertRecipe, base: Source, access: Access, progress: Progress = SILENT) -> Source:
-    """The expert, fine-tuned now if the store does not hold it yet."""
+def make_expert(
+    recipe: ExpertRecipe, base: Source, access: Access, progress: Progress = SILENT, executor: Executor = LOCAL
+) -> Source:
+    """The expert, fine-tuned now, on the executor's device, if the store does not hold it yet."""
     found = find_expert(recipe, base, access)
     if isinstance(found, Source):
         return found
@@ -225,19 +246,27 @@ def make_expert(recipe: ExpertRecipe, base: Source, access: Access, progress: Pr
                     Path(base.path), recipe.task, recipe.finetuning, recipe.optimizer, recipe.training, recipe.seed,
                     draft, progress, name=recipe.name, datasets=access.datasets, online=access.online,
                     checkpoints=access.store.root / "work" / found.key, base_name=recipe.base.name,
+                    device=executor.device, cpu_threads=executor.threads,
                 )  # fmt: skip
                 about["fingerprint"] = access.open(str(draft)).fingerprint()
     return access.source(access.open(str(access.store.folder("experts", found.key))))
 
 
 def find_checkpoint(checkpoint: Checkpoint, access: Access) -> Source:
-    """A found expert, its weights perhaps still on the hub; a store key stands for the entry it names."""
-    return access.source(access.headers(resolve(checkpoint.path, access.store), checkpoint.revision))
+    """A found checkpoint, its weights perhaps still on the hub; a store key stands for the entry it names."""
+    path = resolve(checkpoint.path, access.store)
+    if checkpoint.revision and not hub_id(path):
+        raise UserError(f"{path} is a folder and has no revisions", where=checkpoint.revision, do="leave revision out")
+    return access.source(access.headers(path, checkpoint.revision))
 
 
 def resolve(path: str, store: Store) -> str:
-    """A folder or hub id as it is; ``kind:key`` as the folder of that store entry."""
-    kind, colon, _ = path.partition(":")
-    if colon and not Path(path).exists() and kind in ("base", "bases", "expert", "experts", "merge", "merges"):
-        return str(store.find(path).folder)
-    return path
+    """A folder or hub id as it is; a key as ``ls`` prints it, or ``kind:key``, as the folder of that store entry."""
+    kind, colon, _ = path.rpartition(":")
+    if Path(path).exists() or not (any(k.startswith(kind) for k in KINDS) if colon else KEY.fullmatch(path)):
+        return path
+    entry = store.find(path)
+    if entry.kind not in ("bases", "experts", "merges"):
+        do = f"write its model with `mergebench export {path} out=DIR`" if entry.kind == "results" else "name an expert"
+        raise UserError(f"{path} is in the store's {entry.kind}, which are no checkpoints", where=path, do=do)
+    return str(entry.folder)

@@ -104,7 +104,7 @@ def make_pools(config: Config, access: Access, progress: Progress = SILENT) -> N
     if unmade:
         with progress.step("experts", len(unmade)) as step:
             for name, recipe in unmade:
-                make_expert(recipe, bases[name], access, progress)
+                make_expert(recipe, bases[name], access, progress, config.executor)
                 step.advance(1, expert=f"{recipe.name} of {name}")
     if kinds := needed_kinds(config.methods):
         subjects = [(bases[name], s) for name, pool in config.pools.items() for s in pool_subjects(pool, access)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import platform
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -150,12 +151,11 @@ def find_device(name: str) -> torch.device:
     """The device of a name; ``auto`` takes a GPU where there is one. Raises UserError for one that is not here."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
         raise UserError(
             f"no device is called {name!r}", where="executor.device", do="choose auto, cpu, cuda or cuda:N"
-        ) from None
+        )
+    device = torch.device(name)
     if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
         raise UserError(
             f"this machine has no device {name}", where="executor.device", do="choose cpu, or see `mergebench doctor`"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from conf.errors import UserError
-from conf.schema import Checkpoint, Config
+from conf.schema import Base, Checkpoint, Config
 from pipelines.collect.find import Subject, check_collect, make_statistics, pool_subjects
 from pipelines.progress import SILENT, Progress
 from pipelines.sources import Access, Source, find_checkpoint, make_base
@@ -39,5 +39,8 @@ def _experts(config: Config, access: Access, progress: Progress) -> list[tuple[S
     found = [(path, find_checkpoint(Checkpoint(path=path), access)) for path in config.experts]
     if not found:
         return []
-    base = make_base(config.base, access, progress)
-    return [(base, Subject(path, expert, config.task)) for path, expert in found]
+    if not (config.task.skill or config.task.path):
+        do = "say what the experts were trained on: task.path=FILE, or task=skills/add"
+        raise UserError("no task is named", where="task", do=do)
+    base = None if config.base == Base() else make_base(config.base, access, progress)
+    return [(base or expert, Subject(path, expert, config.task)) for path, expert in found]

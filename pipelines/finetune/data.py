@@ -23,6 +23,7 @@ def task_fingerprint(task: Task, datasets: str | None = None, online: bool = Tru
     Raises:
         UserError: No such skill, file or data set.
     """
+    _check_used(task)
     if task.skill:
         return f"skill:{_skill(task)}:{_skills().VERSION}"
     files = find_files(task, datasets)
@@ -61,21 +62,37 @@ def read_rows(task: Task, seed: int, datasets: str | None = None, online: bool =
     return rows
 
 
+def _check_used(task: Task) -> None:
+    """UserError for a field that another one leaves without a meaning."""
+    columns = ("prompt", "completion", "separator")
+    for kind, idle in (("skill", ("path", "subset", "revision", "messages", *columns)), ("messages", columns)):
+        for name in idle if getattr(task, kind) else ():
+            if getattr(task, name) != getattr(Task, name):
+                what = f"task.{name}={getattr(task, name)} is not used beside task.{kind}={getattr(task, kind)}"
+                raise UserError(what, where=f"task.{name}", do="leave one of them out")
+
+
 def find_files(task: Task, datasets: str | None) -> list[Path] | None:
     """The local files of a task, or None where its path is a hub id that no mirror holds."""
     if not task.path:
         raise UserError(
-            f"task {task.name} names no data",
+            f"task {task.name} names no data" if task.name else "no task is named",
             where="task.path",
-            do="give task.skill=…, or task.path=… (file or hub id)",
+            do="give task.path=… (file, folder or hub id), or a built-in skill: task=skills/add",
         )
     places = [Path(task.path).expanduser()]
     if datasets:
         places.append(Path(datasets).expanduser() / task.path / (task.subset or ""))
         places.append(Path(datasets).expanduser() / task.path)
     for place in places:
+        if place.exists() and place == places[0] and (task.subset or task.revision):
+            name = "subset" if task.subset else "revision"
+            raise UserError(f"local files have no {name}", where=f"task.{name}", do="leave it out")
         if place.is_file():
             _check_format(place)
+            if task.split != Task.split:
+                do = f"leave it out, or give a folder that holds {task.split}{place.suffix}"
+                raise UserError(f"the one file {place.name} has no splits", where=f"task.split={task.split}", do=do)
             return [place]
         if place.is_dir():
             return _split_files(place, task.split)

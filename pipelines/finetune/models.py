@@ -63,7 +63,7 @@ class Loaded:
                 shutil.copyfile(file, out / file.name)
 
 
-def load(folder: Path, training: Training, method: str) -> Loaded:
+def load(folder: Path, training: Training, method: str, device: str = "auto") -> Loaded:
     """Load a checkpoint folder for training: float32 weights, or bf16 ones where float32 masters are kept.
 
     Raises:
@@ -83,7 +83,12 @@ def load(folder: Path, training: Training, method: str) -> Loaded:
         ) from None
     cache = bool(getattr(model.config, "use_cache", True))
     model.config.use_cache = False
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda:") and device != "cuda:0":
+        raise UserError(
+            "training runs on the first GPU that it sees", where=f"executor.device={device}",
+            do=f"choose one with CUDA_VISIBLE_DEVICES={device[5:]} and executor.device=cuda",
+        )  # fmt: skip
+    device = "cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu")
     loaded = Loaded(model, tokenizer, folder, _dtype(folder), device, cache)
     _set_up(loaded, training, method)
     return loaded

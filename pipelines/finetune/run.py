@@ -53,6 +53,8 @@ class Run:
     datasets: str | None
     online: bool
     checkpoints: Path
+    device: str
+    cpu_threads: int | None
 
     @property
     def rank(self) -> int:
@@ -72,7 +74,7 @@ class Run:
 def finetune(
     base: Path, task: Task, finetuning: dict[str, Any], optimizer: Optimizer, training: Training, seed: int, out: Path,
     progress: Progress = SILENT, *, name: str | None = None, datasets: str | None = None, online: bool = True,
-    checkpoints: Path | None = None, base_name: str | None = None,
+    checkpoints: Path | None = None, base_name: str | None = None, device: str = "auto", cpu_threads: int | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Train one expert and write it to ``out``: weights, config, tokenizer, model card, ``metrics.jsonl``.
 
@@ -93,6 +95,8 @@ def finetune(
         checkpoints: Folder of resumable checkpoints (``training.save_steps``): the same call finds them again and goes
             on; gone once the expert is written. Default: beside ``out``.
         base_name: The base's name on the card; default: its hub id or folder.
+        device: auto, cpu or cuda.
+        cpu_threads: Threads of a model that is not small; default: all cores.
 
     Returns:
         steps, loss (last step), tokens, examples, seconds.
@@ -104,6 +108,7 @@ def finetune(
     run = Run(
         base, task, method, optimizer, training, seed, out, progress, name or task.name,
         base_name or name_of(base), datasets, online, checkpoints or out.with_name(out.name + ".checkpoints"),
+        device, cpu_threads,
     )  # fmt: skip
     with quiet(), seeded(seed), settled():
         return _train(run)
@@ -112,11 +117,11 @@ def finetune(
 def _train(run: Run) -> dict[str, Any]:
     begun = time.perf_counter()
     rows = read_rows(run.task, run.seed, run.datasets, run.online)
-    loaded = load(run.base, run.training, run.method["method"])
+    loaded = load(run.base, run.training, run.method["method"], run.device)
     check_room(run.out, loaded.size + (_checkpoint_size(loaded) if run.training.save_steps else 0))
     run.out.mkdir(parents=True, exist_ok=True)
     small = sum(p.numel() for p in loaded.model.parameters()) < SMALL
-    with threads(1 if small else None), full_disk(run.out):
+    with threads(1 if small else run.cpu_threads), full_disk(run.out):
         summary = _fit(run, loaded, rows)
         if run.rank == 0:
             loaded.save(run.out)

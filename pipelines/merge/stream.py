@@ -10,7 +10,7 @@ import psutil
 import torch
 from torch import Tensor
 
-from conf.errors import UserError
+from conf.errors import UserError, raise_all
 from mergeopt_core import merging
 from mergeopt_core.merging.checks import unique_ids
 from pipelines.merge.ahead import in_order
@@ -108,12 +108,8 @@ class Merge:
         return found + self.layout.problems
 
     def check(self) -> None:
-        """Raise ``UserError`` with the first problem, if there is one."""
-        problems = self.problems()
-        if problems:
-            more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-            first = problems[0]
-            raise UserError(f"{first.who}: {first.tensor} {first.what}{more}".replace("  ", " "), do=first.do)
+        """Raise ``UserError`` with the problems, if there are any."""
+        raise_all([UserError(p.what, where=f"{p.who} {p.tensor}".strip(), do=p.do) for p in self.problems()])
 
     def tensors(self, device: str | torch.device = "cpu") -> Iterator[tuple[str, Tensor]]:
         """Merged tensors in the recipe's dtype, by sorted name; one group of input tensors a CPU thread is held.
