@@ -11,6 +11,9 @@ import typer
 
 from cli import catalog, doctor, evaluate, finetune, merge, prefetch, search, shelf, statistics, study, upkeep
 
+ANYWHERE = ("-v", "--verbose", "-q", "--quiet")
+"""Options of the application that may also stand behind the command."""
+
 app = typer.Typer(
     name="mergebench",
     no_args_is_help=True,
@@ -65,7 +68,9 @@ def main() -> None:
     from conf.errors import UserError
 
     try:
-        app()
+        arguments = sys.argv[1:]
+        anywhere = [text for text in arguments if text in ANYWHERE]
+        app([*anywhere, *(text for text in arguments if text not in ANYWHERE)])
     except UserError as error:
         from cli import console
 

@@ -12,11 +12,11 @@ HELP = """Score a base, an expert, a folder, a hub id or a merge on a suite.
 
 [bold]Examples[/]
 
-  mergebench evaluate suite=skills
+  mergebench evaluate base=tiny suite=skills
 
-  mergebench evaluate model=merged suite=real_mini datasets=mirror
+  mergebench evaluate model=merged suite=real_mini datasets=mirror out=scores
 
-  mergebench evaluate experts=[out/a,out/b] method=ties suite=skills
+  mergebench evaluate base.path=org/base experts=[out/a,out/b] method=ties suite=real_mini
 """
 
 

@@ -10,11 +10,11 @@ HELP = """Fine-tune one expert into the store.
 
 [bold]Examples[/]
 
-  mergebench finetune task=skills/add
+  mergebench finetune base.path=my-base task.path=my.jsonl out=my-expert
 
-  mergebench finetune task=skills/add finetuning=mergopt finetuning.scale=0.0005,0.001
+  mergebench finetune base=qwen2_5_1_5b_instruct task.path=my.jsonl finetuning=mergopt training.epochs=2
 
-  mergebench finetune base=qwen2_5_1_5b_instruct task=file task.path=my.jsonl out=my-expert
+  mergebench finetune base=tiny task=skills/add finetuning=mergopt finetuning.scale=0.0005,0.001
 """
 
 

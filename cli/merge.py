@@ -12,9 +12,9 @@ HELP = """Merge experts into an ordinary checkpoint folder.
 
 [bold]Examples[/]
 
-  mergebench merge experts=[out/a,out/b] method=ties method.density=0.2 out=merged
+  mergebench merge base.path=org/base experts=[out/a,out/b] method=ties method.density=0.2 out=merged
 
-  mergebench merge base.path=org/base experts=[org/one,org/two] method=task_arithmetic method.lambda=0.5 out=merged
+  mergebench merge base.path=org/base experts=[org/one,org/two,org/three] method.weight=[0.5,0.3,0.2] out=merged
 
   mergebench merge --mergekit-config recipe.yaml out=merged
 """

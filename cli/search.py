@@ -18,7 +18,7 @@ search.trials extend it. Tuning on the split that is reported is refused unless 
 
   mergebench search +pool@pools.tiny=tiny method=ties search.trials=20
 
-  mergebench search experts=[out/a,out/b] search=cmaes '+search.space.weight={per_expert:true,low:0,high:1}'
+  mergebench search base.path=org/base experts=[a,b] search=cmaes '+search.space.weight={per_expert:true,low:0,high:1}'
 
   mergebench search +pool@pools.tiny=tiny method=della search=random '+search.space.lambda={beta:[2,2]}' --json
 """

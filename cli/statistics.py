@@ -19,7 +19,7 @@ diagonal of the Fisher information, for every linear layer the Gram matrix of it
 
   mergebench statistics experts=[out/a] task=skills/add collect.kinds=[gram]
 
-  mergebench statistics base=llama-3.2-1b-instruct experts=[org/one] task=file task.path=one.jsonl collect.examples=512
+  mergebench statistics experts=[org/one] task=file task.path=one.jsonl collect.examples=512
 """
 
 

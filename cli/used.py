@@ -74,7 +74,7 @@ def check_used(
             if not _reads(doing, key) and not (key == "executor" and config.executor.name == "local"):
                 raise UserError(f"`mergebench {doing}` does not use {text}", where=key, do=_instead(doing, key))
     for key, is_idle, reason in IDLE:
-        text = next((text for path, text in told if path == key), None)
+        text = next((text for path, text in told if path == key), "")
         if text and all(is_idle(config) for config in configs):
             raise UserError(f"{text} changes nothing", where=key, do=f"{reason}: leave it out")
     if len({config.out for config in configs}) < len(configs) and configs[0].out:
@@ -113,5 +113,5 @@ def _instead(doing: str, key: str) -> str:
         return "add it to the study with +method@methods.NAME=…, or set methods.NAME.…"
     if _reads(doing, "pools") and root in {field.name for field in dataclasses.fields(Pool)}:
         return f"a pool has its own: pools.NAME.{key}"
-    readers = [name for name in READS if _reads(name, key)]
+    readers = dict.fromkeys(name.removesuffix(" of a pool") for name in READS if _reads(name, key))
     return "leave it out" + (f"; it is for {', '.join(readers)}" if readers else "")

@@ -12,7 +12,6 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -27,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
-from conf.errors import UserError, nearest
+from conf.errors import UserError, nearest, no_yaml
 from conf.scale import apply_scale
 from conf.schema import Config
 
@@ -73,7 +72,7 @@ def compose(overrides: Sequence[str], *, config_dir: str | None = None) -> list[
 
 
 def given(overrides: Sequence[str]) -> list[tuple[str, str]]:
-    """What overrides set: the key of each in the composed tree (``pools.tiny`` of ``+pool@pools.tiny=tiny``), and itself."""
+    """The key that each override sets (``pools.tiny`` for ``+pool@pools.tiny=tiny``), and the override."""
     return [(o.package or o.key_or_group, text) for text, o in zip(overrides, _parse(_in_full(overrides)))]
 
 
@@ -92,7 +91,7 @@ def _config_dir(config_dir: str | None) -> Path | None:
 
 
 def _in_full(overrides: Sequence[str]) -> list[str]:
-    """Overrides with short keys written out, and store keys such as 12e4567890, which Hydra would read as a number, quoted."""
+    """Overrides with short keys written out, and store keys that Hydra would read as numbers (12e4567890) quoted."""
     parts = [text.partition("=") for text in overrides]
     return [SHORT.get(key, key) + equals + NUMBERLIKE.sub(r"'\1'", value) for key, equals, value in parts]
 
@@ -143,16 +142,11 @@ def _is_open(path: Sequence[str]) -> bool:
     kind: Any = Config
     for part in path:
         if is_dataclass(kind):
-            kind = _hints(kind).get(part)
+            kind = get_type_hints(kind).get(part)
             kind = get_args(kind)[0] if get_origin(kind) is Union else kind  # Suite of Optional[Suite]
         else:
             kind = (get_args(kind) or (None, Any))[1]
     return kind is Any or get_args(kind) == (str, Any)
-
-
-@cache
-def _hints(schema: Any) -> dict[str, Any]:
-    return get_type_hints(schema)
 
 
 @contextmanager
@@ -171,7 +165,7 @@ def _compose_one(overrides: list[str], extra: Path | None) -> tuple[Config, Dict
             tree = _tree(overrides, known, search)
             _pools_as_written(tree, overrides, [FOLDER, extra] if extra else [FOLDER])
         except (YAMLError, UnicodeDecodeError) as error:
-            raise _unreadable(error, extra) from None
+            raise no_yaml(error, str(extra)) from None
         except FAULTS as error:
             raise _explain(overrides, known, search, error) from None
     _check_keys(tree, Config, "")
@@ -182,14 +176,6 @@ def _compose_one(overrides: list[str], extra: Path | None) -> tuple[Config, Dict
         raise UserError(_first_cause(error), where=where, do="give it a value, see --cfg for the rest") from None
     assert isinstance(typed, Config)
     return typed, tree
-
-
-def _unreadable(error: YAMLError | UnicodeDecodeError, extra: Path | None) -> UserError:
-    """A file of the user's own that is no YAML: which one, where it is known, and why."""
-    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
-    where = f"{mark.name}:{mark.line + 1}" if mark else str(extra or "")
-    told = str(getattr(error, "problem", None) or error)
-    return UserError(f"a configuration is no YAML: {told}", where=where, do="mend the file")
 
 
 def _tree(overrides: list[str], known: dict[str, list[str]], search: list[str]) -> DictConfig:

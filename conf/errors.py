@@ -30,6 +30,13 @@ def raise_all(errors: Sequence[UserError]) -> None:
         raise UserError(first.what, where=first.where, do=first.do, others=errors[1:])
 
 
+def no_yaml(error: Exception, where: str) -> UserError:
+    """What is said of a file that is no YAML: its line, where the reader of YAML knows it, and why."""
+    mark = getattr(error, "problem_mark", None)
+    place = f"{mark.name}:{mark.line + 1}" if mark else where
+    return UserError(f"the file is no YAML: {getattr(error, 'problem', None) or error}", where=place, do="mend it")
+
+
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
     """Words for the valid names nearest to a misspelt one: ``did you mean ties, ties_sb?``."""
     names = sorted({str(k) for k in known})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from conf.errors import UserError, nearest
@@ -42,16 +42,16 @@ def check_study(config: Config) -> None:
         raise UserError("a random method merges at least once", where="sampler.draws", do="give it 1 or more")
     sizes = config.sampler.sizes or [len(pool.experts) + len(pool.tasks) for pool in config.pools.values()]
     for label, method in config.methods.items():
-        for size in _fitting(method, sizes) or [None]:
+        for size in _fitting(method, sizes):
             check_method(method, where=f"methods.{label}", experts=size)
 
 
-def _fitting(method: Mapping[str, Any], sizes: Iterable[int]) -> list[int]:
-    """The numbers of experts that a method takes."""
+def _fitting(method: Mapping[str, Any], sizes: Iterable[int]) -> Sequence[int | None]:
+    """The numbers of experts that a method takes; [None] where there is none, or no such method."""
     if method.get("method") not in names():
-        return []
+        return [None]
     info = describe(str(method["method"]))
-    return [size for size in sizes if info.min_experts <= size <= (info.max_experts or size)]
+    return [size for size in sizes if info.min_experts <= size <= (info.max_experts or size)] or [None]
 
 
 def check_method(

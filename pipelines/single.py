@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from pipelines.sources import (
     find_expert,
     make_base,
     make_expert,
+    named,
 )
 from pipelines.store import Entry
 from pipelines.study import access_of
@@ -52,10 +52,9 @@ def finetune_expert(config: Config, progress: Progress = SILENT) -> Made:
     _check_out(config.out)
     find_device(config.executor.device)
     access = access_of(config)
-    name = config.task.name or config.task.skill or Path(config.task.path or "").stem
-    task = dataclasses.replace(config.task, name=name)
+    task = named(config.task)
     recipe = ExpertRecipe(
-        name, config.base, task, config.finetuning, config.optimizer, config.training, config.seed
+        task.name, config.base, task, config.finetuning, config.optimizer, config.training, config.seed
     )
     task_fingerprint(task, access.datasets, access.online)  # data that cannot be had are told before a base is made
     base = make_base(config.base, access, progress)

@@ -88,7 +88,9 @@ class Access:
 
     def look_ahead(self, named: Iterable[tuple[str, str | None]]) -> None:
         """Ask the hub for several checkpoints (id, revision) side by side, each of which is then known at once."""
-        self.looked.look_ahead([one for one in named if hub_id(one[0]) and not KEY.fullmatch(one[0])], lambda one: self.headers(*one))
+        self.looked.look_ahead(
+            [one for one in named if hub_id(one[0]) and not KEY.fullmatch(one[0])], lambda one: self.headers(*one)
+        )
 
     def fetch(self, progress: Progress = SILENT, folders: Sequence[str] | None = None) -> None:
         """Download the weights of snapshot folders, by default of all that were asked for and lack them."""
@@ -190,6 +192,11 @@ class ExpertRecipe:
                 "seed": self.seed,
             }
         )
+
+
+def named(task: Task) -> Task:
+    """A task under its own name, or under that of its skill or file."""
+    return dataclasses.replace(task, name=task.name or task.skill or Path(task.path or "").stem)
 
 
 def pool_recipes(pool: Pool) -> dict[str, ExpertRecipe]:

@@ -152,9 +152,7 @@ def find_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
-        raise UserError(
-            f"no device is called {name!r}", where="executor.device", do="choose auto, cpu, cuda or cuda:N"
-        )
+        raise UserError(f"no device is called {name!r}", where="executor.device", do="choose auto, cpu, cuda or cuda:N")
     device = torch.device(name)
     if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
         raise UserError(

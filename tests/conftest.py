@@ -28,6 +28,7 @@ class TinyPool:
 
 QUICK = (
     *(f"+pools.tiny.tasks.{skill}.skill={skill}" for skill in ("add", "dist", "count")),
+    "+pools.tiny.base.name=tiny",
     "+pools.tiny.base.steps=10",
     "+pools.tiny.training.steps=3",
     "+pools.tiny.optimizer.lr=0.001",

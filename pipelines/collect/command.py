@@ -6,7 +6,7 @@ from conf.errors import UserError
 from conf.schema import Base, Checkpoint, Config
 from pipelines.collect.find import Subject, check_collect, make_statistics, pool_subjects
 from pipelines.progress import SILENT, Progress
-from pipelines.sources import Access, Source, find_checkpoint, make_base
+from pipelines.sources import Access, Source, find_checkpoint, make_base, named
 from pipelines.store import Entry
 from pipelines.study import access_of, make_pools
 
@@ -36,11 +36,9 @@ def _pools(config: Config, access: Access, progress: Progress) -> list[tuple[Sou
 
 
 def _experts(config: Config, access: Access, progress: Progress) -> list[tuple[Source, Subject]]:
-    found = [(path, find_checkpoint(Checkpoint(path=path), access)) for path in config.experts]
-    if not found:
-        return []
-    if not (config.task.skill or config.task.path):
+    if config.experts and not (config.task.skill or config.task.path):
         do = "say what the experts were trained on: task.path=FILE, or task=skills/add"
         raise UserError("no task is named", where="task", do=do)
+    found = [(path, find_checkpoint(Checkpoint(path=path), access)) for path in config.experts]
     base = None if config.base == Base() else make_base(config.base, access, progress)
-    return [(base or expert, Subject(path, expert, config.task)) for path, expert in found]
+    return [(base or expert, Subject(path, expert, named(config.task))) for path, expert in found]

@@ -44,7 +44,7 @@ def collect_statistic(kind: str, base: Source, subject: Subject, key: str, worke
     about = {
         "name": subject.name,
         "statistic": kind,
-        "task": subject.task.name or subject.task.skill or subject.task.path,
+        "task": subject.task.name,
         "expert": dataclasses.asdict(subject.expert),
         "base": dataclasses.asdict(base),
         "settings": dataclasses.asdict(collect),

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from conf.errors import UserError, no_yaml
 from pipelines.evaluate.index import TaskIndex
 
 OWN_TASKS = Path(__file__).parent / "tasks"
@@ -135,8 +136,11 @@ def _read(path: Path) -> dict[str, Any]:
 @lru_cache(maxsize=4096)
 def _parsed(path: Path, changed: int, size: int) -> dict[str, Any]:
     """One file by itself; read again when it has changed."""
-    with path.open("rb") as file:
-        content = yaml.load(file, Loader=_Loader)  # a safe loader
+    try:
+        with path.open("rb") as file:
+            content = yaml.load(file, Loader=_Loader)  # a safe loader
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise no_yaml(error, str(path)) from None
     if not isinstance(content, dict):
-        raise ValueError(f"{path} is no task file")
+        raise UserError(f"{path.name} is no task file", where=str(path), do="see lm-eval's task guide")
     return content

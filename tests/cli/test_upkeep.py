@@ -61,8 +61,8 @@ def test_the_store_is_looked_after(call, swept, tmp_path, own_store):
 
 
 def test_statistics_and_search_answer_in_json(call, tiny_pool):
-    settings = (*tiny_pool.overrides, *SUITE, "collect.examples=3", "collect.kinds=[fisher]")
-    code, out, _ = call("statistics", *settings, "--json")
+    settings = (*tiny_pool.overrides, *SUITE, "collect.examples=3")
+    code, out, _ = call("statistics", *tiny_pool.overrides, "collect.examples=3", "collect.kinds=[fisher]", "--json")
     assert (code, [s["statistic"] for s in json.loads(out)]) == (0, ["fisher"] * 3)
     code, out, _ = call("search", *settings, "search.trials=2", "search=random", "method=ties", "--json")
     (told,) = json.loads(out)

@@ -3,7 +3,7 @@ from omegaconf import OmegaConf
 
 from conf.compose import compose, groups, to_yaml
 from conf.errors import UserError
-from conf.schema import Config
+from conf.schema import Base, Config
 
 
 def only(*overrides: str) -> Config:
@@ -14,7 +14,7 @@ def only(*overrides: str) -> Config:
 def test_defaults_are_typed():
     config = only()
     assert isinstance(config, Config)
-    assert config.base.name == "tiny"
+    assert config.base == Base()  # none: a base is named, never assumed
     assert config.optimizer.name == "adamw"
 
 

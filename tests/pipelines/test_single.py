@@ -59,7 +59,7 @@ def test_the_live_model_holds_the_bits_that_are_on_disk(tiny_pool, tmp_path):
 
 
 def test_finetune_is_cached_and_copied_out(tmp_path):
-    fixed = ["base.steps=5", "task=skills/add", "training.steps=2", "optimizer.lr=0.01"]
+    fixed = ["base=tiny", "base.steps=5", "task=skills/add", "training.steps=2", "optimizer.lr=0.01"]
     overrides = [*fixed, f"store={tmp_path}/store", f"out={tmp_path}/out"]
     ((config, _),) = compose(overrides)
     first = finetune_expert(config)
