@@ -31,23 +31,25 @@ def register(app: typer.Typer) -> None:
         if cfg:
             return print_cfg(composed)
         from cli import console
-        from pipelines.single import evaluate_model
+        from pipelines.single import evaluate_model, names
 
-        entries = []
+        told = []
         with console.listening() as progress:
             for config, _ in composed:
-                entries.append(evaluate_model(config, progress))
+                entry = evaluate_model(config, progress)
+                told.append({"folder": entry.folder, **entry.describe(), "names": names(config)})
         if json:
-            return console.print_json([{"folder": e.folder, **e.describe()} for e in entries])
-        for entry in entries:
-            console.out.print(_table(entry.describe()))
-            console.out.print(f"[dim]{entry.folder}[/]", soft_wrap=True, highlight=False)
+            return console.print_json(told)
+        for about in told:
+            console.out.print(_table(about))
+            console.out.print(f"[dim]{about['folder']}[/]", soft_wrap=True, highlight=False)
 
 
 def _table(about: dict[str, Any]) -> Any:
     from rich.table import Table
 
-    table = Table(title=" ".join([about["suite"], "·", *about["names"]]), title_justify="left")
+    method = f"{about['recipe']['method']} of " if about["recipe"] else ""
+    table = Table(title=f"{about['suite']} · {method}{', '.join(about['names'])}", title_justify="left")
     for column, justify in (("task", "left"), ("metric", "left"), ("value", "right"), ("±", "right"), ("n", "right")):
         table.add_column(column, justify=justify)  # type: ignore[arg-type]
     for name, task in about["tasks"].items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from conf.errors import UserError, nearest
@@ -55,16 +56,40 @@ def _fitting(method: Mapping[str, Any], sizes: Iterable[int]) -> Sequence[int | 
 
 
 def check_method(
-    method: Mapping[str, Any], where: str = "method", experts: int | None = None
+    method: Mapping[str, Any],
+    where: str = "method",
+    experts: int | Sequence[str] | None = None,
+    known: Sequence[str] = (),
 ) -> tuple[str, dict[str, Any]]:
-    """A method's registered name and its complete parameters; UserError for a name or value that does not exist."""
+    """A method's registered name and its complete parameters; UserError for a name or value that does not exist.
+
+    Where ``experts`` names them, a mapping from expert (or the last part of its path) to value becomes a list in their
+    order; it may also name further ``known`` experts.
+    """
     parameters = dict(method)
     name = parameters.pop("method", None)
     if name not in names():
         raise UserError(f"no merge method is called {name!r}", where=f"{where}.method", do=nearest(str(name), names()))
     info = describe(name)
     try:
+        if not isinstance(experts, int | None):
+            for parameter in info.parameters:
+                if parameter.per_expert and isinstance(parameters.get(parameter.name), Mapping):
+                    parameters[parameter.name] = _in_order(parameter.name, parameters[parameter.name], experts, known)
+            experts = len(experts)
         usual = min(max(info.min_experts, 2), info.max_experts or 2)
         return name, check_parameters(name, parameters, experts or usual)
     except (ValueError, TypeError) as error:
         raise UserError(str(error), where=where, do=f"see `mergebench methods {name}`") from None
+
+
+def _in_order(parameter: str, values: Mapping[str, Any], experts: Sequence[str], known: Sequence[str]) -> list[Any]:
+    """The values of a mapping in the experts' order; ValueError for an expert or a value that has no other half."""
+    keys = {expert: next((k for k in (expert, Path(expert).name) if k in values), None) for expert in experts}
+    for expert, key in keys.items():
+        if key is None:
+            raise ValueError(f"{parameter} gives no value for expert {expert}")
+    for key in values:
+        if key not in keys.values() and key not in known:
+            raise ValueError(f"{parameter} gives a value for {key}, which is no expert: {nearest(key, experts)}")
+    return [values[str(keys[expert])] for expert in experts]

@@ -113,23 +113,30 @@ def evaluate_model(config: Config, progress: Progress = SILENT) -> Entry:
     return entry
 
 
+def names(config: Config) -> tuple[str, ...]:
+    """What ``evaluate`` is asked to score, as it was named."""
+    if config.model:
+        return (config.model,)
+    return tuple(config.experts) or (config.base.name or config.base.path,)
+
+
 def _trial(config: Config, access: Access, progress: Progress) -> Trial:
     fingerprint = suite_fingerprint(config.suite, config.datasets)
     if config.model:
         model = find_checkpoint(Checkpoint(path=config.model), access)
         access.fetch(progress, [model.path])
-        return Trial("base", model, (), config.suite, fingerprint, names=(config.model,))
+        return Trial("base", model, (), config.suite, fingerprint, names=names(config))
     if not config.experts:
         if config.base == Base():
             do = "name one with model=DIR, experts=[A,B] and their base, base.path=DIR, or base=tiny"
             raise UserError("there is no model to score", where="model", do=do)
-        names = (config.base.name or config.base.path,)
-        return Trial("base", make_base(config.base, access, progress), (), config.suite, fingerprint, names=names)
+        base = make_base(config.base, access, progress)
+        return Trial("base", base, (), config.suite, fingerprint, names=names(config))
     base, experts = _sources(config, access, progress)
     recipe = _recipe(config, base, experts)
     random = describe(recipe.method).random
     statistics = _statistics(config, experts, access)
-    return Trial("merge", base, experts, config.suite, fingerprint, recipe, random, tuple(config.experts), statistics)
+    return Trial("merge", base, experts, config.suite, fingerprint, recipe, random, names(config), statistics)
 
 
 def _merge(config: Config, access: Access, progress: Progress) -> Merge:
@@ -155,7 +162,7 @@ def _sources(config: Config, access: Access, progress: Progress) -> tuple[Source
         raise UserError(
             "there is nothing to merge", where="experts", do="name folders, hub ids or store keys: experts=[a,b]"
         )
-    check_method(config.method, experts=len(config.experts))
+    check_method(config.method, experts=config.experts)
     experts = tuple(find_checkpoint(Checkpoint(path=path), access) for path in config.experts)
     base = make_base(config.base, access, progress)
     access.fetch(progress)
@@ -163,7 +170,7 @@ def _sources(config: Config, access: Access, progress: Progress) -> tuple[Source
 
 
 def _recipe(config: Config, base: Source, experts: tuple[Source, ...]) -> Recipe:
-    method, parameters = check_method(config.method, experts=len(experts))
+    method, parameters = check_method(config.method, experts=config.experts)
     return Recipe(
         base.path,
         tuple(expert.path for expert in experts),

@@ -200,7 +200,7 @@ def _models(experts: list[str], config: Config) -> Iterator[_Model]:
         info = describe(str(method.get("method")))
         fits = [s for s in subsets if takes(info, len(s))]
         for subset in fits:
-            registered, parameters = check_method(method, f"methods.{label}", len(subset))
+            registered, parameters = check_method(method, f"methods.{label}", subset, experts)
             for order in draw_orders(subset, config.sampler) if info.ordered else [subset]:
                 for draw in range(config.sampler.draws if info.random else 1):
                     seed = config.seed + draw

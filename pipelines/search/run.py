@@ -30,7 +30,7 @@ def run_search(config: Config, progress: Progress = SILENT) -> Found:
     Raises UserError for a space, sampler, suite or split that is wrong, before anything is spent.
     """
     import_optuna()
-    method, _ = check_method(config.method, experts=len(expert_names(config)))
+    method, _ = check_method(config.method, experts=expert_names(config))
     dimensions = make_space(config.search.space, describe(method), expert_names(config))
     goal = check_sampler(config.search, dimensions)
     suites = tuning_suites(config)

@@ -42,7 +42,7 @@ class Setting:
     def trial(self, method: Mapping[str, Any], suite: Suite) -> Trial:
         """The trial of one configuration of the method on one of the two suites."""
         config = self.config
-        name, parameters = check_method(method, experts=len(self.subjects))
+        name, parameters = check_method(method, experts=[subject.name for subject in self.subjects])
         experts = tuple(subject.expert for subject in self.subjects)
         recipe = Recipe(
             self.base.path, tuple(e.path for e in experts), name, parameters, config.seed, config.dtype, config.vocab,
