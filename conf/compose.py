@@ -35,7 +35,7 @@ FOLDER = Path(__file__).parent
 SHORT = {"attack": "suite.attack"}
 """Keys that may be written without the group that they belong to."""
 
-NUMBERLIKE = re.compile(r"(?<![^=,\[])(?=[\de]{8,32}(?:[,\]]|$))(\d+e\d+)")
+NUMBERLIKE = re.compile(r"(?<![^=,\[\s])(?=[\de]{8,32}(?:[,\]\s]|$))(\d+e\d+)")
 """A store key (eight digits or more) that has the form of a number, alone or in a list."""
 
 
