@@ -26,7 +26,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from mergeopt_core import ASAM, SAM, MergOPT
-from mergeopt_core.finetuning import MasterWeights, compiled, sampling
+from mergeopt_core.finetuning import MasterWeights, sampling
 
 METHODS = {
     "adamw": lambda base, more: base,
@@ -129,7 +129,7 @@ def same_bits() -> str:
     worst = {}
     for law in sampling.DISTRIBUTIONS:
         plain = sampling.add_noise(weight, torch.empty_like(weight), -0.7, sampling.Noise(99, law))
-        fast = compiled.add_noise(weight, torch.empty_like(weight), -0.7, sampling.Noise(99, law))
+        fast = sampling.add_noise_compiled(weight, torch.empty_like(weight), -0.7, sampling.Noise(99, law))
         worst[law] = float((plain - fast).abs().max())
     return ", ".join(f"{law} {value:.1e}" for law, value in worst.items())
 

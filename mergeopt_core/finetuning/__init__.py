@@ -4,9 +4,8 @@ from mergeopt_core.finetuning.ascent import Shortfall
 from mergeopt_core.finetuning.masters import MasterWeights
 from mergeopt_core.finetuning.mergopt import MergOPT
 from mergeopt_core.finetuning.offset import Offset
-from mergeopt_core.finetuning.perturbation import Perturbation, PerturbedOptimizer
+from mergeopt_core.finetuning.perturbation import Moved, Perturbation, PerturbedOptimizer, select
 from mergeopt_core.finetuning.sam import ASAM, SAM
-from mergeopt_core.finetuning.selection import Moved, select
 from mergeopt_core.finetuning.tangent import Tangent
 
 __all__ = [

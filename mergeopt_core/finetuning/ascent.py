@@ -11,15 +11,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mergeopt_core.finetuning.offset import Offset
-
-if TYPE_CHECKING:
-    from mergeopt_core.finetuning.mergopt import MergOPT
+from mergeopt_core.finetuning.perturbation import Perturbation
 
 
 @dataclass(frozen=True)
@@ -34,78 +32,86 @@ class Shortfall:
         """How far the sample falls short of the found worst case: 0 or more."""
         return self.worst - self.sampled
 
-    @staticmethod
-    def mean(found: Sequence[Shortfall]) -> Shortfall:
-        """The average over several samples."""
-        n = len(found)
-        return Shortfall(sum(f.sampled for f in found) / n, sum(f.worst for f in found) / n)
 
-
+@dataclass(frozen=True)
 class Ascent:
-    """A few projected ascent steps; holds z in memory (one more copy of what moves) while it runs."""
+    """A few projected ascent steps.
 
-    def __init__(self, opt: MergOPT, steps: int, size: float):
-        if steps < 1 or not size >= 0:
+    Args:
+        alphas: A.
+        max_tasks: K_max.
+        loc: μ, the ball's centre.
+        steps: Steps, one gradient each.
+        size: Step length, as a share of R and of the range of Kα − 1.
+
+    Raises:
+        ValueError: No step, or a negative size.
+    """
+
+    alphas: Sequence[float]
+    max_tasks: int
+    loc: float
+    steps: int
+    size: float
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or not self.size >= 0:
             raise ValueError(
-                f"ascent_steps is {steps} and ascent_size {size}: give 1 step or more, a size of 0 or more"
+                f"ascent_steps is {self.steps} and ascent_size {self.size}: give 1 step or more, a size of 0 or more"
             )
-        self.opt, self.steps, self.size = opt, int(steps), float(size)
 
-    def run(self, start: Offset, closure: Callable[[], Any]) -> tuple[Offset, Shortfall, Any]:
+    def run(
+        self, perturbation: Perturbation, start: Offset, z: list[Tensor], radius: float, closure: Callable[[], Any]
+    ) -> tuple[Offset, Shortfall, Any]:
         """Climb from the sampled offset; the gradients left behind are those at the last point.
+
+        Args:
+            perturbation: The weights that move.
+            start: The sampled α and K.
+            z: The sampled z by weight, changed in place.
+            radius: R.
+            closure: Clears the gradients, computes a loss, runs backward and returns the loss.
 
         Returns:
             The last point's α and K, the losses met on the way, and the closure's loss at the last point.
         """
-        perturbation = self.opt.perturbation
-        z = list(self.opt.noise(start).values())
         point, losses = start, []
         try:
             for step in range(self.steps + 1):
-                self.opt.zero_grad()
-                loss = self._loss(point, z, closure)
+                c = point.coefficient
+                perturbation.move(lambda i, weight, out: torch.add(weight, z[i], alpha=c, out=out))  # noqa: B023
+                with perturbation.with_gradients(), torch.enable_grad():
+                    loss = closure()
                 losses.append(float(loss.detach() if isinstance(loss, Tensor) else loss))
                 if step < self.steps:
-                    point = self._climb(point, z)
+                    point = self._climb(point, z, radius, perturbation.gradients())
         finally:
             perturbation.restore()
         return point, Shortfall(losses[0], max(losses)), loss
 
-    def _loss(self, point: Offset, z: list[Tensor], closure: Callable[[], Any]) -> Any:
-        c = point.coefficient
-        self.opt.perturbation.move(lambda i, weight, out: torch.add(weight, z[i], alpha=c, out=out))
-        with self.opt.perturbation.with_gradients(), torch.enable_grad():
-            return closure()
-
     @torch.no_grad()
-    def _climb(self, point: Offset, z: list[Tensor]) -> Offset:
+    def _climb(self, point: Offset, z: list[Tensor], radius: float, gradients: list[Tensor | None]) -> Offset:
         """One projected step on z, in place, and on (α, K)."""
-        gradients = self.opt.perturbation.gradients()
-        radius = math.sqrt(sum(2.0 * self.opt.scale_of(i) ** 2 * zi.numel() for i, zi in enumerate(z)))
-        slope = sum(float((g.double() * zi.double()).sum()) for g, zi in zip(gradients, z) if g is not None)  # dL/dc
-        length = math.sqrt(sum(float(g.double().square().sum()) for g in gradients if g is not None))
+        sign = 1.0 if point.coefficient >= 0 else -1.0
+        known = [(g, zi) for g, zi in zip(gradients, z) if g is not None]
+        slope = sum(float((g.double() * zi.double()).sum()) for g, zi in known)  # dL/dc
+        length = math.sqrt(sum(float(g.double().square().sum()) for g, _ in known))
         if length > 0:
-            stride = self.size * radius / length * (1.0 if point.coefficient >= 0 else -1.0)
-            for g, zi in zip(gradients, z):
-                if g is not None:
-                    zi.add_(g.to(zi.dtype), alpha=stride)
-        end = self._snap(point, slope if point.coefficient >= 0 else -slope)
+            for g, zi in known:
+                zi.add_(g.to(zi.dtype), alpha=self.size * radius / length * sign)
+        end = self._nearest(point, slope * sign)
         if end.coefficient * point.coefficient < 0:
             for zi in z:
                 zi.neg_()
-        self._project(z, radius)
-        return end
-
-    def _project(self, z: list[Tensor], radius: float) -> None:
-        loc = self.opt.loc
-        length = math.sqrt(sum(float((zi.double() - loc).square().sum()) for zi in z))
+        length = math.sqrt(sum(float((zi.double() - self.loc).square().sum()) for zi in z))
         if length > radius:
             for zi in z:
-                zi.sub_(loc).mul_(radius / length).add_(loc)
+                zi.sub_(self.loc).mul_(radius / length).add_(self.loc)
+        return end
 
-    def _snap(self, point: Offset, slope: float) -> Offset:
+    def _nearest(self, point: Offset, slope: float) -> Offset:
         """(α, K) whose |Kα − 1| is nearest to a step up its slope."""
-        grid = [(abs(k * a - 1.0), a, k) for a in self.opt.alphas for k in range(1, self.opt.max_tasks + 1)]
+        grid = [(abs(k * a - 1.0), a, k) for a in self.alphas for k in range(1, self.max_tasks + 1)]
         aim = abs(point.coefficient)
         if slope != 0:
             aim += math.copysign(self.size * max(grid)[0], slope)

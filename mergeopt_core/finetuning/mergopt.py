@@ -11,23 +11,32 @@ Algorithm 1 and Eq. 5; authors' code: Yangqun123456/MergOPT).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import accumulate
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from mergeopt_core.finetuning import compiled
 from mergeopt_core.finetuning.ascent import Ascent, Shortfall
-from mergeopt_core.finetuning.offset import ALPHAS, MAX_TASKS, SCALE, Offset, Scale, check, draw
-from mergeopt_core.finetuning.origin import LaplaceFit, Origin
-from mergeopt_core.finetuning.perturbation import Perturbation, PerturbedOptimizer
-from mergeopt_core.finetuning.sampling import Noise, add_noise, noise_like
-from mergeopt_core.finetuning.selection import select
+from mergeopt_core.finetuning.offset import Offset, Origin, ScaleFit
+from mergeopt_core.finetuning.perturbation import Fill, PerturbedOptimizer
+from mergeopt_core.finetuning.sampling import (
+    DISTRIBUTIONS,
+    Noise,
+    add_noise,
+    add_noise_compiled,
+    mixed,
+    noise_like,
+    worth_compiling,
+)
+
+ALPHAS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+SCALE = 5e-4
 
 
 class MergOPT(PerturbedOptimizer):
@@ -49,57 +58,38 @@ class MergOPT(PerturbedOptimizer):
         fit_memory: ``scale="fitted"``: share of the old b that is kept at each step.
         theta0: θ0 of each weight that moves, where it is not the weights now, or what else knows θ − θ0 (fitted and
             exact only).
-        named_parameters: Names for ``include`` and ``exclude``; default: the base optimizer's own.
-        include: Shell patterns of the weights that move; default all trainable ones.
-        exclude: Shell patterns of weights that stay.
-        frozen: Let named parameters move that are not trained, such as the weights below low-rank adapters.
-        masters: float32 masters of half-precision weights, by parameter: then nothing is copied.
         kernel: plain; compiled, a faster one for the same noise; auto, compiled where it pays.
+        which: The weights that move, as for ``PerturbedOptimizer``.
 
     Raises:
         ValueError: Empty ``alphas``, ``max_tasks`` < 1, ``scale`` < 0, an unknown name, or patterns that match nothing.
     """
 
     def __init__(
-        self, base: Optimizer, alphas: Sequence[float] = ALPHAS, max_tasks: int = MAX_TASKS, loc: float = 0.0,
-        scale: Scale = SCALE, distribution: str = "laplace", seed: int = 0, *, own_vector: str = "approximate",
-        inner: str = "sample", ascent_steps: int = 3, ascent_size: float = 0.5, fit_start: float = SCALE,
-        fit_memory: float = 0.9, theta0: Sequence[Tensor] | Origin | None = None,
-        named_parameters: Iterable[tuple[str, Tensor]] | None = None, include: Sequence[str] = (),
-        exclude: Sequence[str] = (), frozen: bool = False, masters: dict[Tensor, Tensor] | None = None,
-        kernel: str = "auto",
+        self, base: Optimizer, alphas: Sequence[float] = ALPHAS, max_tasks: int = 7, loc: float = 0.0,
+        scale: float | Literal["fitted"] = SCALE, distribution: str = "laplace", seed: int = 0, *,
+        own_vector: str = "approximate", inner: str = "sample", ascent_steps: int = 3, ascent_size: float = 0.5,
+        fit_start: float = SCALE, fit_memory: float = 0.9, theta0: Sequence[Tensor] | Origin | None = None,
+        kernel: str = "auto", **which: Any,
     ):  # fmt: skip
-        check(alphas, max_tasks, scale, distribution)
-        if own_vector not in ("approximate", "exact") or inner not in ("sample", "ascent"):
-            raise ValueError("own_vector is approximate or exact, inner is sample or ascent")
-        if own_vector == "exact" and inner == "ascent":
-            raise ValueError("inner='ascent' moves one z: take own_vector='approximate' with it")
-        moved = select(base, named_parameters, include, exclude, frozen)
-        super().__init__(base, Perturbation(moved, masters))
+        _check(alphas, max_tasks, scale, distribution, own_vector, inner, kernel)
+        super().__init__(base, **which)
         self.alphas, self.max_tasks = tuple(float(a) for a in alphas), int(max_tasks)
         self.loc, self.distribution, self.seed = float(loc), distribution, int(seed)
-        self.kernel = self._kernel(kernel)
-        sizes = (w.numel() for w in self.perturbation.weights())
-        self.places = list(accumulate(sizes, initial=0))
+        weights = self.perturbation.weights()
+        self.places = list(accumulate((w.numel() for w in weights), initial=0))
         """Where each weight's noise begins in a stream; the last is the stream's length."""
-        self.exact = own_vector == "exact"
-        known = self.exact or scale == "fitted"
-        self.origin = _origin(theta0, self.perturbation) if known else None
-        self.fit = (
-            LaplaceFit(self.origin, self.loc, fit_start, fit_memory) if scale == "fitted" and self.origin else None
-        )
+        if kernel == "auto":
+            kernel = "compiled" if worth_compiling(self.places[-1], weights[0].device) else "plain"
+        self.kernel, self.exact = kernel, own_vector == "exact"
+        self.origin: Origin | None = None
+        if self.exact or scale == "fitted":
+            self.origin = theta0 if isinstance(theta0, Origin) else Origin(weights if theta0 is None else theta0)
+        self.fit = ScaleFit(self.origin, self.loc, fit_start, fit_memory) if self.origin and scale == "fitted" else None
         self.scale = SCALE if isinstance(scale, str) else float(scale)
-        self.ascent = Ascent(self, ascent_steps, ascent_size) if inner == "ascent" else None
+        self.ascent = self._ascent(ascent_steps, ascent_size) if inner == "ascent" else None
         self.last_offset: Offset | None = None
         self.last_shortfall: Shortfall | None = None
-
-    def _kernel(self, kernel: str) -> str:
-        if kernel not in ("auto", "plain", "compiled"):
-            raise ValueError(f"unknown kernel {kernel!r}: valid names are auto, plain, compiled")
-        weights = self.perturbation.weights()
-        if kernel == "auto":
-            kernel = "compiled" if compiled.worthwhile(sum(w.numel() for w in weights), weights[0].device) else "plain"
-        return kernel
 
     @property
     def passes(self) -> int:
@@ -111,8 +101,9 @@ class MergOPT(PerturbedOptimizer):
         return self.fit.scale_of(i) if self.fit else self.scale
 
     def draw(self, step: int) -> Offset:
-        """The offset of an optimizer step: a function of the seed and the step alone."""
-        return draw(self.seed, step, self.alphas, self.max_tasks)
+        """The offset of an optimizer step: α, K and the seed of z, a function of the seed and the step alone."""
+        alpha = self.alphas[mixed(self.seed, step, 1) % len(self.alphas)]
+        return Offset(step, alpha, 1 + mixed(self.seed, step, 2) % self.max_tasks, mixed(self.seed, step, 3))
 
     def noise(self, offset: Offset, expert: int = 0) -> dict[str | int, Tensor]:
         """z of an offset, drawn again: by weight name, or by place where weights have no names.
@@ -148,38 +139,38 @@ class MergOPT(PerturbedOptimizer):
         if self.ascent:
             raise RuntimeError("inner='ascent' takes several gradients: use `opt.step(closure)`")
         offset = self.draw(self.steps)
-        self._move(offset)
+        self.perturbation.move(self._fill_exact(offset) if self.exact else self._fill(offset))
         self.last_offset, self.ready = offset, True
         return offset
 
-    def _move(self, offset: Offset) -> None:
-        if not self.exact:
-            stream = self._stream(offset)
-            self.perturbation.move(lambda i, w, out: self._add(i, w, out, offset.coefficient, stream))
-            return
-        others = [self._stream(offset, expert) for expert in range(1, offset.tasks)]
+    def _fill(self, offset: Offset) -> Fill:
+        stream = self._stream(offset)
+        return lambda i, weight, out: self._add(i, weight, out, offset.coefficient, stream)
+
+    def _fill_exact(self, offset: Offset) -> Fill:
+        assert self.origin is not None
+        origin, others = self.origin, [self._stream(offset, expert) for expert in range(1, offset.tasks)]
 
         def fill(i: int, weight: Tensor, out: Tensor) -> None:
-            assert self.origin is not None
-            moved = out if out.dtype == weight.dtype else torch.empty_like(weight)
-            torch.add(weight, self.origin.vector(i, weight), alpha=offset.alpha - 1.0, out=moved)
+            moved = out if out.dtype == weight.dtype else torch.empty_like(weight)  # masters: round once, at the end
+            torch.add(weight, origin.vector(i, weight), alpha=offset.alpha - 1.0, out=moved)
             for stream in others:
                 self._add(i, moved, moved, offset.alpha, stream)
             if moved is not out:
                 out.copy_(moved)
 
-        self.perturbation.move(fill)
+        return fill
 
     def _add(self, i: int, weight: Tensor, out: Tensor, factor: float, stream: Noise) -> None:
         """Write the i-th weight plus a multiple of its part of a stream."""
-        add = compiled.add_noise if self.kernel == "compiled" else add_noise
+        add = add_noise_compiled if self.kernel == "compiled" else add_noise
         add(weight, out, factor, stream, self.places[i], loc=self.loc, scale=self.scale_of(i))
 
     def gradients(self, closure: Callable[[], Any]) -> Any:
         """Take the gradients that the base optimizer is to step with; the closure's loss at the moved weights."""
         self.zero_grad()
         if self.ascent:
-            self.last_offset, self.last_shortfall, loss = self.ascent.run(self.draw(self.steps), closure)
+            self.last_offset, self.last_shortfall, loss = self._climb(self.ascent, self.draw(self.steps), closure)
             self.ready = True
             return loss
         with self.perturbed(), torch.enable_grad():
@@ -194,11 +185,23 @@ class MergOPT(PerturbedOptimizer):
             steps: Ascent steps from each.
             size: Step length of the ascent.
         """
-        found = []
-        for k in range(draws):
-            found.append(Ascent(self, steps, size).run(self.draw(self.steps + k), closure)[1])
+        ascent = self._ascent(steps, size)
+        found = [self._climb(ascent, self.draw(self.steps + k), closure)[1] for k in range(draws)]
+        self.zero_grad()
+        return Shortfall(sum(f.sampled for f in found) / draws, sum(f.worst for f in found) / draws)
+
+    def _ascent(self, steps: int, size: float) -> Ascent:
+        return Ascent(self.alphas, self.max_tasks, self.loc, int(steps), float(size))
+
+    def _climb(self, ascent: Ascent, start: Offset, closure: Callable[[], Any]) -> tuple[Offset, Shortfall, Any]:
+        z = list(self.noise(start).values())
+        radius = math.sqrt(sum(2.0 * self.scale_of(i) ** 2 * zi.numel() for i, zi in enumerate(z)))
+
+        def cleared() -> Any:
             self.zero_grad()
-        return Shortfall.mean(found)
+            return closure()
+
+        return ascent.run(self.perturbation, start, z, radius, cleared)
 
     def after_step(self) -> None:
         """Fit the scale to where the step led."""
@@ -207,10 +210,8 @@ class MergOPT(PerturbedOptimizer):
 
     def extra_state(self) -> dict[str, Any]:
         """The random state and the running fit."""
-        state: dict[str, Any] = {
-            "seed": self.seed,
-            "last_offset": asdict(self.last_offset) if self.last_offset else None,
-        }
+        offset = asdict(self.last_offset) if self.last_offset else None
+        state: dict[str, Any] = {"seed": self.seed, "last_offset": offset}
         if self.fit:
             state["scales"] = list(self.fit.scales)
         if self.origin:
@@ -218,16 +219,40 @@ class MergOPT(PerturbedOptimizer):
         return state
 
     def load_extra_state(self, state: dict[str, Any]) -> None:
-        """Go on where the saved run stopped."""
+        """Go on where the saved run stopped.
+
+        Raises:
+            ValueError: θ0 is another one than the saved run's.
+        """
         self.seed = state["seed"]
         self.last_offset = Offset(**state["last_offset"]) if state["last_offset"] else None
-        if self.origin and "theta0" in state:
-            self.origin.check(state["theta0"])
+        if self.origin and "theta0" in state and state["theta0"] != self.origin.checksum():
+            raise ValueError(
+                "θ0 is not the one that the saved run started from: make the optimizer before loading trained weights, "
+                "or pass theta0="
+            )
         if self.fit and "scales" in state:
             self.fit.scales = list(state["scales"])
 
 
-def _origin(theta0: Sequence[Tensor] | Origin | None, perturbation: Perturbation) -> Origin:
-    if isinstance(theta0, Origin):
-        return theta0
-    return Origin(perturbation.weights() if theta0 is None else theta0)
+def _check(
+    alphas: Sequence[float], max_tasks: int, scale: Any, distribution: str, own_vector: str, inner: str, kernel: str
+) -> None:
+    if not len(alphas):
+        raise ValueError("alphas is empty: give one merge coefficient at least")
+    if int(max_tasks) < 1:
+        raise ValueError(f"max_tasks is {max_tasks}: it must be 1 or more")
+    if isinstance(scale, str):
+        if scale != "fitted":
+            raise ValueError(f"scale is {scale!r}: give a number, or fitted")
+    elif not scale >= 0:
+        raise ValueError(f"scale is {scale}: the Laplace scale b cannot be negative")
+    if own_vector not in ("approximate", "exact") or inner not in ("sample", "ascent"):
+        raise ValueError("own_vector is approximate or exact, inner is sample or ascent")
+    if own_vector == "exact" and inner == "ascent":
+        raise ValueError("inner='ascent' moves one z: take own_vector='approximate' with it")
+    for name, given, known in (
+        ("distribution", distribution, DISTRIBUTIONS), ("kernel", kernel, ("auto", "plain", "compiled")),
+    ):  # fmt: skip
+        if given not in known:
+            raise ValueError(f"unknown {name} {given!r}: valid names are {', '.join(known)}")

@@ -1,17 +1,14 @@
-"""What fixes one step's offset, and how it is drawn."""
+"""One step's offset, and what is known of θ0: the expert's own task vector so far and the scale fitted to it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-from mergeopt_core.finetuning.sampling import DISTRIBUTIONS, mixed
+import torch
+from torch import Tensor
 
-ALPHAS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
-MAX_TASKS = 7
-SCALE = 5e-4
-Scale = float | Literal["fitted"]
+from mergeopt_core.finetuning.sampling import mixed
 
 
 @dataclass(frozen=True)
@@ -33,26 +30,47 @@ class Offset:
         return mixed(self.seed, expert)
 
 
-def draw(seed: int, step: int, alphas: Sequence[float], max_tasks: int) -> Offset:
-    """α ~ Uniform(A), K ~ Uniform{1, …, K_max} and the seed of z: a function of seed and step alone."""
-    alpha = alphas[mixed(seed, step, 1) % len(alphas)]
-    return Offset(step, alpha, 1 + mixed(seed, step, 2) % max_tasks, mixed(seed, step, 3))
+class Origin:
+    """A copy of θ0, so that θ − θ0 is known while training.
 
-
-def check(alphas: Sequence[float], max_tasks: int, scale: Scale, distribution: str) -> None:
-    """Refuse parameters that mean nothing.
-
-    Raises:
-        ValueError: Saying which, and what is valid.
+    Args:
+        weights: θ0, or the weights now, where training starts from them.
     """
-    if not len(alphas):
-        raise ValueError("alphas is empty: give one merge coefficient at least")
-    if int(max_tasks) < 1:
-        raise ValueError(f"max_tasks is {max_tasks}: it must be 1 or more")
-    if isinstance(scale, str):
-        if scale != "fitted":
-            raise ValueError(f"scale is {scale!r}: give a number, or fitted")
-    elif not scale >= 0:
-        raise ValueError(f"scale is {scale}: the Laplace scale b cannot be negative")
-    if distribution not in DISTRIBUTIONS:
-        raise ValueError(f"unknown distribution {distribution!r}: valid names are {', '.join(DISTRIBUTIONS)}")
+
+    def __init__(self, weights: Sequence[Tensor]):
+        self.weights = [w.detach().clone() for w in weights]
+
+    def vector(self, i: int, weight: Tensor) -> Tensor:
+        """The i-th weight's task vector so far, θ − θ0: a new tensor of the weight's shape."""
+        return weight - self.weights[i]
+
+    def checksum(self) -> float:
+        """A number that tells one θ0 from another: the sum of all elements in double precision."""
+        return float(sum(w.sum(dtype=torch.float64).item() for w in self.weights))
+
+
+class ScaleFit:
+    """Running maximum-likelihood fit of the Laplace scale of θ − θ0, for each weight tensor.
+
+    b ← memory · b + (1 − memory) · mean|θ − θ0 − μ|.
+    """
+
+    def __init__(self, origin: Origin, loc: float, start: float, memory: float):
+        if not start >= 0 or not 0 <= memory <= 1:
+            raise ValueError(
+                f"fit_start is {start} and fit_memory {memory}: give a start of 0 or more, a memory in [0, 1]"
+            )
+        self.origin, self.loc, self.start, self.memory = origin, loc, float(start), memory
+        self.scales: list[float] = []
+
+    @torch.no_grad()
+    def update(self, weights: Sequence[Tensor]) -> None:
+        """Take in the weights after a step."""
+        new = [self.origin.vector(i, w).sub_(self.loc).abs_().mean() for i, w in enumerate(weights)]
+        fitted = torch.stack([b.double().cpu() for b in new]).tolist()
+        old = self.scales or [self.start] * len(fitted)
+        self.scales = [self.memory * a + (1 - self.memory) * b for a, b in zip(old, fitted)]
+
+    def scale_of(self, i: int) -> float:
+        """b of the i-th weight now."""
+        return self.scales[i] if self.scales else self.start

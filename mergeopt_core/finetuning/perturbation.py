@@ -2,18 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import difflib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from mergeopt_core.finetuning.selection import Moved
-
 Fill = Callable[[int, Tensor, Tensor], object]
 """``fill(i, weight, out)`` writes θ_i + ε_i to ``out``; ``out`` is contiguous and of the weight's shape."""
+
+
+@dataclass(frozen=True)
+class Moved:
+    """One weight that moves: its name and every parameter object that shares it."""
+
+    name: str
+    parameters: tuple[Tensor, ...]
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight itself."""
+        return self.parameters[0].detach()
+
+
+def select(
+    optimizer: Optimizer,
+    named_parameters: Iterable[tuple[str, Tensor]] | None = None,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    frozen: bool = False,
+) -> list[Moved]:
+    """The weights that move, in order of their first appearance.
+
+    Args:
+        optimizer: Gives the candidates (its parameters) where no named parameters are given.
+        named_parameters: Candidates with their names, such as ``model.named_parameters()``.
+        include: Shell patterns; a name must match one of them (none: every name does).
+        exclude: Shell patterns; a name that matches one stays where it is.
+        frozen: Let candidates move that are not trained (the base weights below a low-rank adapter).
+
+    Raises:
+        ValueError: A pattern that matches nothing, patterns without names, or nothing that moves.
+    """
+    found = list(_candidates(optimizer) if named_parameters is None else named_parameters)
+    found = [(n, p) for n, p in found if (frozen or p.requires_grad) and p.is_floating_point()]
+    if (include or exclude) and any(not n for n, _ in found):
+        raise ValueError("include and exclude need names: pass named_parameters=model.named_parameters()")
+    names = [n for n, _ in found]
+    for pattern in (*include, *exclude):
+        if not any(fnmatchcase(n, pattern) for n in names):
+            close = difflib.get_close_matches(pattern, names, n=3, cutoff=0.0)
+            raise ValueError(f"the pattern {pattern!r} matches no weight; nearest names: {', '.join(close)}")
+    # parameters that are one object, or whose storage is the same, are one weight
+    groups: dict[tuple, tuple[str, list[Tensor]]] = {}
+    for name, p in found:
+        included = not include or any(fnmatchcase(name, pattern) for pattern in include)
+        if included and not any(fnmatchcase(name, pattern) for pattern in exclude):
+            _, tied = groups.setdefault((p.device, p.data_ptr() or id(p), p.shape, p.stride()), (name, []))
+            if all(p is not other for other in tied):
+                tied.append(p)
+    if not groups:
+        raise ValueError("no weight is left to move: include, exclude and requires_grad leave nothing")
+    return [Moved(name, tuple(tied)) for name, tied in groups.values()]
+
+
+def _candidates(optimizer: Optimizer) -> Iterator[tuple[str, Tensor]]:
+    for group in optimizer.param_groups:
+        yield from zip(group.get("param_names", [""] * len(group["params"])), group["params"])
 
 
 class Perturbation:
@@ -99,10 +159,6 @@ class Perturbation:
             for p in moved.parameters:
                 p.grad = None
 
-    def release(self) -> None:
-        """Give the buffers' memory back."""
-        self._buffers = [None] * len(self.moved)
-
     def _buffer(self, i: int, home: Tensor) -> Tensor:
         buffer = self._buffers[i]
         if buffer is None or buffer.device != home.device or buffer.dtype != home.dtype:
@@ -116,11 +172,27 @@ class PerturbedOptimizer(Optimizer):
 
     Learning-rate schedulers and clipping work on it as they do on the base. ``state_dict`` is the
     base's with one more entry, ``perturbation``.
+
+    Args:
+        base: The optimizer that steps at θ.
+        named_parameters: Names for ``include`` and ``exclude``; default: the base optimizer's own.
+        include: Shell patterns of the weights that move; default all trainable ones.
+        exclude: Shell patterns of weights that stay.
+        frozen: Let named parameters move that are not trained, such as the weights below low-rank adapters.
+        masters: float32 masters of half-precision weights, by parameter: then nothing is copied.
+
+    Raises:
+        ValueError: Patterns that match nothing.
     """
 
-    def __init__(self, base: Optimizer, perturbation: Perturbation):
+    def __init__(
+        self, base: Optimizer, *, named_parameters: Iterable[tuple[str, Tensor]] | None = None,
+        include: Sequence[str] = (), exclude: Sequence[str] = (), frozen: bool = False,
+        masters: Mapping[Tensor, Tensor] | None = None,
+    ):  # fmt: skip
         super().__init__(base.param_groups, base.defaults)
-        self.base, self.perturbation = base, perturbation
+        self.base = base
+        self.perturbation = Perturbation(select(base, named_parameters, include, exclude, frozen), masters)
         self.steps, self.ready = 0, False
         self._share()
 

@@ -8,15 +8,14 @@ SAFT-Merge trains experts with these two.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from mergeopt_core.finetuning.perturbation import Perturbation, PerturbedOptimizer
-from mergeopt_core.finetuning.selection import select
+from mergeopt_core.finetuning.perturbation import PerturbedOptimizer
 
 
 class SAM(PerturbedOptimizer):
@@ -28,11 +27,7 @@ class SAM(PerturbedOptimizer):
     Args:
         base: The optimizer that steps at θ.
         rho: Radius ρ of the ball.
-        named_parameters: Names for ``include`` and ``exclude``; default: the base optimizer's own.
-        include: Shell patterns of the weights that move; default all trainable ones.
-        exclude: Shell patterns of weights that stay.
-        frozen: Let named parameters move that are not trained, such as the weights below low-rank adapters.
-        masters: float32 masters of half-precision weights, by parameter: then nothing is copied.
+        which: The weights that move, as for ``PerturbedOptimizer``.
 
     Raises:
         ValueError: ``rho`` < 0, or patterns that match nothing.
@@ -43,17 +38,11 @@ class SAM(PerturbedOptimizer):
     passes = 2
     """Gradients taken for one step."""
 
-    def __init__(
-        self, base: Optimizer, rho: float = 0.05, *, named_parameters: Iterable[tuple[str, Tensor]] | None = None,
-        include: Sequence[str] = (), exclude: Sequence[str] = (), frozen: bool = False,
-        masters: dict[Tensor, Tensor] | None = None,
-    ):  # fmt: skip
+    def __init__(self, base: Optimizer, rho: float = 0.05, **which: Any):
         if not rho >= 0:
             raise ValueError(f"rho is {rho}: the radius cannot be negative")
-        moved = select(base, named_parameters, include, exclude, frozen)
-        super().__init__(base, Perturbation(moved, masters))
+        super().__init__(base, **which)
         self.rho = float(rho)
-        self.last_norm: float | None = None
 
     def element_size(self, i: int, weight: Tensor) -> Tensor | None:
         """T of the i-th weight; None stands for 1."""
@@ -81,8 +70,8 @@ class SAM(PerturbedOptimizer):
             if g is not None:
                 size = self.element_size(i, weight)
                 norms.append(_norm(g if size is None else size * g).to(weights[0].device))
-        self.last_norm = float(torch.linalg.vector_norm(torch.stack(norms))) if norms else 0.0
-        factor = self.rho / (self.last_norm + self.tiny)
+        norm = float(torch.linalg.vector_norm(torch.stack(norms))) if norms else 0.0
+        factor = self.rho / (norm + self.tiny)
 
         def fill(i: int, weight: Tensor, out: Tensor) -> None:
             g = gradients[i]
@@ -107,18 +96,18 @@ class ASAM(SAM):
         eta: η in T = |θ| + η (normalised form).
         form: normalised: T = |θ| + η on parameters with "weight" in their name (without names: of two or more
             dimensions), 1 on the others; squared: T = |θ| on all parameters, no η.
-        options: As for SAM.
+        which: The weights that move, as for ``PerturbedOptimizer``.
 
     Raises:
         ValueError: ``rho`` or ``eta`` < 0, an unknown form, or patterns that match nothing.
     """
 
-    def __init__(self, base: Optimizer, rho: float = 0.5, eta: float = 0.01, form: str = "normalised", **options: Any):
+    def __init__(self, base: Optimizer, rho: float = 0.5, eta: float = 0.01, form: str = "normalised", **which: Any):
         if not eta >= 0:
             raise ValueError(f"eta is {eta}: it cannot be negative")
         if form not in ("normalised", "squared"):
             raise ValueError(f"unknown form {form!r}: valid names are normalised, squared")
-        super().__init__(base, rho, **options)
+        super().__init__(base, rho, **which)
         self.eta, self.form = float(eta), form
         self.tiny = 1e-16 if form == "normalised" else 1e-12
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from conf.errors import UserError, nearest
 from conf.schema import Lora
-from mergeopt_core.finetuning.origin import Origin
+from mergeopt_core.finetuning.offset import Origin
 
 
 def adapt(model: nn.Module, spec: Lora) -> Any:

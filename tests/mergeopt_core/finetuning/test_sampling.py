@@ -5,8 +5,8 @@ import pytest
 import torch
 from scipy import stats
 
-from mergeopt_core.finetuning import compiled, sampling
-from mergeopt_core.finetuning.sampling import Noise, add_noise, noise_like
+from mergeopt_core.finetuning import sampling
+from mergeopt_core.finetuning.sampling import Noise, add_noise, add_noise_compiled, noise_like
 
 LAW = {"laplace": stats.laplace(), "gaussian": stats.norm(scale=2**0.5)}
 
@@ -57,7 +57,7 @@ def test_laplace_equals_the_inverse_distribution_function():
         torch.empty(n, dtype=torch.int32),
         torch.empty(n, dtype=torch.int32),
     )
-    bits = sampling._hash(counter, 0, key, x, t).numpy().astype(np.int64)
+    bits = sampling._hash(counter, sampling._words(key, 0), 0, x, t).numpy().astype(np.int64)
     u = ((bits & 0x7FFFFFFF) | 1) / 2.0**31
     expected = np.where(bits < 0, -1.0, 1.0) * np.log(u)
     np.testing.assert_allclose(noise_like(torch.empty(n), Noise(key)).numpy(), expected, rtol=1e-6, atol=3e-7)
@@ -78,9 +78,9 @@ def test_compiled_kernel_falls_back_where_it_cannot_compile(monkeypatch):
         raise RuntimeError("no compiler")
 
     fails.cache_clear = lambda: None
-    monkeypatch.setattr(compiled, "_kernel", fails)
+    monkeypatch.setattr(sampling, "_kernel", fails)
     weight = torch.linspace(-1, 1, 1000)
-    fast = compiled.add_noise(weight, torch.empty_like(weight), 0.5, Noise(4))
+    fast = add_noise_compiled(weight, torch.empty_like(weight), 0.5, Noise(4))
     assert torch.equal(fast, add_noise(weight, torch.empty_like(weight), 0.5, Noise(4)))
 
 
