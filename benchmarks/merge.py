@@ -26,7 +26,7 @@ from mergekit.merge_methods.api import merge_tensors
 from torch import Tensor
 
 from mergeopt_core.merging import check_parameters, describe, merge_tensor, mergekit_api
-from mergeopt_core.spectral.newton_schulz import newton_schulz
+from mergeopt_core.spectral.decompositions import newton_schulz
 from mergeopt_core.spectral.spectrum import polar
 
 NAME = "model.layers.0.mlp.up_proj.weight"

@@ -1,7 +1,17 @@
 """The shape of task vectors: how their elements are distributed and how they lie to each other."""
 
-from mergeopt_core.geometry.laplace import LaplaceFit, ks_laplace, ks_normal, laplace_fit
-from mergeopt_core.geometry.vectors import Norms, SignAgreement, cosines, gram, norms, sign_agreement
+from mergeopt_core.geometry.task_vectors import (
+    LaplaceFit,
+    Norms,
+    SignAgreement,
+    cosines,
+    gram,
+    ks_laplace,
+    ks_normal,
+    laplace_fit,
+    norms,
+    sign_agreement,
+)
 
 __all__ = [
     "LaplaceFit",

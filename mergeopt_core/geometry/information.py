@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -69,10 +70,15 @@ def input_grams(
         ValueError: no layer saw an input, or an input is not finite (naming the weight).
     """
     grams = _Grams(model)
-    with torch.no_grad(), grams:
-        for example in examples:
-            forward(model, example)
-            grams.end_example()
+    handles = [layer.register_forward_pre_hook(partial(grams.add, name)) for name, layer in grams.layers.items()]
+    try:
+        with torch.no_grad():
+            for example in examples:
+                grams.seen = []
+                forward(model, example)
+    finally:
+        for handle in handles:
+            handle.remove()
     if not grams.sums:
         raise ValueError("no linear layer of the model saw an input")
     for name, total in grams.sums.items():
@@ -83,7 +89,7 @@ def input_grams(
 
 
 class _Grams:
-    """Hooks on the linear layers that add up XᵀX."""
+    """XᵀX of every linear layer, added up by a hook on it."""
 
     def __init__(self, model: nn.Module):
         tied = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
@@ -93,37 +99,21 @@ class _Grams:
         self.sums: dict[str, Tensor] = {}
         self.tokens: dict[str, int] = {}
         self.aliases: dict[str, str] = {}
-        self._seen: list[tuple[Tensor, str]] = []
-        self._handles: list[Any] = []
+        self.seen: list[tuple[Tensor, str]] = []
+        """Inputs of this example, each with the first layer that was given it."""
 
-    def __enter__(self) -> _Grams:
-        for name, layer in self.layers.items():
-            self._handles.append(layer.register_forward_pre_hook(self._hook(name)))
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        for handle in self._handles:
-            handle.remove()
-
-    def end_example(self) -> None:
-        """Forget which tensors this example's layers were given."""
-        self._seen = []
-
-    def _hook(self, name: str) -> Callable[..., None]:
-        def add(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            given = inputs[0]
-            if name in self.aliases:
-                return
-            owner = next((own for tensor, own in self._seen if tensor is given), None)
-            if owner is not None and name not in self.sums:
-                self.aliases[name] = owner
-                return
-            self._seen.append((given, name))
-            rows = given.detach().reshape(-1, given.shape[-1]).float()  # [T, in]
-            if name not in self.sums:
-                self.sums[name] = rows.new_zeros(rows.shape[1], rows.shape[1])
-                self.tokens[name] = 0
-            self.sums[name].addmm_(rows.mT, rows)
-            self.tokens[name] += len(rows)
-
-        return add
+    def add(self, name: str, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        """Take in what a layer is given, unless another layer was given the very same tensor."""
+        given = inputs[0]
+        if name in self.aliases:
+            return
+        owner = next((own for tensor, own in self.seen if tensor is given), None)
+        if owner is not None and name not in self.sums:
+            self.aliases[name] = owner
+            return
+        self.seen.append((given, name))
+        rows = given.detach().reshape(-1, given.shape[-1]).float()  # [T, in]
+        if name not in self.sums:
+            self.sums[name], self.tokens[name] = rows.new_zeros(rows.shape[1], rows.shape[1]), 0
+        self.sums[name].addmm_(rows.mT, rows)
+        self.tokens[name] += len(rows)

@@ -19,8 +19,8 @@ from mergeopt_core.merging.updates import (
     rest_update,
     total,
 )
-from mergeopt_core.spectral.newton_schulz import newton_schulz
-from mergeopt_core.spectral.spectrum import Path, Spectrum, spectrum
+from mergeopt_core.spectral.decompositions import Path, newton_schulz
+from mergeopt_core.spectral.spectrum import Spectrum, spectrum
 
 
 def isotropic(found: Spectrum, rank_tolerance: float = 0.0) -> Tensor:

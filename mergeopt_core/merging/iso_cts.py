@@ -20,8 +20,8 @@ from mergeopt_core.merging.updates import (
     rest_update,
     total,
 )
-from mergeopt_core.spectral.factors import decompose
-from mergeopt_core.spectral.spectrum import Path, polar
+from mergeopt_core.spectral.decompositions import Path
+from mergeopt_core.spectral.spectrum import decompose, polar
 
 
 def split_ranks(rank: int, experts: int, fraction: float) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from mergeopt_core.merging.blocks import BLOCK, blocks
 from mergeopt_core.merging.mergekit_api import TensorGroup, fast_path
 from mergeopt_core.merging.updates import Updates, merged
-from mergeopt_core.spectral.lapack import one_blas_thread
+from mergeopt_core.spectral.decompositions import one_blas_thread
 
 _PIECE = 1 << 14  # entries of a float32 dot product: long enough to be worth a call, short enough to be exact
 

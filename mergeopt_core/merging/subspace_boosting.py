@@ -14,7 +14,8 @@ from mergeopt_core.merging.mergekit_api import PerExpert, TensorGroup, method
 from mergeopt_core.merging.run import merge_tensor
 from mergeopt_core.merging.trimming import agreeing_, trim
 from mergeopt_core.merging.updates import Updates, is_selected, merged, note_rank, total
-from mergeopt_core.spectral.spectrum import Path, spectrum
+from mergeopt_core.spectral.decompositions import Path
+from mergeopt_core.spectral.spectrum import spectrum
 
 URL = "https://arxiv.org/abs/2506.16506"
 

@@ -21,8 +21,8 @@ from mergeopt_core.merging.updates import (
     rest_update,
     total,
 )
-from mergeopt_core.spectral.factors import Factors, cross, cut, factors
-from mergeopt_core.spectral.spectrum import Path, orthonormal, polar
+from mergeopt_core.spectral.decompositions import Path
+from mergeopt_core.spectral.spectrum import Factors, cross, cut, factors, orthonormal, polar
 
 Remainder = Literal["drop", "share"]
 

@@ -1,29 +1,23 @@
-"""Functions of the singular values of a matrix through the eigenvectors of its small Gram matrix.
+"""Functions of a matrix's singular values, and the factors of it that can be kept between merges.
 
-With W = U Σ Vᵀ ``[m, n]`` and n ≤ m, WᵀW = V Σ² Vᵀ, so U f(Σ) Vᵀ = W V diag(f(σ)/σ) Vᵀ: one Gram product, one symmetric
-eigendecomposition of the small side and two products, instead of a singular value decomposition. The Gram matrix has
-the square of W's condition number and is therefore formed in float64, as is W V; the last product is of matrices with
-orthonormal columns and may be in float32.
+U f(Σ) Vᵀ = W V diag(f(σ)/σ) Vᵀ is a product of matrices with orthonormal columns, which once known in float64 may be
+taken in float32. The leading triplets of an expert's update, and the inner products between experts, do not depend on
+which others are merged: a sweep over subsets of N experts needs N decompositions a tensor and N(N−1)/2 cross products a
+subset size. ``cache`` is any dict-like store (``get`` and item assignment) of mappings of tensors by tuples of strings;
+it belongs to one base. None computes afresh, to the same bits.
 """
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from mergeopt_core.spectral.lapack import symmetric_eigen
-from mergeopt_core.spectral.newton_schulz import newton_schulz
-
-Path = Literal["gram", "svd", "svd64", "newton_schulz"]
-"""How a decomposition is computed; ``newton_schulz`` is for polar factors, and ``gram`` wherever more is needed."""
-
-SUSPECT, LOST = 1e-5, 1e-8
-"""σ/σ₁ below which the Gram matrix's eigenvectors are checked, and below which they are not worth a check."""
+from mergeopt_core.spectral.decompositions import Path, newton_schulz, symmetric_eigen, triplets
 
 FEW, WELL_CONDITIONED = 0.7, 50
 """Columns a row, and condition number, up to which a float32 Gram matrix is tried, and trusted."""
@@ -31,8 +25,8 @@ FEW, WELL_CONDITIONED = 0.7, 50
 STRONG = 0.25
 """σ/σ₁ from which on X v is computed in X's own dtype: its rounding error grows by σ₁/σ when U = X v / σ."""
 
-SKEW = 1e-6
-"""How far from orthonormal, relative to all, the checked directions may be."""
+Factors = Mapping[str, Tensor]
+"""U ``[m, k]``, S ``[r]`` (all of them) and V ``[n, k]`` of one update."""
 
 
 @dataclass(frozen=True)
@@ -73,62 +67,9 @@ def _product(left: Tensor, right: Tensor, step: int = 64) -> Tensor:
 def spectrum(matrix: Tensor, path: Path = "gram", floor: float = 0.0, dtype: torch.dtype | None = None) -> Spectrum:
     """Singular values of ``[m, n]`` with the vectors that are needed to replace them; results in ``dtype``.
 
-    ``gram``: float64 Gram matrix of the small side, or the float64 SVD where a direction above ``floor`` · σ₁ is too
-    weak for it. Directions at or below ``floor`` · σ₁ are for the caller to zero. ``svd``: the plain decomposition in
-    ``dtype`` (the matrix's own by default). ``svd64``: the same in float64.
+    ``path``, ``floor`` and ``dtype`` are those of ``triplets``.
     """
-    dtype = dtype or matrix.dtype
-    if path in ("svd", "svd64"):
-        return _by_svd(matrix.to(dtype) if path == "svd" else matrix.double(), dtype)
-    wide = matrix.double()
-    tall = matrix.shape[1] <= matrix.shape[0]
-    found = by_gram(wide if tall else wide.mT, min(matrix.shape), floor)
-    if found is None:
-        return _by_svd(wide, dtype)
-    far, sigma, near = found
-    return Spectrum(far, sigma, near, dtype) if tall else Spectrum(near, sigma, far, dtype)
-
-
-def by_gram(tall: Tensor, k: int, floor: float = 0.0) -> tuple[Tensor, Tensor, Tensor] | None:
-    """The k leading U ``[m, k]``, all σ ``[n]`` and the k leading V ``[n, k]`` of a float64 ``[m, n]``, n ≤ m.
-
-    U = W V with its columns scaled to norm 1, and σ their norms, which is more accurate for weak directions than a
-    square root of an eigenvalue. None where a direction among the k above floor · σ₁ is below 1e-8 · σ₁, or is below
-    1e-5 · σ₁ and came out skew to the others: the square of the condition number is then too much for float64.
-    """
-    values, vectors = symmetric_eigen(lower_gram(tall))
-    near, sigma = vectors[:, vectors.shape[1] - k :].flip(1), values.clamp(min=0).sqrt().flip(0)
-    far = tall @ near
-    norms = sigma[:k] = (far * far).sum(dim=0).sqrt()
-    first = float(sigma[0]) if k else 0.0
-    matters = norms > floor * first * (1 - 1e-3)
-    if bool((matters & (norms < LOST * first)).any()):
-        return None
-    far /= norms.clamp(min=1e-300)
-    suspects = torch.nonzero(matters & (norms < SUSPECT * first)).flatten()
-    if suspects.numel():
-        overlap = far[:, suspects].mT @ far  # [suspects, k]
-        overlap[:, ~matters] = 0
-        overlap[torch.arange(suspects.numel()), suspects] = 0
-        if torch.linalg.matrix_norm(overlap) > SKEW * k**0.5:
-            return None
-    return far, sigma, near
-
-
-def _by_svd(matrix: Tensor, dtype: torch.dtype) -> Spectrum:
-    u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
-    return Spectrum(u, s, vh.mT, dtype)
-
-
-def lower_gram(matrix: Tensor, blocks: int = 8) -> Tensor:
-    """The lower blocks of XᵀX ``[n, n]`` for ``[m, n]``: what a symmetric eigendecomposition reads, at 9/16 of the
-    cost."""
-    n = matrix.shape[1]
-    gram = matrix.new_zeros(n, n)
-    edges = [n * i // blocks for i in range(blocks + 1)]
-    for top, bottom in pairwise(edges):
-        gram[top:bottom, :bottom] = matrix[:, top:bottom].mT @ matrix[:, :bottom]
-    return gram
+    return Spectrum(*triplets(matrix, min(matrix.shape), path, floor, dtype), dtype or matrix.dtype)
 
 
 def orthonormal(matrix: Tensor, gram: Tensor, tolerance: float = 1e-6) -> tuple[Tensor, Tensor]:
@@ -163,3 +104,49 @@ def polar(matrix: Tensor, path: Path = "gram", tolerance: float = 1e-6) -> Tenso
             return newton_schulz(matrix)
     found = spectrum(matrix, path, floor=tolerance)
     return found.replaced((found.sigma > tolerance * found.sigma[0]).to(found.sigma))
+
+
+def decompose(matrix: Tensor, k: int, path: Path = "gram") -> Factors:
+    """The k leading singular triplets of ``[m, n]`` and all its singular values.
+
+    U and V come in the matrix's dtype, S in float64 (on the path ``svd`` in the matrix's).
+    """
+    u, s, v = triplets(matrix, k, path)
+    return {"U": u.to(matrix.dtype), "S": s, "V": v.to(matrix.dtype)}
+
+
+def factors(
+    update: Callable[[], Tensor], k: int, *, expert: str, tensor: str, cache: Any = None, path: Path = "gram"
+) -> Factors:
+    """The k leading triplets of an update, from the cache where it holds as many; ``update()`` makes the matrix.
+
+    min(m, n) // 2 triplets are computed and kept, which any subset of two or more experts can use, with or without a
+    cache, so that its bits do not depend on there being one.
+    """
+    path = "gram" if path == "newton_schulz" else path
+    key = ("factors", path, str(expert), tensor)
+    known = cache.get(key) if cache is not None else None
+    if known is None or known["U"].shape[1] < k:
+        matrix = update()
+        known = decompose(matrix, max(k, (min(matrix.shape) + 1) // 2), path)
+        if cache is not None:
+            cache[key] = known
+    return cut(known, k)
+
+
+def cut(known: Factors, k: int) -> Factors:
+    """The first k triplets, in memory of their own: a product's bits may depend on how its operands are laid out."""
+    u, v = (known[side][:, :k].clone(memory_format=torch.contiguous_format) for side in ("U", "V"))
+    return {"U": u, "S": known["S"], "V": v}
+
+
+def cross(a: Factors, b: Factors, *, experts: tuple[str, str], tensor: str, cache: Any = None) -> Factors:
+    """U_aᵀU_b and V_aᵀV_b ``[k_a, k_b]`` in float64, from the cache where it holds blocks of this size."""
+    size = f"{a['U'].shape[1]}x{b['U'].shape[1]}"
+    key = ("cross", size, *map(str, experts), tensor)
+    known = cache.get(key) if cache is not None else None
+    if known is None:
+        known = {side: a[side].double().mT @ b[side].double() for side in ("U", "V")}
+        if cache is not None:
+            cache[key] = known
+    return known

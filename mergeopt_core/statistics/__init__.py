@@ -1,4 +1,4 @@
-"""Intervals, paired tests, multiplicity and constructive interference, on numpy arrays."""
+"""Intervals, paired tests, corrections for many questions and constructive interference, on numpy arrays."""
 
 from mergeopt_core.statistics.bootstrap import (
     bootstrap_mean,
@@ -7,6 +7,7 @@ from mergeopt_core.statistics.bootstrap import (
     macro_replicates,
     paired_bootstrap,
     percentile_interval,
+    sign_flip,
     task_replicates,
 )
 from mergeopt_core.statistics.constructive import (
@@ -17,10 +18,16 @@ from mergeopt_core.statistics.constructive import (
     share_kept,
     union_test,
 )
-from mergeopt_core.statistics.intervals import Interval, clopper_pearson, wilson
 from mergeopt_core.statistics.leads import leads
-from mergeopt_core.statistics.multiplicity import benjamini_hochberg, holm
-from mergeopt_core.statistics.paired_tests import binomial_test, mcnemar, sign_flip
+from mergeopt_core.statistics.tests import (
+    Interval,
+    benjamini_hochberg,
+    binomial_test,
+    clopper_pearson,
+    holm,
+    mcnemar,
+    wilson,
+)
 
 __all__ = [
     "Interval",

@@ -1,7 +1,8 @@
-"""The stratified paired bootstrap: documents drawn anew within each task, the same draw for every model.
+"""Resampling: the stratified paired bootstrap, and the sign-flip test of a paired difference.
 
-One matrix product per task gives the replicates of all models at once; any difference of two models, any mean over
-merges, is then a difference or a mean of replicates.
+Documents are drawn anew within each task, the same draw for every model. One matrix product per task gives the
+replicates of all models at once; any difference of two models, any mean over merges, is then a difference or a mean of
+replicates.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr
 
-from mergeopt_core.statistics.intervals import Interval
-from mergeopt_core.statistics.strata import split
+from mergeopt_core.statistics.tests import Interval, paired
 
 CHUNK = 1 << 21
-"""Document counts held in memory at once."""
+"""Document counts, or signs, held in memory at once."""
+EXACT_UP_TO = 16
+"""Documents that differ, up to which all 2^m sign patterns are gone through."""
 
 
 def task_replicates(scores: NDArray, *, resamples: int, seed: int, task: str = "") -> NDArray:
@@ -134,62 +136,10 @@ def difference_p(estimate: float, replicates: NDArray, differing: int) -> float:
     return min(1.0, max(tail, floor))
 
 
-def _matrix(values: ArrayLike) -> NDArray:
-    x = np.asarray(values, dtype=float)
-    if x.ndim not in (1, 2) or x.size == 0:
-        raise ValueError(f"scores must be [documents] or [merges, documents], not of shape {list(x.shape)}")
-    if np.isnan(x).any():
-        raise ValueError("scores hold NaN")
-    return np.atleast_2d(x)
-
-
-def _bootstrap(
-    rows: NDArray, strata: ArrayLike | None, resamples: int, seed: int, population: int | None
-) -> tuple[float, NDArray]:
-    """Macro mean of `[merges, n]` scores, averaged over merges, and its replicates `[B]`."""
-    tasks = {task: rows[:, positions] for task, positions in split(rows.shape[1], strata).items()}
-    estimate = float(np.mean([scores.mean() for scores in tasks.values()]))
-    replicates = macro_replicates(tasks, resamples=resamples, seed=seed)  # [merges, B]
-    weights = cluster_weights(len(rows), population, resamples=resamples, seed=seed)  # [merges, B]
-    return estimate, (replicates * weights).sum(axis=0)
-
-
-def bootstrap_mean(
-    values: ArrayLike,
-    strata: ArrayLike | None = None,
-    *,
-    resamples: int = 2000,
-    confidence: float = 0.95,
-    seed: int = 0,
-    population: int | None = None,
-) -> Interval:
-    """Macro mean over tasks of per-document scores, with its percentile bootstrap interval.
-
-    Args:
-        values: scores `[n]`, or `[merges, n]` to average over merges, which are then resampled too.
-        strata: the task of each document `[n]`; default: one task.
-        resamples: number of replicates.
-        confidence: coverage of the interval.
-        seed: of the draw.
-        population: number of merges there are of this kind; equal to `merges` when all were scored.
-
-    Raises:
-        ValueError: for empty input, NaN, or strata of another length.
-    """
-    estimate, replicates = _bootstrap(_matrix(values), strata, resamples, seed, population)
-    return percentile_interval(estimate, replicates, confidence)
-
-
 def paired_bootstrap(
-    a: ArrayLike,
-    b: ArrayLike,
-    strata: ArrayLike | None = None,
-    *,
-    resamples: int = 2000,
-    confidence: float = 0.95,
-    seed: int = 0,
-    population: int | None = None,
-) -> Interval:
+    a: ArrayLike, b: ArrayLike, strata: ArrayLike | None = None, *, resamples: int = 2000, confidence: float = 0.95,
+    seed: int = 0, population: int | None = None,
+) -> Interval:  # fmt: skip
     """Difference a − b of two models' macro mean over tasks, both scored on the same documents.
 
     d = (1/T)·Σ_t (1/n_t)·Σ_{i∈t} (a_i − b_i); documents are drawn anew within each task, the same draw for both.
@@ -213,3 +163,83 @@ def paired_bootstrap(
     estimate, replicates = _bootstrap(gaps, strata, resamples, seed, population)
     p = difference_p(estimate, replicates, int((gaps != 0).any(axis=0).sum()))
     return percentile_interval(estimate, replicates, confidence, p=p)
+
+
+def bootstrap_mean(
+    values: ArrayLike, strata: ArrayLike | None = None, *, resamples: int = 2000, confidence: float = 0.95,
+    seed: int = 0, population: int | None = None,
+) -> Interval:  # fmt: skip
+    """Macro mean over tasks of scores `[n]` or `[merges, n]`, with its interval; arguments of ``paired_bootstrap``.
+
+    Raises:
+        ValueError: for empty input, NaN, or strata of another length.
+    """
+    return percentile_interval(*_bootstrap(_matrix(values), strata, resamples, seed, population), confidence)
+
+
+def _matrix(values: ArrayLike) -> NDArray:
+    x = np.asarray(values, dtype=float)
+    if x.ndim not in (1, 2) or x.size == 0:
+        raise ValueError(f"scores must be [documents] or [merges, documents], not of shape {list(x.shape)}")
+    if np.isnan(x).any():
+        raise ValueError("scores hold NaN")
+    return np.atleast_2d(x)
+
+
+def _bootstrap(
+    rows: NDArray, strata: ArrayLike | None, resamples: int, seed: int, population: int | None
+) -> tuple[float, NDArray]:
+    """Macro mean of `[merges, n]` scores, averaged over merges, and its replicates `[B]`."""
+    tasks = {task: rows[:, positions] for task, positions in _by_task(rows.shape[1], strata).items()}
+    estimate = float(np.mean([scores.mean() for scores in tasks.values()]))
+    replicates = macro_replicates(tasks, resamples=resamples, seed=seed)  # [merges, B]
+    weights = cluster_weights(len(rows), population, resamples=resamples, seed=seed)  # [merges, B]
+    return estimate, (replicates * weights).sum(axis=0)
+
+
+def _by_task(n: int, strata: ArrayLike | None) -> dict[str, NDArray]:
+    """Positions of each task's documents, in the order of the tasks' names; without strata all are of one task, ""."""
+    if n == 0:
+        raise ValueError("no documents")
+    names = np.full(n, "") if strata is None else np.asarray(strata)
+    if names.shape != (n,):
+        raise ValueError(f"strata of shape {list(names.shape)} for {n} documents: give one task name a document")
+    return {str(name): np.flatnonzero(names == name) for name in np.unique(names)}
+
+
+def sign_flip(
+    a: ArrayLike, b: ArrayLike, strata: ArrayLike | None = None, *, resamples: int = 10_000, seed: int = 0
+) -> float:
+    """Permutation test of the macro mean difference: under no difference each document's sign is a fair coin.
+
+    The statistic is Σ_i w_i(a_i − b_i) with w_i = 1/(T·n_t) for a document of task t. Exact (every sign pattern) for up
+    to 16 documents that differ; otherwise p = (1 + #{|S*| ≥ |S|}) / (resamples + 1). Fisher, 1935.
+
+    Args:
+        a: scores of one model `[n]`.
+        b: scores of the other on the same documents `[n]`.
+        strata: the task of each document `[n]`; default: one task.
+        resamples: random sign patterns where there are too many for all.
+        seed: of the random signs.
+
+    Raises:
+        ValueError: for different lengths or NaN.
+    """
+    x, y = paired(a, b)
+    terms, tasks = x - y, _by_task(len(x), strata)  # [n]
+    for positions in tasks.values():
+        terms[positions] *= 1 / (len(tasks) * len(positions))
+    if np.isnan(terms).any():
+        raise ValueError("scores hold NaN")
+    terms = terms[terms != 0]  # [m]
+    if len(terms) == 0:
+        return 1.0
+    seen = abs(terms.sum()) * (1 - 1e-9)
+    if (m := len(terms)) <= EXACT_UP_TO:
+        signs = ((np.arange(2**m)[:, None] >> np.arange(m)) & 1) * 2.0 - 1  # [2^m, m]
+        return float((np.abs(signs @ terms) >= seen).mean())
+    hits, rng, step = 0, np.random.default_rng(seed), max(1, 2 * CHUNK // m)
+    for start in range(0, resamples, step):
+        signs = rng.integers(0, 2, (min(step, resamples - start), m), dtype=np.int8) * 2.0 - 1  # [rows, m]
+        hits += int((np.abs(signs @ terms) >= seen).sum())
+    return (1 + hits) / (resamples + 1)

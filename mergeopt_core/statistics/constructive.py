@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mergeopt_core.statistics.intervals import Interval, wilson
+from mergeopt_core.statistics.tests import Interval, wilson
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,8 @@ class Tally:
     @classmethod
     def of(cls, hits: Sequence[bool], confidence: float = 0.95) -> Tally:
         """Count the hits."""
-        return cls(sum(map(bool, hits)), len(hits), wilson(sum(map(bool, hits)), len(hits), confidence))
+        k = sum(map(bool, hits))
+        return cls(k, len(hits), wilson(k, len(hits), confidence))
 
 
 def union_test(differences: ArrayLike, p: ArrayLike) -> float:

@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mergeopt_core.statistics.bootstrap import difference_p, percentile_interval
-from mergeopt_core.statistics.intervals import Interval
-from mergeopt_core.statistics.multiplicity import holm
+from mergeopt_core.statistics.tests import Interval, holm
 
 
 def leads(

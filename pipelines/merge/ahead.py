@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import torch
 
-from mergeopt_core.spectral.lapack import one_blas_thread
+from mergeopt_core.spectral.decompositions import one_blas_thread
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

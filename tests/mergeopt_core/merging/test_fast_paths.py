@@ -10,7 +10,7 @@ from mergekit.merge_methods.api import merge_tensors
 from mergeopt_core.merging import dare, describe, names
 from mergeopt_core.merging.blocks import BLOCK
 from mergeopt_core.merging.randomness import one_thread
-from mergeopt_core.spectral import factors as spectral_factors
+from mergeopt_core.spectral import spectrum as spectral_factors
 
 NAME = "model.layers.0.self_attn.v_proj.weight"
 SHAPES = [(BLOCK * 2 + 17,), (300, 500), (33,), (2, 3, 5)]

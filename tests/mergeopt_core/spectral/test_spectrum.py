@@ -3,10 +3,9 @@
 import pytest
 import torch
 
-from mergeopt_core.spectral import spectrum as module
-from mergeopt_core.spectral.factors import cross, cut, decompose, factors
-from mergeopt_core.spectral.newton_schulz import newton_schulz, norm_bound
-from mergeopt_core.spectral.spectrum import by_gram, lower_gram, orthonormal, polar, spectrum
+from mergeopt_core.spectral import decompositions
+from mergeopt_core.spectral.decompositions import by_gram, lower_gram, newton_schulz, norm_bound
+from mergeopt_core.spectral.spectrum import cross, cut, decompose, factors, orthonormal, polar, spectrum
 
 
 def matrix(m, n, sigma=None, seed=0, dtype=torch.float64):
@@ -62,8 +61,8 @@ def test_weak_directions_are_kept_or_left_to_the_svd(smallest, kind):
 
 def test_the_svd_takes_over_only_where_it_must(monkeypatch):
     calls = []
-    plain = module._by_svd
-    monkeypatch.setattr(module, "_by_svd", lambda *a: calls.append(1) or plain(*a))
+    plain = decompositions._svd
+    monkeypatch.setattr(decompositions, "_svd", lambda *a: calls.append(1) or plain(*a))
     one_weak = torch.linspace(1, 0.5, 64, dtype=torch.float64)
     one_weak[-1] = 1e-7
     spectrum(matrix(64, 64, one_weak))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from threadpoolctl import threadpool_info
 
-from mergeopt_core.spectral.lapack import symmetric_eigen
+from mergeopt_core.spectral.decompositions import symmetric_eigen
 from pipelines.merge.ahead import in_order
 
 
