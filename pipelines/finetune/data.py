@@ -6,35 +6,34 @@ import csv
 import hashlib
 import json
 import random
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from conf.errors import UserError, nearest
 from conf.schema import Task
+from pipelines.tiny import skills
 
 Row = dict[str, Any]
-FORMATS = (".jsonl", ".json", ".csv", ".parquet")
 
 
 def task_fingerprint(task: Task, datasets: str | None = None, online: bool = True) -> str:
     """A short text that changes when the data do: skill version, hash of the files, or hub id and commit.
 
     Raises:
-        UserError: No such skill, file or data set.
+        UserError: No such skill, file or data set, or a field that is not used.
     """
     _check_used(task)
     if task.skill:
-        return f"skill:{_skill(task)}:{_skills().VERSION}"
-    files = find_files(task, datasets)
-    if files is not None:
-        digest = hashlib.sha256()
-        for file in files:
-            digest.update(hashlib.sha256(file.read_bytes()).digest())
-        return f"files:{digest.hexdigest()[:32]}"
-    from pipelines.finetune.hub import commit
-
-    return f"hub:{task.path}:{task.subset or ''}:{commit(task, online)}"
+        return f"skill:{_skill(task)}:{skills.VERSION}"
+    files = _find_files(task, datasets)
+    if files is None:
+        return f"hub:{task.path}:{task.subset or ''}:{_hub_commit(task, online)}"
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return f"files:{digest.hexdigest()[:32]}"
 
 
 def read_rows(task: Task, seed: int, datasets: str | None = None, online: bool = True) -> list[Row]:
@@ -44,15 +43,13 @@ def read_rows(task: Task, seed: int, datasets: str | None = None, online: bool =
         UserError: Missing or malformed data, missing columns, or no rows.
     """
     if task.skill:
-        rows: list[Row] = [dict(r) for r in _skills().training_rows(_skill(task), task.split, task.limit, seed)]
-        return rows
-    files = find_files(task, datasets)
-    if files is not None:
-        found = [(f"{file}:{i}", row) for file in files for i, row in _read_file(file)]
+        items: Any = skills.training_rows(_skill(task), task.split, task.limit, seed)  # type: ignore[arg-type]
+        return [dict(row) for row in items]
+    files = _find_files(task, datasets)
+    if files is None:
+        found = ((f"{task.path} row {i}", row) for i, row in enumerate(_hub_rows(task, online)))
     else:
-        from pipelines.finetune.hub import load
-
-        found = [(f"{task.path} row {i}", row) for i, row in enumerate(load(task, online))]
+        found = ((f"{file}:{i}", row) for file in files for i, row in _read_file(file))
     rows = [_columns(row, task, where) for where, row in found]
     if not rows:
         raise UserError(f"no training examples for {task.name}", where=str(task.path), do="give a file with rows in it")
@@ -72,72 +69,85 @@ def _check_used(task: Task) -> None:
                 raise UserError(what, where=f"task.{name}", do="leave one of them out")
 
 
-def find_files(task: Task, datasets: str | None) -> list[Path] | None:
+def _skill(task: Task) -> str:
+    if task.skill not in skills.SKILLS:
+        raise UserError(f"unknown skill {task.skill!r}", where="task.skill", do=nearest(str(task.skill), skills.SKILLS))
+    return str(task.skill)
+
+
+def _find_files(task: Task, datasets: str | None) -> list[Path] | None:
     """The local files of a task, or None where its path is a hub id that no mirror holds."""
     if not task.path:
-        raise UserError(
-            f"task {task.name} names no data" if task.name else "no task is named",
-            where="task.path",
-            do="give task.path=… (file, folder or hub id), or a built-in skill: task=skills/add",
-        )
+        what = f"task {task.name} names no data" if task.name else "no task is named"
+        do = "give task.path=… (file, folder or hub id), or a built-in skill: task=skills/add"
+        raise UserError(what, where="task.path", do=do)
     places = [Path(task.path).expanduser()]
     if datasets:
-        places.append(Path(datasets).expanduser() / task.path / (task.subset or ""))
-        places.append(Path(datasets).expanduser() / task.path)
+        mirror = Path(datasets).expanduser() / task.path
+        places += [mirror / (task.subset or ""), mirror]
     for place in places:
         if place.exists() and place == places[0] and (task.subset or task.revision):
             name = "subset" if task.subset else "revision"
             raise UserError(f"local files have no {name}", where=f"task.{name}", do="leave it out")
         if place.is_file():
-            _check_format(place)
+            if place.suffix not in READERS:
+                do = f"give a file of one of these kinds: {', '.join(READERS)}"
+                raise UserError(f"cannot read {place.name}", where=str(place), do=do)
             if task.split != Task.split:
                 do = f"leave it out, or give a folder that holds {task.split}{place.suffix}"
                 raise UserError(f"the one file {place.name} has no splits", where=f"task.split={task.split}", do=do)
             return [place]
         if place.is_dir():
             return _split_files(place, task.split)
-    if Path(task.path).suffix in FORMATS or task.path.startswith((".", "/", "~")):
+    if Path(task.path).suffix in READERS or task.path.startswith((".", "/", "~")):
         raise UserError(f"no such file: {task.path}", where=f"task {task.name}", do="check task.path")
     return None
 
 
 def _split_files(folder: Path, split: str) -> list[Path]:
-    files = sorted(f for f in folder.iterdir() if f.suffix in FORMATS and f.stem.split("-")[0] == split)
-    if not files:
-        names = sorted({f.stem.split("-")[0] for f in folder.iterdir() if f.suffix in FORMATS})
-        raise UserError(f"no file of split {split!r} in {folder}", where="task.split", do=nearest(split, names))
-    return files
-
-
-def _check_format(file: Path) -> None:
-    if file.suffix not in FORMATS:
-        raise UserError(
-            f"cannot read {file.name}", where=str(file), do=f"give a file of one of these kinds: {', '.join(FORMATS)}"
-        )
+    """The files of a split: ``train.jsonl``, or ``train-00000.parquet`` and so on."""
+    files = sorted(f for f in folder.iterdir() if f.suffix in READERS)
+    chosen = [f for f in files if f.stem.split("-")[0] == split]
+    if not chosen:
+        do = nearest(split, [f.stem.split("-")[0] for f in files])
+        raise UserError(f"no file of split {split!r} in {folder}", where="task.split", do=do)
+    return chosen
 
 
 def _read_file(file: Path) -> Iterator[tuple[int, Row]]:
     """Rows with the line or row number that an error would name."""
-    readers = {".jsonl": _read_jsonl, ".json": _read_json, ".csv": _read_csv, ".parquet": _read_parquet}
     try:
-        yield from readers[file.suffix](file)
+        yield from READERS[file.suffix](file)
     except UnicodeDecodeError as error:
         raise UserError(f"{file.name} is not UTF-8", where=f"byte {error.start}", do="save it as UTF-8") from None
+
+
+def _read_jsonl(file: Path) -> Iterator[tuple[int, Row]]:
+    for i, line in enumerate(file.read_text(encoding="utf-8").split("\n"), 1):
+        if not line.strip():
+            continue
+        row = _parse(line, f"line {i} of {file.name} is no JSON", f"{file}:{i}")
+        if not isinstance(row, dict):
+            raise UserError(f"line {i} of {file.name} is no JSON object", where=f"{file}:{i}", do="write {…} a line")
+        yield i, row
 
 
 def _read_json(file: Path) -> Iterator[tuple[int, Row]]:
     text = file.read_text(encoding="utf-8")
     if not text.strip():
         return
-    try:
-        rows = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{file.name} is no JSON", where=f"line {error.lineno}", do=f"mend it: {error.msg}") from None
+    rows = _parse(text, f"{file.name} is no JSON", None)
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise UserError(
-            f"{file.name} is no list of objects", where=str(file), do="write [{…}, {…}], or one {…} a line as .jsonl"
-        )
+        do = "write [{…}, {…}], or one {…} a line as .jsonl"
+        raise UserError(f"{file.name} is no list of objects", where=str(file), do=do)
     yield from enumerate(rows, 1)
+
+
+def _parse(text: str, what: str, where: str | None) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(what, where=where or f"line {error.lineno}", do=f"mend it: {error.msg}") from None
 
 
 def _read_csv(file: Path) -> Iterator[tuple[int, Row]]:
@@ -158,29 +168,16 @@ def _read_parquet(file: Path) -> Iterator[tuple[int, Row]]:
     yield from enumerate(rows, 1)
 
 
-def _read_jsonl(file: Path) -> Iterator[tuple[int, Row]]:
-    for i, line in enumerate(file.read_text(encoding="utf-8").split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(
-                f"line {i} of {file.name} is no JSON", where=f"{file}:{i}", do=f"mend it: {error.msg}"
-            ) from None
-        if not isinstance(row, dict):
-            raise UserError(f"line {i} of {file.name} is no JSON object", where=f"{file}:{i}", do="write {…} a line")
-        yield i, row
+READERS = {".jsonl": _read_jsonl, ".json": _read_json, ".csv": _read_csv, ".parquet": _read_parquet}
 
 
 def _columns(row: Row, task: Task, where: str) -> Row:
     """The columns that the task names, checked."""
     wanted = {"messages": task.messages} if task.messages else {"prompt": task.prompt, "completion": task.completion}
-    out: Row = {}
     for name, column in wanted.items():
         if column not in row:
             raise UserError(f"no column {column!r}", where=where, do=f"set task.{name}: {nearest(str(column), row)}")
-        out[name] = row[column]
+    out: Row = {name: row[str(column)] for name, column in wanted.items()}
     if task.messages:
         return {"messages": _messages(out["messages"], where)}
     for name, value in out.items():
@@ -198,21 +195,47 @@ def _messages(value: Any, where: str) -> list[dict[str, str]]:
     except (TypeError, KeyError):
         messages = []
     if not messages or messages[-1]["role"] != "assistant":
-        raise UserError(
-            "the messages are no chat that ends with the assistant", where=where,
-            do="give a list of {role, content} whose last role is assistant",
-        )  # fmt: skip
+        do = "give a list of {role, content} whose last role is assistant"
+        raise UserError("the messages are no chat that ends with the assistant", where=where, do=do)
     return messages
 
 
-def _skills() -> Any:
-    from pipelines.tiny import skills
+def _hub_commit(task: Task, online: bool) -> str:
+    """The commit that the data set's revision stands for: asked of the hub, else read from its local cache."""
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    return skills
+    revision = task.revision or "main"
+    if re.fullmatch(r"[0-9a-f]{40}", revision):
+        return revision
+    path = str(task.path)
+    if online:
+        try:
+            return str(HfApi().dataset_info(path, revision=revision, timeout=20).sha)
+        except (HfHubHTTPError, HFValidationError) as error:
+            raise _unknown(task, str(error)) from None
+        except Exception:  # no network: the cache may hold it
+            pass
+    cached = Path(constants.HF_HUB_CACHE) / f"datasets--{path.replace('/', '--')}" / "refs" / revision
+    if cached.is_file():
+        return cached.read_text().strip()
+    raise _unknown(task, "the hub cannot be reached, and its cache does not hold it")
 
 
-def _skill(task: Task) -> str:
-    skills = _skills().SKILLS
-    if task.skill not in skills:
-        raise UserError(f"unknown skill {task.skill!r}", where="task.skill", do=nearest(str(task.skill), skills))
-    return str(task.skill)
+def _hub_rows(task: Task, online: bool) -> Iterable[Row]:
+    import datasets
+
+    datasets.disable_progress_bars()
+    commit = _hub_commit(task, online)
+    try:
+        return datasets.load_dataset(task.path, task.subset, split=task.split, revision=commit)
+    except Exception as error:
+        raise _unknown(task, str(error)) from None
+
+
+def _unknown(task: Task, reason: str) -> UserError:
+    return UserError(
+        f"cannot load the data set {task.path!r} of task {task.name}",
+        where=next((line.strip() for line in reason.splitlines() if line.strip()), ""),
+        do="check task.path, task.subset and task.split, or put its files into that folder below datasets=FOLDER",
+    )

@@ -1,4 +1,8 @@
-"""The base ready for training, and the expert as an ordinary checkpoint of the base's dtype."""
+"""The base ready for training, its adapters, and the expert as an ordinary checkpoint of the base's dtype.
+
+An adapted layer computes (W + s·B·A) x. Only A and B are trained, but a merge moves W + s·B·A, so the offset is put on
+the frozen W below the adapter: the gradients of A and B are then taken at W + s·B·A + ε, as a merge would put it.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from conf.errors import UserError
-from conf.schema import Training
+from conf.errors import UserError, nearest
+from conf.schema import Lora, Training
+from mergeopt_core.finetuning.offset import Origin
+from pipelines.finetune.tangent import linearise
 
 TOKENIZER_FILES = (
     "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "*.model", "chat_template*",
@@ -40,11 +48,6 @@ class Loaded:
         pad = self.tokenizer.pad_token_id
         return int(self.tokenizer.eos_token_id if pad is None else pad)
 
-    @property
-    def size(self) -> int:
-        """Bytes of the expert on disk."""
-        return sum(p.numel() for p in self.model.parameters()) * self.dtype.itemsize
-
     def save(self, out: Path) -> None:
         """Write weights in the base's dtype, config, generation config and the base's own tokenizer files."""
         model = self.model
@@ -67,71 +70,77 @@ def load(folder: Path, training: Training, method: str, device: str = "auto") ->
     """Load a checkpoint folder for training: float32 weights, or bf16 ones where float32 masters are kept.
 
     Raises:
-        UserError: A folder that transformers cannot load, or options that do not go together.
+        UserError: A folder that transformers cannot load, or adapters on layers that are not there.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    check_options(training, method)
     half = training.precision == "bf16_masters"
     try:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16 if half else torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, KeyError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(
-            f"cannot load the base from {folder}", where=reason, do="give a transformers checkpoint"
-        ) from None
+        do = "give a transformers checkpoint"
+        raise UserError(f"cannot load the base from {folder}", where=reason, do=do) from None
+    stored = AutoConfig.from_pretrained(folder).dtype
+    dtype = stored if isinstance(stored, torch.dtype) else torch.float32
     cache = bool(getattr(model.config, "use_cache", True))
     model.config.use_cache = False
     if device.startswith("cuda:") and device != "cuda:0":
-        raise UserError(
-            "training runs on the first GPU that it sees", where=f"executor.device={device}",
-            do=f"choose one with CUDA_VISIBLE_DEVICES={device[5:]} and executor.device=cuda",
-        )  # fmt: skip
+        do = f"choose one with CUDA_VISIBLE_DEVICES={device[5:]} and executor.device=cuda"
+        raise UserError("training runs on the first GPU that it sees", where=f"executor.device={device}", do=do)
     device = "cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu")
-    loaded = Loaded(model, tokenizer, folder, _dtype(folder), device, cache)
-    _set_up(loaded, training, method)
-    return loaded
-
-
-def _set_up(loaded: Loaded, training: Training, method: str) -> None:
     if training.gradient_checkpointing:
-        loaded.model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.gradient_checkpointing_enable({"use_reentrant": False})
     if training.lora.rank:
-        from pipelines.finetune.lora import adapt
-
-        loaded.model = adapt(loaded.model, training.lora)
+        model = adapt(model, training.lora)
     if method == "tangent":
-        from pipelines.finetune.linear import linearise
+        linearise(model)
+    return Loaded(model, tokenizer, folder, dtype, device, cache)
 
-        linearise(loaded.model)
 
-
-def check_options(training: Training, method: str) -> None:
-    """Refuse options that mean nothing, or nothing together.
+def adapt(model: nn.Module, spec: Lora) -> Any:
+    """Put adapters on the model's target layers.
 
     Raises:
-        UserError: Naming the option.
+        UserError: No layer has one of the target names.
     """
-    from pipelines.finetune.schedule import check_training
+    from peft import LoraConfig, get_peft_model
 
-    check_training(training)
-    if method != "tangent":
-        return
-    for wrong, name in (
-        (training.lora.rank > 0, "lora"),
-        (training.gradient_checkpointing, "gradient_checkpointing"),
-        (training.precision != "float32", f"precision={training.precision}"),
-    ):
-        if wrong:
-            raise UserError(
-                "the tangent space takes all weights in float32", where=f"training.{name}", do="leave it out"
-            )
+    linear = {name.rpartition(".")[2] for name, m in model.named_modules() if isinstance(m, nn.Linear)}
+    for target in spec.targets:
+        if target not in linear:
+            what = f"no linear layer is called {target!r}"
+            raise UserError(what, where="training.lora.targets", do=nearest(target, linear))
+    config = LoraConfig(
+        r=spec.rank, lora_alpha=spec.alpha, lora_dropout=spec.dropout, target_modules=list(spec.targets),
+        task_type="CAUSAL_LM",
+    )  # fmt: skip
+    return get_peft_model(model, config)
 
 
-def _dtype(folder: Path) -> torch.dtype:
-    """The dtype that the base's weights are stored in."""
-    from transformers import AutoConfig
+def _layers(model: nn.Module) -> dict[str, Any]:
+    """The adapted layers by the name of the weight below them."""
+    from peft.tuners.lora import LoraLayer
 
-    dtype = AutoConfig.from_pretrained(folder).dtype
-    return dtype if isinstance(dtype, torch.dtype) else torch.float32
+    found = {name: m for name, m in model.named_modules() if isinstance(m, LoraLayer)}
+    return {name.removeprefix("base_model.model.") + ".weight": m for name, m in found.items()}
+
+
+def merged_weights(model: nn.Module) -> list[tuple[str, Tensor]]:
+    """The weights that an offset moves: those below the adapters."""
+    return [(name, layer.get_base_layer().weight) for name, layer in _layers(model).items()]
+
+
+class AdapterOrigin(Origin):
+    """Knows θ − θ0 of the moved weights as the adapters' s·B·A."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__([])
+        self.layers = {layer.get_base_layer().weight.data_ptr(): layer for layer in _layers(model).values()}
+
+    def vector(self, i: int, weight: Tensor) -> Tensor:
+        """s·B·A above the i-th moved weight."""
+        return self.layers[weight.data_ptr()].get_delta_weight("default").detach().to(weight.dtype)
+
+    def checksum(self) -> float:
+        """The frozen weights are the base's own: there is nothing to confuse."""
+        return 0.0

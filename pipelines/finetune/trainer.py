@@ -1,20 +1,28 @@
-"""The transformers Trainer with everything that talks, saves or forks switched off unless asked for."""
+"""The transformers Trainer, with everything that talks, saves or forks switched off unless asked for; its callbacks."""
 
 from __future__ import annotations
 
+import json
+import math
+import time
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from torch import nn
-from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from conf.errors import UserError
 from conf.schema import Optimizer, Training
-from pipelines.finetune.callbacks import NotFiniteError
+from pipelines.progress import Step
 
-EXTRAS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
+
+class NotFiniteError(ArithmeticError):
+    """A loss or gradient norm that is no number, and the optimizer step that it belongs to."""
+
+    def __init__(self, what: str, value: float, step: int):
+        super().__init__(f"the {what} became {value} at step {step}")
 
 
 class ExpertTrainer(Trainer):
@@ -26,15 +34,14 @@ class ExpertTrainer(Trainer):
     """
 
     def __init__(self, method: Any, **kwargs: Any):
-        super().__init__(**kwargs)
+        super().__init__(optimizers=(method, None), **kwargs)
         self.remove_callback(PrinterCallback)
         self.method, self.tokens = method, 0
-        self._held: list[dict[str, Any]] = []
-
-    @property
-    def several(self) -> bool:
+        self.several = getattr(method, "passes", 1) > 1
         """Whether the method takes more than one gradient for a step."""
-        return getattr(self.method, "passes", 1) > 1
+        self._micro_batches: list[dict[str, Any]] = []
+        if hasattr(method, "move") and not self.several:
+            self.add_callback(PerturbationCallback(method))
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         """One micro-batch; its gradients are added up.
@@ -45,32 +52,104 @@ class ExpertTrainer(Trainer):
         if not self.several:
             loss = super().training_step(model, inputs, num_items_in_batch)
         else:
-            self._held.append(inputs)
+            self._micro_batches.append(inputs)
             if not self.accelerator.gradient_state.sync_gradients:
                 return torch.zeros((), device=self.args.device)
-            held, self._held = self._held, []
-            loss = self.method.gradients(lambda: self._pass(model, held, num_items_in_batch))
+            batches, self._micro_batches = self._micro_batches, []
+            loss = self.method.gradients(lambda: self._pass(model, batches, num_items_in_batch))
         if not torch.isfinite(loss):
             raise NotFiniteError("loss", float(loss), self.state.global_step + 1)
         return loss
 
-    def _pass(self, model: nn.Module, held: list[dict[str, Any]], items: Any) -> torch.Tensor:
+    def _pass(self, model: nn.Module, batches: list[dict[str, Any]], items: Any) -> torch.Tensor:
         """Gradients of all micro-batches of a step; ranks exchange them with the last."""
         total = torch.zeros((), device=self.args.device)
-        for i, inputs in enumerate(held):
-            with nullcontext() if i == len(held) - 1 else self.accelerator.no_sync(model=model):
+        for i, inputs in enumerate(batches):
+            with nullcontext() if i == len(batches) - 1 else self.accelerator.no_sync(model=model):
                 total += super().training_step(model, dict(inputs), items)
         return total
+
+
+class PerturbationCallback(TrainerCallback):
+    """Moves the weights for the gradients of each optimizer step of any Trainer, and brings them back before it steps.
+
+    Give the Trainer the same optimizer: ``Trainer(…, optimizers=(opt, None), callbacks=[PerturbationCallback(opt)])``.
+    """
+
+    def __init__(self, optimizer: Any):
+        self.optimizer = optimizer
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Before the first micro-batch: θ → θ + ε."""
+        self.optimizer.move()
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """After clipping, before the step: θ + ε → θ."""
+        self.optimizer.restore()
+
+
+class MetricsCallback(TrainerCallback):
+    """Writes ``metrics.jsonl`` and reports loss, learning rate, tokens a second, time left and memory."""
+
+    def __init__(self, file: Path | None, step: Step, trainer: ExpertTrainer):
+        self.file, self.step, self.trainer = file, step, trainer
+        self.begun = 0.0
+        self.first = (0, 0)
+        """Step and tokens that this call began with."""
+        self.last: dict[str, Any] = {}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Start the clock; after a resume, keep what the interrupted run wrote up to its checkpoint."""
+        self.begun = time.perf_counter()
+        rows: list[dict[str, Any]] = []
+        if self.file and self.file.exists() and state.global_step:
+            rows = [json.loads(line) for line in self.file.read_text().splitlines()]
+            rows = [row for row in rows if row["step"] <= state.global_step]
+        if rows:
+            self.last, self.trainer.tokens = rows[-1], rows[-1]["tokens"]
+            self.step.advance(state.global_step)
+        self.first = (state.global_step, self.trainer.tokens)
+        if self.file:
+            self.file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        """One line of metrics, one advance of the listener."""
+        if not logs or "loss" not in logs:
+            return
+        seconds = time.perf_counter() - self.begun
+        row = {"step": state.global_step, "loss": logs["loss"], "lr": logs["learning_rate"]}
+        row |= {"grad_norm": logs["grad_norm"]} if "grad_norm" in logs else {}
+        row |= self._method() | {"tokens": self.trainer.tokens, "seconds": round(seconds, 3)}
+        if self.file:
+            with self.file.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+        self.last = row
+        if not math.isfinite(row.get("grad_norm", 0.0)):
+            raise NotFiniteError("gradient's norm", row["grad_norm"], state.global_step)
+        step, tokens = self.first
+        eta = seconds / max(state.global_step - step, 1) * (state.max_steps - state.global_step)
+        rate = (self.trainer.tokens - tokens) / max(seconds, 1e-9)
+        self.step.advance(loss=row["loss"], lr=row["lr"], tokens_per_second=rate, eta=eta, memory=_memory())
+
+    def _method(self) -> dict[str, Any]:
+        """What the method tells of its latest step."""
+        row: dict[str, Any] = {}
+        if (offset := getattr(self.trainer.method, "last_offset", None)) is not None:
+            row |= {"alpha": offset.alpha, "tasks": offset.tasks, "offset_seed": offset.seed}
+        if (shortfall := getattr(self.trainer.method, "last_shortfall", None)) is not None:
+            row |= {"loss_sampled": shortfall.sampled, "loss_worst": shortfall.worst}
+        return row
+
+
+def _memory() -> int:
+    """Bytes in use: of the accelerator where there is one, else of this process."""
+    return int(torch.cuda.memory_allocated() if torch.cuda.is_available() else psutil.Process().memory_info().rss)
 
 
 def arguments(
     training: Training, optimizer: Optimizer, schedule: str, seed: int, steps: int, folder: Path, cpu: bool
 ) -> TrainingArguments:
-    """The Trainer's arguments.
-
-    Raises:
-        UserError: A reporter that is unknown or not installed.
-    """
+    """The Trainer's arguments; ``folder`` is where it may write."""
     return TrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
@@ -84,7 +163,7 @@ def arguments(
         save_strategy="steps" if training.save_steps else "no",
         save_steps=training.save_steps or 500,
         save_total_limit=1,
-        report_to=_reporters(training) or "none",
+        report_to=list(training.reporters) or "none",
         logging_strategy="steps",
         logging_steps=1,
         logging_nan_inf_filter=False,
@@ -94,18 +173,3 @@ def arguments(
         seed=seed,
         use_cpu=cpu,
     )
-
-
-def _reporters(training: Training) -> list[str]:
-    from importlib.util import find_spec
-
-    for name in training.reporters:
-        if name not in EXTRAS:
-            raise UserError(
-                f"unknown reporter {name!r}", where="training.reporters", do=f"valid names: {', '.join(EXTRAS)}"
-            )
-        if find_spec(EXTRAS[name]) is None:
-            raise UserError(
-                f"{name} is not installed", where="training.reporters", do=f"pip install 'mergebench[{name}]'"
-            )
-    return list(training.reporters)

@@ -136,10 +136,10 @@ def test_other_errors_are_not_hidden(train, monkeypatch):
 
 
 def test_ranks_that_could_not_agree_are_refused(monkeypatch):
-    from pipelines.finetune.optimizers import around
+    from pipelines.finetune.optimizers import wrap
 
     monkeypatch.setenv("WORLD_SIZE", "2")
     layer = torch.nn.Linear(2, 2)
     method = check_finetuning({"method": "sam"})
     with pytest.raises(UserError, match="sam with adapters does not run on several ranks"):
-        around(torch.optim.SGD(layer.parameters(), lr=0.1), method, layer, 0, 1, lora=True)
+        wrap(torch.optim.SGD(layer.parameters(), lr=0.1), method, layer, 0, 1, lora=True)

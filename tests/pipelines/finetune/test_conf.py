@@ -5,7 +5,7 @@ import pytest
 from conf.compose import FOLDER, compose
 from pipelines.finetune import check_finetuning
 from pipelines.finetune.data import read_rows
-from pipelines.finetune.methods import METHODS
+from pipelines.finetune.optimizers import METHODS
 
 EPOCHS = {
     "cstance": ("C-STANCE", 5), "fomc": ("FOMC", 3), "meetingbank": ("MeetingBank", 7), "scienceqa": ("ScienceQA", 3),

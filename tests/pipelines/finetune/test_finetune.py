@@ -205,7 +205,7 @@ def test_the_callback_works_in_any_trainer(base, tmp_path):
     from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
     from mergeopt_core import MergOPT
-    from pipelines.finetune.callbacks import PerturbationCallback
+    from pipelines.finetune.trainer import PerturbationCallback
 
     model, seen = AutoModelForCausalLM.from_pretrained(base), []
     opt = MergOPT(torch.optim.AdamW(model.parameters(), lr=1e-3), scale=0.05)

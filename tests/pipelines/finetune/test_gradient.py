@@ -8,7 +8,7 @@ from conf.schema import Lora, Training
 from mergeopt_core import MergOPT
 from pipelines.finetune import optimizers
 from pipelines.finetune.data import read_rows
-from pipelines.finetune.lora import adapt
+from pipelines.finetune.models import adapt
 from pipelines.finetune.tokens import Collator, encode
 
 STEP = {"steps": 1, "batch_size": 4, "accumulation": 3, "clip": 0.0}

@@ -6,7 +6,7 @@ from transformers import AutoModelForCausalLM
 
 from conf.schema import Lora, Optimizer
 from mergeopt_core import MergOPT
-from pipelines.finetune.lora import AdapterOrigin, adapt, merged_weights
+from pipelines.finetune.models import AdapterOrigin, adapt, merged_weights
 
 SPEC = Lora(rank=2, alpha=8.0, targets=["q_proj", "down_proj"])
 

@@ -7,8 +7,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 from conf.errors import UserError
 from conf.schema import Task, Training
-from pipelines.finetune.packing import PackCollator, pack
-from pipelines.finetune.tokens import IGNORED, Collator, Example, encode
+from pipelines.finetune.tokens import IGNORED, Collator, Example, PackCollator, encode, pack
 
 TEXT = "What is two and two? The answer is four. user assistant Who wrote it? Homer."
 TEMPLATE = (

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from conf.errors import UserError
 from mergeopt_core.finetuning import Tangent
@@ -27,8 +29,6 @@ def linearise(model: Any, theta0: Mapping[str, Tensor] | None = None) -> None:
     tangent = Tangent(model, theta0)
 
     def linear(input_ids: Tensor | None = None, labels: Tensor | None = None, **kwargs: Any) -> Any:
-        from transformers.modeling_outputs import CausalLMOutputWithPast
-
         items = kwargs.pop("num_items_in_batch", None)
         kwargs = {k: v for k, v in kwargs.items() if k not in ("use_cache", "return_dict", "past_key_values")}
         model.forward = forward
@@ -36,11 +36,8 @@ def linearise(model: Any, theta0: Mapping[str, Tensor] | None = None) -> None:
             logits = tangent(input_ids=input_ids, use_cache=False, pick=lambda out: out.logits, **kwargs)
         finally:
             model.forward = linear
-        loss = None
-        if labels is not None:
-            loss = model.loss_function(
-                logits=logits, labels=labels, vocab_size=model.config.vocab_size, num_items_in_batch=items
-            )
+        given = {"logits": logits, "labels": labels, "vocab_size": model.config.vocab_size, "num_items_in_batch": items}
+        loss = None if labels is None else model.loss_function(**given)
         return CausalLMOutputWithPast(loss=loss, logits=logits)
 
     model.forward = linear
@@ -66,8 +63,6 @@ def load_linearised(folder: Path, base: Path | None = None) -> nn.Module:
     Raises:
         UserError: No base is named, or the weights do not fit it.
     """
-    from transformers import AutoModelForCausalLM
-
     if base is None:
         flag = folder / FLAG
         if not flag.is_file():

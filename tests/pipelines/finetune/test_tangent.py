@@ -13,7 +13,7 @@ from transformers import (
 )
 
 from conf.errors import UserError
-from pipelines.finetune.linear import delinearise, linearise, load_linearised
+from pipelines.finetune.tangent import delinearise, linearise, load_linearised
 
 SMALL = {
     "vocab_size": 50, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,

@@ -1,0 +1,245 @@
+"""Fine-tune one expert: data, model, method, Trainer, checkpoint, card."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from conf.errors import UserError
+from conf.schema import Optimizer, Task, Training
+from mergeopt_core.finetuning import MasterWeights
+from pipelines.finetune.card import base_name as name_of
+from pipelines.finetune.card import write_card
+from pipelines.finetune.data import Row, read_rows, task_fingerprint
+from pipelines.finetune.models import Loaded, load
+from pipelines.finetune.optimizers import base_optimizer, check_finetuning, check_training, total_steps, wrap
+from pipelines.finetune.state import quiet, seeded, settled
+from pipelines.finetune.tangent import delinearise, write_flag
+from pipelines.finetune.tokens import Collator, PackCollator, encode, pack
+from pipelines.finetune.trainer import ExpertTrainer, MetricsCallback, NotFiniteError, arguments
+from pipelines.progress import SILENT, Progress
+from pipelines.threads import threads
+
+SMALL = 2_000_000
+"""Models below this many parameters are trained on one thread: faster, and the same bits whatever the thread count."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that one call of ``finetune`` was given."""
+
+    base: Path
+    task: Task
+    method: dict[str, Any]
+    optimizer: Optimizer
+    training: Training
+    seed: int
+    out: Path
+    name: str
+    datasets: str | None
+    online: bool
+    checkpoints: Path
+    """Where resumable checkpoints and the last good weights go."""
+
+    @property
+    def rank(self) -> int:
+        """This process among those that ``torchrun`` started."""
+        return int(os.environ.get("RANK", "0"))
+
+    def about(self) -> dict[str, Any]:
+        """What fixes the run, so that a checkpoint of another one is never resumed."""
+        training = {k: v for k, v in dataclasses.asdict(self.training).items() if k not in ("reporters", "save_steps")}
+        return {
+            "base": str(self.base.resolve()), "task": dataclasses.asdict(self.task), "method": self.method,
+            "optimizer": dataclasses.asdict(self.optimizer), "training": training, "seed": self.seed,
+            "data": task_fingerprint(self.task, self.datasets, self.online),
+        }  # fmt: skip
+
+
+def finetune(
+    base: Path, task: Task, finetuning: dict[str, Any], optimizer: Optimizer, training: Training, seed: int, out: Path,
+    progress: Progress = SILENT, *, name: str | None = None, datasets: str | None = None, online: bool = True,
+    checkpoints: Path | None = None, base_name: str | None = None, device: str = "auto", cpu_threads: int | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Train one expert and write it to ``out``: weights, config, tokenizer, model card, ``metrics.jsonl``.
+
+    The same arguments give the same bits on a given machine; the caller's random state is left as found.
+
+    Args:
+        base: Folder of the base checkpoint.
+        task: What the expert is trained on.
+        finetuning: Method and parameters, as for ``check_finetuning``.
+        optimizer: The base optimizer.
+        training: Length, batch, precision.
+        seed: Of the data order, the method's random draws, adapters, dropout.
+        out: Folder to fill.
+        progress: Listener; its fields are loss, lr, tokens_per_second, eta (seconds) and memory (bytes).
+        name: The expert's name; default the task's.
+        datasets: Local mirror of hub data sets.
+        online: Allow the hub.
+        checkpoints: Folder of resumable checkpoints (``training.save_steps``): the same call finds them again and goes
+            on; gone once the expert is written. Default: beside ``out``.
+        base_name: The base's name on the card; default: its hub id or folder.
+        device: auto, cpu or cuda.
+        cpu_threads: Threads of a model that is not small; default: all cores.
+
+    Returns:
+        steps, loss (last step), tokens, examples, seconds.
+
+    Raises:
+        UserError: Bad data or parameters, a loss that is no number, a full disk.
+    """
+    begun, method = time.perf_counter(), check_finetuning(finetuning)
+    check_training(training, method["method"])
+    checkpoints = checkpoints or out.with_name(out.name + ".checkpoints")
+    run = Run(base, task, method, optimizer, training, seed, out, name or task.name, datasets, online, checkpoints)
+    with quiet(), seeded(seed), settled():
+        rows = read_rows(task, seed, datasets, online)
+        loaded = load(base, training, method["method"], device)
+        _check_room(run, loaded)
+        out.mkdir(parents=True, exist_ok=True)
+        small = sum(p.numel() for p in loaded.model.parameters()) < SMALL
+        with threads(1 if small else cpu_threads), _full_disk(out):
+            summary = _fit(run, loaded, rows, progress if run.rank == 0 else SILENT)
+            if run.rank == 0:
+                loaded.save(out)
+                summary["seconds"] = round(time.perf_counter() - begun, 3)
+                write_card(out, run.name, base_name or name_of(base), task, method, optimizer, training, seed, summary)
+                if method["method"] == "tangent":
+                    write_flag(out, base)
+                shutil.rmtree(checkpoints, ignore_errors=True)
+    return summary
+
+
+def _check_room(run: Run, loaded: Loaded) -> None:
+    """Refuse to start where the result cannot be written."""
+    parameters = list(loaded.model.parameters())
+    needed = sum(p.numel() for p in parameters) * loaded.dtype.itemsize
+    if run.training.save_steps:  # two resumable checkpoints: the old one goes after the new one is written
+        needed += 2 * sum(p.numel() * p.element_size() + 8 * p.numel() * p.requires_grad for p in parameters)
+    place = next(folder for folder in (run.out, *run.out.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(place).free
+    if free < needed:
+        what = f"{needed / 1e9:.2f} GB are needed on the disk, {free / 1e9:.2f} GB are free"
+        raise UserError(what, where=str(place), do="free some room, or write elsewhere")
+
+
+@contextmanager
+def _full_disk(folder: Path) -> Iterator[None]:
+    """A disk that fills up while something is written becomes a UserError."""
+    try:
+        yield
+    except Exception as error:
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if full or "no space left" in str(error).lower() or "os error 28" in str(error).lower():
+            do = "free some room and give the command again"
+            raise UserError("the disk is full", where=str(folder), do=do) from None
+        raise
+
+
+def _fit(run: Run, loaded: Loaded, rows: list[Row], progress: Progress) -> dict[str, Any]:
+    """Train ``loaded.model`` in place."""
+    data, collator = _sequences(run, loaded, rows)
+    steps = total_steps(run.task, run.training, len(data), int(os.environ.get("WORLD_SIZE", "1")))
+    schedule = "constant" if run.method.get("mode") == "released" else run.training.schedule
+    resumable = run.training.save_steps is not None
+    metrics = (run.checkpoints if resumable else run.out) / "metrics.jsonl"
+    with tempfile.TemporaryDirectory() as scratch, _tensorboard_in(run.out):
+        folder, cpu = run.checkpoints if resumable else Path(scratch), loaded.device == "cpu"
+        args = arguments(run.training, run.optimizer, schedule, run.seed, steps, folder, cpu)
+        with args.main_process_first(local=False):
+            newest = _newest_checkpoint(run.checkpoints, run.about()) if resumable else None
+        model = loaded.model.to(loaded.device)
+        base = base_optimizer(run.optimizer, model, run.training.precision == "bf16_masters")
+        method = wrap(base, run.method, model, run.seed, steps, run.training.lora.rank > 0)
+        trainer = ExpertTrainer(method, model=model, args=args, train_dataset=data, data_collator=collator)
+        with progress.step(f"fine-tune {run.name}", total=steps) as bar:
+            callback = MetricsCallback(metrics if run.rank == 0 else None, bar, trainer)
+            trainer.add_callback(callback)
+            _train(run, loaded, trainer, newest)
+    if resumable and run.rank == 0:
+        shutil.copyfile(metrics, run.out / "metrics.jsonl")
+    _finish(run, loaded, trainer)
+    last = callback.last
+    taken = trainer.state.global_step
+    return {"steps": taken, "loss": last.get("loss"), "tokens": last.get("tokens"), "examples": len(rows)}
+
+
+def _sequences(run: Run, loaded: Loaded, rows: list[Row]) -> tuple[list[Any], Any]:
+    """Training sequences and what makes batches of them."""
+    examples = encode(rows, loaded.tokenizer, run.task, run.training, loaded.context)
+    if not run.training.packing:
+        return list(examples), Collator(loaded.pad)
+    length = min(run.training.max_length or loaded.context, loaded.context)
+    return list(pack(examples, length, run.seed)), PackCollator(loaded.pad)
+
+
+@contextmanager
+def _tensorboard_in(out: Path) -> Iterator[None]:
+    """TensorBoard's files go into the expert's folder."""
+    name = "TENSORBOARD_LOGGING_DIR"
+    before = os.environ.get(name)
+    os.environ.setdefault(name, str(out / "tensorboard"))
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+
+
+def _newest_checkpoint(folder: Path, about: dict[str, Any]) -> Path | None:
+    """Make the folder ready; its newest complete checkpoint. ``about`` fixes the run: those of another are removed."""
+    note, text = folder / "run.json", json.dumps(about, sort_keys=True, default=str)
+    if folder.is_dir() and (not note.is_file() or note.read_text() != text):
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    note.write_text(text)
+    complete = [f for f in folder.glob("checkpoint-*") if (f / "trainer_state.json").is_file()]
+    return max(complete, key=lambda f: int(f.name.rpartition("-")[2]), default=None)
+
+
+def _train(run: Run, loaded: Loaded, trainer: ExpertTrainer, newest: Path | None) -> None:
+    """Run the Trainer; a loss that is no number stops it, with the last good weights kept."""
+    try:
+        try:
+            trainer.train(resume_from_checkpoint=str(newest) if newest else None)
+        finally:  # whatever happens, the weights are at θ again
+            if hasattr(trainer.method, "restore"):
+                trainer.method.restore()
+    except NotFiniteError as error:
+        what, where = f"{run.name}: {error}", f"last good weights: {_keep(run, loaded, trainer)}"
+        do = "lower optimizer.lr, set training.clip, or look at the data of that step"
+        raise UserError(what, where=where, do=do) from None
+
+
+def _keep(run: Run, loaded: Loaded, trainer: ExpertTrainer) -> str:
+    """Where the last good weights are: those before the step, if they are numbers, else the last checkpoint's."""
+    if all(bool(p.isfinite().all()) for p in loaded.model.parameters()):
+        folder = run.checkpoints / f"last-good-{trainer.state.global_step}"
+        _finish(run, loaded, trainer)
+        if run.rank == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            loaded.save(folder)
+        return str(folder)
+    saved = sorted(run.checkpoints.glob("checkpoint-*"))
+    return str(saved[-1]) if saved else "none (training.save_steps was not set)"
+
+
+def _finish(run: Run, loaded: Loaded, trainer: ExpertTrainer) -> None:
+    """Take the float32 masters where they exist, and the model's own forward pass again."""
+    for optimizer in (trainer.method, getattr(trainer.method, "base", None)):
+        if isinstance(optimizer, MasterWeights):
+            for p, master in optimizer.masters.items():
+                p.data = master.detach()
+    if run.method["method"] == "tangent":
+        delinearise(loaded.model)
