@@ -58,7 +58,8 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "a list of one number or more": _numbers,
     "a list of name patterns": _patterns,
 }
-_WHICH: dict[str, tuple[Any, str]] = {"include": ([], "a list of name patterns"), "exclude": ([], "a list of name patterns")}
+_PATTERNS: tuple[Any, str] = ([], "a list of name patterns")
+_WHICH = {"include": _PATTERNS, "exclude": _PATTERNS}
 METHODS: dict[str, dict[str, tuple[Any, str]]] = {
     "plain": {},
     "mergopt": {
