@@ -22,8 +22,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from mergeopt_core.finetuning.ascent import Ascent, Shortfall
-from mergeopt_core.finetuning.offset import Offset, Origin, ScaleFit
+from mergeopt_core.finetuning.offset import Ascent, Offset, Shortfall
 from mergeopt_core.finetuning.perturbation import Fill, PerturbedOptimizer
 from mergeopt_core.finetuning.sampling import (
     DISTRIBUTIONS,
@@ -34,6 +33,7 @@ from mergeopt_core.finetuning.sampling import (
     noise_like,
     worth_compiling,
 )
+from mergeopt_core.finetuning.weights import Origin, ScaleFit
 
 ALPHAS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
 SCALE = 5e-4
@@ -177,13 +177,10 @@ class MergOPT(PerturbedOptimizer):
             return closure()
 
     def shortfall(self, closure: Callable[[], Any], draws: int = 1, steps: int = 10, size: float = 0.5) -> Shortfall:
-        """How far sampled offsets fall short of the worst case that ascent finds from them; nothing is stepped.
+        """How far sampled offsets, of this step and the next ``draws``, fall short of what ascent finds from them.
 
-        Args:
-            closure: Computes a loss and its gradients, and returns the loss.
-            draws: Sampled offsets, of this step and the following ones.
-            steps: Ascent steps from each.
-            size: Step length of the ascent.
+        Nothing is stepped. The closure computes a loss and its gradients, and returns the loss; ``steps`` and ``size``
+        are those of the ascent.
         """
         ascent = self._ascent(steps, size)
         found = [self._climb(ascent, self.draw(self.steps + k), closure)[1] for k in range(draws)]
@@ -203,20 +200,19 @@ class MergOPT(PerturbedOptimizer):
 
         return ascent.run(self.perturbation, start, z, radius, cleared)
 
-    def after_step(self) -> None:
-        """Fit the scale to where the step led."""
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """As for every method; the running scale is then fitted to where the step led."""
+        loss = super().step(closure)
         if self.fit:
             self.fit.update(self.perturbation.weights())
+        return loss
 
     def extra_state(self) -> dict[str, Any]:
         """The random state and the running fit."""
         offset = asdict(self.last_offset) if self.last_offset else None
         state: dict[str, Any] = {"seed": self.seed, "last_offset": offset}
-        if self.fit:
-            state["scales"] = list(self.fit.scales)
-        if self.origin:
-            state["theta0"] = self.origin.checksum()
-        return state
+        state |= {"scales": list(self.fit.scales)} if self.fit else {}
+        return state | ({"theta0": self.origin.checksum()} if self.origin else {})
 
     def load_extra_state(self, state: dict[str, Any]) -> None:
         """Go on where the saved run stopped.

@@ -1,13 +1,22 @@
-"""One step's offset, and what is known of θ0: the expert's own task vector so far and the scale fitted to it."""
+"""One step's offset, and the inner maximisation: from a sampled one uphill on (α, K, z).
+
+max over α ∈ A, K ∈ {1, …, K_max}, ‖z − μ‖ ≤ R of L(θ + (Kα − 1) z), with R² = 2 Σ b², the expected squared norm of the
+noise (MergOPT, Eq. 8). Each step goes along the normalised gradient for z and along its sign for |c| = |Kα − 1|, then
+projects: |c| onto the nearest value that some (α, K) gives, with z reflected where the sign of c changes by that, and z
+onto the ball.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from mergeopt_core.finetuning.perturbation import Perturbation
 from mergeopt_core.finetuning.sampling import mixed
 
 
@@ -30,47 +39,100 @@ class Offset:
         return mixed(self.seed, expert)
 
 
-class Origin:
-    """A copy of θ0, so that θ − θ0 is known while training.
+@dataclass(frozen=True)
+class Shortfall:
+    """Loss at the sampled offset, and the largest loss that ascent found from it."""
+
+    sampled: float
+    worst: float
+
+    @property
+    def gap(self) -> float:
+        """How far the sample falls short of the found worst case: 0 or more."""
+        return self.worst - self.sampled
+
+
+@dataclass(frozen=True)
+class Ascent:
+    """A few projected ascent steps.
 
     Args:
-        weights: θ0, or the weights now, where training starts from them.
+        alphas: A.
+        max_tasks: K_max.
+        loc: μ, the ball's centre.
+        steps: Steps, one gradient each.
+        size: Step length, as a share of R and of the range of Kα − 1.
+
+    Raises:
+        ValueError: No step, or a negative size.
     """
 
-    def __init__(self, weights: Sequence[Tensor]):
-        self.weights = [w.detach().clone() for w in weights]
+    alphas: Sequence[float]
+    max_tasks: int
+    loc: float
+    steps: int
+    size: float
 
-    def vector(self, i: int, weight: Tensor) -> Tensor:
-        """The i-th weight's task vector so far, θ − θ0: a new tensor of the weight's shape."""
-        return weight - self.weights[i]
-
-    def checksum(self) -> float:
-        """A number that tells one θ0 from another: the sum of all elements in double precision."""
-        return float(sum(w.sum(dtype=torch.float64).item() for w in self.weights))
-
-
-class ScaleFit:
-    """Running maximum-likelihood fit of the Laplace scale of θ − θ0, for each weight tensor.
-
-    b ← memory · b + (1 − memory) · mean|θ − θ0 − μ|.
-    """
-
-    def __init__(self, origin: Origin, loc: float, start: float, memory: float):
-        if not start >= 0 or not 0 <= memory <= 1:
+    def __post_init__(self) -> None:
+        if self.steps < 1 or not self.size >= 0:
             raise ValueError(
-                f"fit_start is {start} and fit_memory {memory}: give a start of 0 or more, a memory in [0, 1]"
+                f"ascent_steps is {self.steps} and ascent_size {self.size}: give 1 step or more, a size of 0 or more"
             )
-        self.origin, self.loc, self.start, self.memory = origin, loc, float(start), memory
-        self.scales: list[float] = []
+
+    def run(
+        self, perturbation: Perturbation, start: Offset, z: list[Tensor], radius: float, closure: Callable[[], Any]
+    ) -> tuple[Offset, Shortfall, Any]:
+        """Climb from the sampled offset; the gradients left behind are those at the last point.
+
+        Args:
+            perturbation: The weights that move.
+            start: The sampled α and K.
+            z: The sampled z by weight, changed in place.
+            radius: R.
+            closure: Clears the gradients, computes a loss, runs backward and returns the loss.
+
+        Returns:
+            The last point's α and K, the losses met on the way, and the closure's loss at the last point.
+        """
+        point, losses = start, []
+        try:
+            for step in range(self.steps + 1):
+                c = point.coefficient
+                perturbation.move(lambda i, weight, out: torch.add(weight, z[i], alpha=c, out=out))  # noqa: B023
+                with perturbation.with_gradients(), torch.enable_grad():
+                    loss = closure()
+                losses.append(float(loss.detach() if isinstance(loss, Tensor) else loss))
+                if step < self.steps:
+                    point = self._climb(point, z, radius, perturbation.gradients())
+        finally:
+            perturbation.restore()
+        return point, Shortfall(losses[0], max(losses)), loss
 
     @torch.no_grad()
-    def update(self, weights: Sequence[Tensor]) -> None:
-        """Take in the weights after a step."""
-        new = [self.origin.vector(i, w).sub_(self.loc).abs_().mean() for i, w in enumerate(weights)]
-        fitted = torch.stack([b.double().cpu() for b in new]).tolist()
-        old = self.scales or [self.start] * len(fitted)
-        self.scales = [self.memory * a + (1 - self.memory) * b for a, b in zip(old, fitted)]
+    def _climb(self, point: Offset, z: list[Tensor], radius: float, gradients: list[Tensor | None]) -> Offset:
+        """One projected step on z, in place, and on (α, K)."""
+        sign = 1.0 if point.coefficient >= 0 else -1.0
+        known = [(g, zi) for g, zi in zip(gradients, z) if g is not None]
+        slope = sum(float((g.double() * zi.double()).sum()) for g, zi in known)  # dL/dc
+        length = math.sqrt(sum(float(g.double().square().sum()) for g, _ in known))
+        if length > 0:
+            for g, zi in known:
+                zi.add_(g.to(zi.dtype), alpha=self.size * radius / length * sign)
+        end = self._nearest(point, slope * sign)
+        if end.coefficient * point.coefficient < 0:
+            for zi in z:
+                zi.neg_()
+        length = math.sqrt(sum(float((zi.double() - self.loc).square().sum()) for zi in z))
+        if length > radius:
+            for zi in z:
+                zi.sub_(self.loc).mul_(radius / length).add_(self.loc)
+        return end
 
-    def scale_of(self, i: int) -> float:
-        """b of the i-th weight now."""
-        return self.scales[i] if self.scales else self.start
+    def _nearest(self, point: Offset, slope: float) -> Offset:
+        """(α, K) whose |Kα − 1| is nearest to a step up its slope."""
+        grid = [(abs(k * a - 1.0), a, k) for a in self.alphas for k in range(1, self.max_tasks + 1)]
+        aim = abs(point.coefficient)
+        if slope != 0:
+            aim += math.copysign(self.size * max(grid)[0], slope)
+        _, alpha, tasks = min(grid, key=lambda g: (abs(g[0] - aim), g[2], g[1]))
+        return Offset(point.step, alpha, tasks, point.seed)

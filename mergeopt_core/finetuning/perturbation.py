@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -31,26 +32,18 @@ class Moved:
 
 
 def select(
-    optimizer: Optimizer,
-    named_parameters: Iterable[tuple[str, Tensor]] | None = None,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    frozen: bool = False,
-) -> list[Moved]:
-    """The weights that move, in order of their first appearance.
-
-    Args:
-        optimizer: Gives the candidates (its parameters) where no named parameters are given.
-        named_parameters: Candidates with their names, such as ``model.named_parameters()``.
-        include: Shell patterns; a name must match one of them (none: every name does).
-        exclude: Shell patterns; a name that matches one stays where it is.
-        frozen: Let candidates move that are not trained (the base weights below a low-rank adapter).
+    optimizer: Optimizer, named_parameters: Iterable[tuple[str, Tensor]] | None = None, include: Sequence[str] = (),
+    exclude: Sequence[str] = (), frozen: bool = False,
+) -> list[Moved]:  # fmt: skip
+    """The weights that move, in order of their first appearance; for the arguments see ``PerturbedOptimizer``.
 
     Raises:
         ValueError: A pattern that matches nothing, patterns without names, or nothing that moves.
     """
-    found = list(_candidates(optimizer) if named_parameters is None else named_parameters)
-    found = [(n, p) for n, p in found if (frozen or p.requires_grad) and p.is_floating_point()]
+    if named_parameters is None:
+        groups = optimizer.param_groups
+        named_parameters = [pair for g in groups for pair in zip(g.get("param_names", repeat("")), g["params"])]
+    found = [(n, p) for n, p in named_parameters if (frozen or p.requires_grad) and p.is_floating_point()]
     if (include or exclude) and any(not n for n, _ in found):
         raise ValueError("include and exclude need names: pass named_parameters=model.named_parameters()")
     names = [n for n, _ in found]
@@ -59,21 +52,15 @@ def select(
             close = difflib.get_close_matches(pattern, names, n=3, cutoff=0.0)
             raise ValueError(f"the pattern {pattern!r} matches no weight; nearest names: {', '.join(close)}")
     # parameters that are one object, or whose storage is the same, are one weight
-    groups: dict[tuple, tuple[str, list[Tensor]]] = {}
+    weights: dict[tuple, tuple[str, dict[int, Tensor]]] = {}
     for name, p in found:
         included = not include or any(fnmatchcase(name, pattern) for pattern in include)
         if included and not any(fnmatchcase(name, pattern) for pattern in exclude):
-            _, tied = groups.setdefault((p.device, p.data_ptr() or id(p), p.shape, p.stride()), (name, []))
-            if all(p is not other for other in tied):
-                tied.append(p)
-    if not groups:
+            storage = (p.device, p.data_ptr() or id(p), p.shape, p.stride())
+            weights.setdefault(storage, (name, {}))[1][id(p)] = p
+    if not weights:
         raise ValueError("no weight is left to move: include, exclude and requires_grad leave nothing")
-    return [Moved(name, tuple(tied)) for name, tied in groups.values()]
-
-
-def _candidates(optimizer: Optimizer) -> Iterator[tuple[str, Tensor]]:
-    for group in optimizer.param_groups:
-        yield from zip(group.get("param_names", [""] * len(group["params"])), group["params"])
+    return [Moved(name, tuple(tied.values())) for name, tied in weights.values()]
 
 
 class Perturbation:
@@ -135,35 +122,23 @@ class Perturbation:
 
     def gradients(self) -> list[Tensor | None]:
         """The gradient of every weight that moves; of tied parameters, their sum."""
-        found: list[Tensor | None] = []
-        for moved in self.moved:
-            parts = [p.grad for p in moved.parameters if p.grad is not None]
-            found.append(sum(parts[1:], parts[0]) if parts else None)
-        return found
+        parts = [[p.grad for p in moved.parameters if p.grad is not None] for moved in self.moved]
+        return [sum(grads[1:], grads[0]) if grads else None for grads in parts]
 
     @contextmanager
     def with_gradients(self) -> Iterator[None]:
-        """Weights that move without being trained get gradients inside (cleared by ``clear``)."""
-        frozen = [p for moved in self.moved for p in moved.parameters if not p.requires_grad]
-        for p in frozen:
-            p.requires_grad_(True)
+        """Weights that move without being trained get gradients inside, which ``zero_grad`` clears."""
+        frozen = [p.requires_grad_(True) for m in self.moved for p in m.parameters if not p.requires_grad]
         try:
             yield
         finally:
             for p in frozen:
                 p.requires_grad_(False)
 
-    def clear(self) -> None:
-        """Drop the gradients of everything that moves."""
-        for moved in self.moved:
-            for p in moved.parameters:
-                p.grad = None
-
     def _buffer(self, i: int, home: Tensor) -> Tensor:
         buffer = self._buffers[i]
         if buffer is None or buffer.device != home.device or buffer.dtype != home.dtype:
-            buffer = torch.empty(home.shape, dtype=home.dtype, device=home.device)
-            self._buffers[i] = buffer
+            buffer = self._buffers[i] = torch.empty(home.shape, dtype=home.dtype, device=home.device)
         return buffer
 
 
@@ -203,9 +178,6 @@ class PerturbedOptimizer(Optimizer):
         """Take the gradients that the base optimizer is to step with, running the closure once or more."""
         raise NotImplementedError
 
-    def after_step(self) -> None:
-        """What a method does once the base optimizer has stepped."""
-
     def extra_state(self) -> dict[str, Any]:
         """What a method adds to the state dict."""
         return {}
@@ -232,12 +204,13 @@ class PerturbedOptimizer(Optimizer):
             )
         self.base.step()
         self.steps, self.ready = self.steps + 1, False
-        self.after_step()
         return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the gradients of the base optimizer's parameters and of everything that moves."""
-        self.perturbation.clear()
+        for moved in self.perturbation.moved:
+            for p in moved.parameters:
+                p.grad = None
         self.base.zero_grad(set_to_none)
 
     def state_dict(self) -> dict[str, Any]:

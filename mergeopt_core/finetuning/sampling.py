@@ -94,7 +94,7 @@ class Noise:
 def add_noise(
     weight: Tensor, out: Tensor, factor: float, noise: Noise, place: int = 0, *, loc: float = 0.0, scale: float = 1.0
 ) -> Tensor:
-    """Write ``weight + factor · z`` to ``out``, with z drawn per element: Laplace(loc, scale), or Gaussian as wide.
+    """Write θ + factor · z to ``out``, with z drawn per element: Laplace(loc, scale), or Gaussian as wide.
 
     Args:
         weight: θ of any shape and floating dtype.

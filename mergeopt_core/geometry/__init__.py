@@ -14,14 +14,6 @@ from mergeopt_core.geometry.task_vectors import (
 )
 
 __all__ = [
-    "LaplaceFit",
-    "Norms",
-    "SignAgreement",
-    "cosines",
-    "gram",
-    "ks_laplace",
-    "ks_normal",
-    "laplace_fit",
-    "norms",
+    "LaplaceFit", "Norms", "SignAgreement", "cosines", "gram", "ks_laplace", "ks_normal", "laplace_fit", "norms",
     "sign_agreement",
-]
+]  # fmt: skip

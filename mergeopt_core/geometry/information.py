@@ -19,12 +19,8 @@ def diagonal_fisher(
 
     The gradient is squared for one example at a time: the square of a batch's mean gradient is something else. With
     y_n drawn from the model it is the Fisher information itself, with the data's y_n the "empirical" one.
+    ``log_likelihood`` gives the scalar log p(y | x, θ) of one example; the model's own ``grad`` fields are left alone.
     Matena & Raffel, "Merging Models with Fisher-Weighted Averaging", 2021, https://arxiv.org/abs/2111.09832.
-
-    Args:
-        model: the model; its own ``grad`` fields are left alone.
-        examples: what ``log_likelihood`` takes, one at a time.
-        log_likelihood: scalar log p(y | x, θ) of one example.
 
     Raises:
         ValueError: no examples, or a gradient that is not finite (naming the parameter).
@@ -54,13 +50,9 @@ def input_grams(
     """Mean outer product of the inputs of every linear layer, by the name of its weight.
 
     G = XᵀX / T ``[in, in]`` over the T inputs (tokens) ``X [T, in]`` that the layer saw, in float32; the scale makes
-    experts with more data count no more. A layer whose weight is an embedding's (a tied head) is left out.
+    experts with more data count no more. A layer whose weight is an embedding's (a tied head) is left out. ``forward``
+    runs the model on one example, without padding.
     Jin et al., "Dataless Knowledge Fusion", 2022, https://arxiv.org/abs/2212.09849.
-
-    Args:
-        model: the model.
-        examples: what ``forward`` takes, one at a time.
-        forward: runs the model on one example, without padding.
 
     Returns:
         The Gram matrices, and for layers that are given the very input of another one (query, key, value) the name of

@@ -24,20 +24,12 @@ EXACT_UP_TO = 16
 
 
 def task_replicates(scores: NDArray, *, resamples: int, seed: int, task: str = "") -> NDArray:
-    """Bootstrap replicates of every model's mean on one task.
+    """Bootstrap replicates `[models, B]` of every model's mean on one task, from scores `[models, n]`.
 
     Each replicate draws n documents with replacement, the same for all models, and moves from the mean by
     √(n/(n−1)) times the resampled deviation, so that its variance is s²/n with the unbiased s² (Rao & Wu, JASA 1988).
-    The draw depends on (seed, task, n) only: on no other task, and not on how many models there are.
-
-    Args:
-        scores: scores of the models on the same documents `[models, n]`.
-        resamples: number of replicates B.
-        seed: of the draw.
-        task: name of the task.
-
-    Returns:
-        Replicates `[models, B]`. One document has no spread: its replicates are constant.
+    The draw depends on (seed, task, n) only: on no other task, and not on how many models there are. One document has
+    no spread: its replicates are constant.
     """
     models, n = scores.shape
     mean = scores.mean(axis=1)  # [models]
@@ -56,25 +48,11 @@ def task_replicates(scores: NDArray, *, resamples: int, seed: int, task: str = "
 
 
 def macro_replicates(tasks: Mapping[str, NDArray], *, resamples: int = 2000, seed: int = 0) -> NDArray:
-    """Bootstrap replicates of every model's macro mean over tasks: (1/T)·Σ_t mean_t.
-
-    Args:
-        tasks: per task, scores of the models on its documents `[models, n_t]`.
-        resamples: number of replicates B.
-        seed: of the draw.
-
-    Returns:
-        Replicates `[models, B]`.
-
-    Raises:
-        ValueError: when there are no tasks.
-    """
+    """Bootstrap replicates `[models, B]` of every model's macro mean (1/T)·Σ_t mean_t, from scores `[models, n_t]`."""
     if not tasks:
         raise ValueError("no tasks")
-    total = np.zeros((len(next(iter(tasks.values()))), resamples))
-    for name, scores in tasks.items():
-        total += task_replicates(scores, resamples=resamples, seed=seed, task=name)
-    return total / len(tasks)
+    draws = (task_replicates(scores, resamples=resamples, seed=seed, task=name) for name, scores in tasks.items())
+    return sum(draws, np.zeros(())) / len(tasks)
 
 
 def cluster_weights(clusters: int, population: int | None = None, *, resamples: int, seed: int = 0) -> NDArray:
@@ -92,6 +70,9 @@ def cluster_weights(clusters: int, population: int | None = None, *, resamples: 
 
     Returns:
         Weights `[S, B]`, each column summing to 1. One cluster has no spread: its weight is 1.
+
+    Raises:
+        ValueError: for no cluster, or more than there are.
     """
     if clusters < 1 or (population is not None and population < clusters):
         raise ValueError(f"{clusters} clusters of a population of {population}")
@@ -120,20 +101,16 @@ def difference_p(estimate: float, replicates: NDArray, differing: int) -> float:
 
     Args:
         estimate: the difference d.
-        replicates: its bootstrap replicates `[B]`.
+        replicates: its bootstrap replicates `[B]`; NaN where they are unknown, and the p-value then.
         differing: number m of documents on which the two differ.
-
-    Returns:
-        The p-value; NaN where the replicates are unknown (NaN).
     """
     if differing == 0 or estimate == 0:
         return 1.0
-    floor = 2.0 ** (1 - min(differing, 1000))
     spread = float(np.std(replicates))
     if math.isnan(spread):
         return math.nan
     tail = 2 * float(ndtr(-abs(estimate) / spread)) if spread > 0 else 0.0
-    return min(1.0, max(tail, floor))
+    return min(1.0, max(tail, 2.0 ** (1 - min(differing, 1000))))
 
 
 def paired_bootstrap(

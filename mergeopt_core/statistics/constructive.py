@@ -66,6 +66,9 @@ def union_test(differences: ArrayLike, p: ArrayLike) -> float:
     Args:
         differences: merge − rival `[rivals]`.
         p: two-sided p-values of these differences `[rivals]`.
+
+    Raises:
+        ValueError: for vectors of different lengths, or without elements.
     """
     d, each = np.asarray(differences, dtype=float), np.asarray(p, dtype=float)
     if d.shape != each.shape or d.ndim != 1 or len(d) == 0:
@@ -78,14 +81,7 @@ def share_kept(merge: NDArray, base: NDArray, expert: NDArray) -> NDArray:
 
     All are scored on expert k's own task: 1 keeps everything, 0 keeps nothing, and below 0 the merge is worse than the
     base. The ratio of sums stays steady where the mean of ratios blows up: at an expert that gained next to nothing.
-
-    Args:
-        merge: the merge's score on each expert's task `[K, …]` (trailing axes, e.g. replicates, are kept).
-        base: the base's, of the same shape.
-        expert: each expert's own, of the same shape.
-
-    Returns:
-        Shares of shape `[…]`.
+    Scores are `[K, …]`; trailing axes (replicates) are kept.
     """
     return (merge - base).sum(axis=0) / (expert - base).sum(axis=0)
 

@@ -86,11 +86,7 @@ def binomial_test(k: int, n: int, chance: float = 0.5) -> float:
 def mcnemar(a: ArrayLike, b: ArrayLike) -> float:
     """Exact McNemar test for paired 0/1 scores: the documents on which the two differ fall either way like a coin.
 
-    p = binomial_test(#{a=1, b=0}, #{a≠b}). McNemar, Psychometrika 1947.
-
-    Args:
-        a: scores of one model `[n]`.
-        b: scores of the other on the same documents `[n]`.
+    p = binomial_test(#{a=1, b=0}, #{a≠b}) for scores `[n]`. McNemar, Psychometrika 1947.
 
     Raises:
         ValueError: for different shapes or scores other than 0 and 1.
@@ -102,11 +98,7 @@ def mcnemar(a: ArrayLike, b: ArrayLike) -> float:
 
 
 def paired(a: ArrayLike, b: ArrayLike) -> tuple[NDArray, NDArray]:
-    """Both scores as vectors `[n]`.
-
-    Raises:
-        ValueError: for different shapes.
-    """
+    """Both scores as vectors `[n]`; ValueError for different shapes."""
     x, y = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
     if x.shape != y.shape or x.ndim != 1:
         raise ValueError(f"paired scores must be vectors of one length, not {list(x.shape)} and {list(y.shape)}")

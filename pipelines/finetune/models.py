@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from conf.errors import UserError, nearest
 from conf.schema import Lora, Training
-from mergeopt_core.finetuning.offset import Origin
+from mergeopt_core.finetuning.weights import Origin
 from pipelines.finetune.tangent import linearise
 
 TOKENIZER_FILES = (

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from transformers import TrainingArguments
+
 from conf.errors import UserError
 from conf.schema import Optimizer, Task, Training
 from mergeopt_core.finetuning import MasterWeights
@@ -26,7 +28,7 @@ from pipelines.finetune.optimizers import base_optimizer, check_finetuning, chec
 from pipelines.finetune.state import quiet, seeded, settled
 from pipelines.finetune.tangent import delinearise, write_flag
 from pipelines.finetune.tokens import Collator, PackCollator, encode, pack
-from pipelines.finetune.trainer import ExpertTrainer, MetricsCallback, NotFiniteError, arguments
+from pipelines.finetune.trainer import ExpertTrainer, MetricsCallback, NotFiniteError
 from pipelines.progress import SILENT, Progress
 from pipelines.threads import threads
 
@@ -76,13 +78,8 @@ def finetune(
     The same arguments give the same bits on a given machine; the caller's random state is left as found.
 
     Args:
-        base: Folder of the base checkpoint.
-        task: What the expert is trained on.
         finetuning: Method and parameters, as for ``check_finetuning``.
-        optimizer: The base optimizer.
-        training: Length, batch, precision.
         seed: Of the data order, the method's random draws, adapters, dropout.
-        out: Folder to fill.
         progress: Listener; its fields are loss, lr, tokens_per_second, eta (seconds) and memory (bytes).
         name: The expert's name; default the task's.
         datasets: Local mirror of hub data sets.
@@ -151,12 +148,10 @@ def _fit(run: Run, loaded: Loaded, rows: list[Row], progress: Progress) -> dict[
     """Train ``loaded.model`` in place."""
     data, collator = _sequences(run, loaded, rows)
     steps = total_steps(run.task, run.training, len(data), int(os.environ.get("WORLD_SIZE", "1")))
-    schedule = "constant" if run.method.get("mode") == "released" else run.training.schedule
     resumable = run.training.save_steps is not None
     metrics = (run.checkpoints if resumable else run.out) / "metrics.jsonl"
     with tempfile.TemporaryDirectory() as scratch, _tensorboard_in(run.out):
-        folder, cpu = run.checkpoints if resumable else Path(scratch), loaded.device == "cpu"
-        args = arguments(run.training, run.optimizer, schedule, run.seed, steps, folder, cpu)
+        args = _arguments(run, loaded, steps, run.checkpoints if resumable else Path(scratch))
         with args.main_process_first(local=False):
             newest = _newest_checkpoint(run.checkpoints, run.about()) if resumable else None
         model = loaded.model.to(loaded.device)
@@ -170,9 +165,8 @@ def _fit(run: Run, loaded: Loaded, rows: list[Row], progress: Progress) -> dict[
     if resumable and run.rank == 0:
         shutil.copyfile(metrics, run.out / "metrics.jsonl")
     _finish(run, loaded, trainer)
-    last = callback.last
-    taken = trainer.state.global_step
-    return {"steps": taken, "loss": last.get("loss"), "tokens": last.get("tokens"), "examples": len(rows)}
+    last = {key: callback.last.get(key) for key in ("loss", "tokens")}
+    return {"steps": trainer.state.global_step, **last, "examples": len(rows)}
 
 
 def _sequences(run: Run, loaded: Loaded, rows: list[Row]) -> tuple[list[Any], Any]:
@@ -182,6 +176,22 @@ def _sequences(run: Run, loaded: Loaded, rows: list[Row]) -> tuple[list[Any], An
         return list(examples), Collator(loaded.pad)
     length = min(run.training.max_length or loaded.context, loaded.context)
     return list(pack(examples, length, run.seed)), PackCollator(loaded.pad)
+
+
+def _arguments(run: Run, loaded: Loaded, steps: int, folder: Path) -> TrainingArguments:
+    """The Trainer's arguments, with everything that talks, saves or forks switched off unless asked for."""
+    training, cpu = run.training, loaded.device == "cpu"
+    schedule = "constant" if run.method.get("mode") == "released" else training.schedule
+    return TrainingArguments(
+        output_dir=str(folder), max_steps=steps, seed=run.seed, use_cpu=cpu, dataloader_pin_memory=not cpu,
+        per_device_train_batch_size=training.batch_size, gradient_accumulation_steps=training.accumulation,
+        learning_rate=run.optimizer.lr, lr_scheduler_type=schedule,
+        warmup_steps=0 if schedule == "constant" else training.warmup_steps,
+        max_grad_norm=training.clip, bf16=training.precision == "bf16",
+        save_strategy="steps" if training.save_steps else "no", save_steps=training.save_steps or 500,
+        save_total_limit=1, report_to=list(training.reporters) or "none", disable_tqdm=True,
+        logging_strategy="steps", logging_steps=1, logging_nan_inf_filter=False, remove_unused_columns=False,
+    )  # fmt: skip
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The transformers Trainer, with everything that talks, saves or forks switched off unless asked for; its callbacks."""
+"""The transformers Trainer for methods that move weights, and its callbacks."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from typing import Any
 import psutil
 import torch
 from torch import nn
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback
 
-from conf.schema import Optimizer, Training
 from pipelines.progress import Step
 
 
@@ -144,32 +143,3 @@ class MetricsCallback(TrainerCallback):
 def _memory() -> int:
     """Bytes in use: of the accelerator where there is one, else of this process."""
     return int(torch.cuda.memory_allocated() if torch.cuda.is_available() else psutil.Process().memory_info().rss)
-
-
-def arguments(
-    training: Training, optimizer: Optimizer, schedule: str, seed: int, steps: int, folder: Path, cpu: bool
-) -> TrainingArguments:
-    """The Trainer's arguments; ``folder`` is where it may write."""
-    return TrainingArguments(
-        output_dir=str(folder),
-        max_steps=steps,
-        per_device_train_batch_size=training.batch_size,
-        gradient_accumulation_steps=training.accumulation,
-        learning_rate=optimizer.lr,
-        lr_scheduler_type=schedule,
-        warmup_steps=0 if schedule == "constant" else training.warmup_steps,
-        max_grad_norm=training.clip,
-        bf16=training.precision == "bf16",
-        save_strategy="steps" if training.save_steps else "no",
-        save_steps=training.save_steps or 500,
-        save_total_limit=1,
-        report_to=list(training.reporters) or "none",
-        logging_strategy="steps",
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        disable_tqdm=True,
-        dataloader_pin_memory=not cpu,
-        remove_unused_columns=False,
-        seed=seed,
-        use_cpu=cpu,
-    )
