@@ -22,7 +22,7 @@ DISTRIBUTIONS = ("laplace", "gaussian")
 PIECE = 1 << 16
 """Elements worked on at a time and thread: six scratch rows of them fit a core's cache."""
 WORTH_COMPILING = 1 << 27
-"""Elements from which compiling for the CPU (seconds to a minute once a process) pays within an ordinary run."""
+"""Elements from which compiling for the CPU (seconds to a minute once per process) pays within an ordinary run."""
 
 _MASK64 = (1 << 64) - 1
 SIGN = -(1 << 31)

@@ -1,1 +1,1 @@
-"""Singular values, polar factors and what of them can be kept between merges."""
+"""Singular values and polar factors, and what of them is cached between merges."""

@@ -2,9 +2,9 @@
 
 U f(Σ) Vᵀ = W V diag(f(σ)/σ) Vᵀ is a product of matrices with orthonormal columns, which once known in float64 may be
 taken in float32. The leading triplets of an expert's update, and the inner products between experts, do not depend on
-which others are merged: a sweep over subsets of N experts needs N decompositions a tensor and N(N−1)/2 cross products a
-subset size. ``cache`` is any dict-like store (``get`` and item assignment) of mappings of tensors by tuples of strings;
-it belongs to one base. None computes afresh, to the same bits.
+which others are merged: a sweep over subsets of N experts needs N decompositions per tensor and N(N−1)/2 cross products
+per subset size. ``cache`` is any dict-like store (``get`` and item assignment) of mappings of tensors by tuples of
+strings; it belongs to one base. None computes afresh, to the same bits.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 from mergeopt_core.spectral.decompositions import Path, newton_schulz, symmetric_eigen, triplets
 
 FEW, WELL_CONDITIONED = 0.7, 50
-"""Columns a row, and condition number, up to which a float32 Gram matrix is tried, and trusted."""
+"""Columns per row, and condition number, up to which a float32 Gram matrix is tried, and trusted."""
 
 STRONG = 0.25
 """σ/σ₁ from which on X v is computed in X's own dtype: its rounding error grows by σ₁/σ when U = X v / σ."""
@@ -120,7 +120,7 @@ def factors(
 ) -> Factors:
     """The k leading triplets of an update, from the cache where it holds as many; ``update()`` makes the matrix.
 
-    min(m, n) // 2 triplets are computed and kept, which any subset of two or more experts can use, with or without a
+    Half of all triplets are computed and kept, which any subset of two or more experts can use, with or without a
     cache, so that its bits do not depend on there being one.
     """
     path = "gram" if path == "newton_schulz" else path

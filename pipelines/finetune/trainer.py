@@ -25,7 +25,7 @@ class NotFiniteError(ArithmeticError):
 
 
 class ExpertTrainer(Trainer):
-    """Runs methods that take several gradients a step, counts tokens, and stops before a loss that is no number steps.
+    """Runs methods of several gradients per step, counts tokens, and stops before a loss that is no number steps.
 
     Args:
         method: The optimizer around the base optimizer, or the base optimizer itself.
@@ -45,7 +45,7 @@ class ExpertTrainer(Trainer):
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         """One micro-batch; its gradients are added up.
 
-        Methods of several gradients hold the micro-batches back and run all of them, once a gradient, with the last.
+        Methods of several gradients hold the micro-batches back and run all of them, once per gradient, with the last.
         """
         self.tokens += inputs.pop("tokens", 0)
         if not self.several:
@@ -88,7 +88,7 @@ class PerturbationCallback(TrainerCallback):
 
 
 class MetricsCallback(TrainerCallback):
-    """Writes ``metrics.jsonl`` and reports loss, learning rate, tokens a second, time left and memory."""
+    """Writes ``metrics.jsonl`` and reports loss, learning rate, tokens per second, time left and memory."""
 
     def __init__(self, file: Path | None, step: Step, trainer: ExpertTrainer):
         self.file, self.step, self.trainer = file, step, trainer
@@ -131,7 +131,7 @@ class MetricsCallback(TrainerCallback):
         self.step.advance(loss=row["loss"], lr=row["lr"], tokens_per_second=rate, eta=eta, memory=_memory())
 
     def _method(self) -> dict[str, Any]:
-        """What the method tells of its latest step."""
+        """What the method reports of its latest step."""
         row: dict[str, Any] = {}
         if (offset := getattr(self.trainer.method, "last_offset", None)) is not None:
             row |= {"alpha": offset.alpha, "tasks": offset.tasks, "offset_seed": offset.seed}

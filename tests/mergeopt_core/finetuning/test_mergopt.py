@@ -68,23 +68,6 @@ def test_base_optimizer_receives_the_gradient_at_the_moved_weights(distribution)
             torch.testing.assert_close(got, p.grad, rtol=1e-5, atol=1e-6)
 
 
-def test_zero_scale_is_plain_training_bit_for_bit():
-    (a, x, y), (b, _, _) = make(), make()
-    plain, moved = (
-        torch.optim.AdamW(a.parameters(), lr=0.1),
-        MergOPT(torch.optim.AdamW(b.parameters(), lr=0.1), scale=0),
-    )
-    for _ in range(5):
-        plain.zero_grad()
-        mse_loss(a(x), y).backward()
-        plain.step()
-        moved.zero_grad()
-        with moved.perturbed():
-            mse_loss(b(x), y).backward()
-        moved.step()
-    assert same(bits(a), bits(b))
-
-
 def test_a_nonzero_scale_changes_the_trajectory():
     (a, x, y), (b, _, _) = make(), make()
     for model, scale in ((a, 0.0), (b, 0.1)):
