@@ -68,10 +68,11 @@ class SAM(PerturbedOptimizer):
         norms = []
         for i, (g, weight) in enumerate(zip(gradients, weights)):
             if g is not None:
-                size = self.element_size(i, weight)
-                norms.append(_norm(g if size is None else size * g).to(weights[0].device))
-        norm = float(torch.linalg.vector_norm(torch.stack(norms))) if norms else 0.0
-        factor = self.rho / (norm + self.tiny)
+                size, dtype = self.element_size(i, weight), torch.promote_types(g.dtype, torch.float32)
+                norm = torch.linalg.vector_norm(g if size is None else size * g, dtype=dtype)
+                norms.append(norm.to(weights[0].device))
+        total = float(torch.linalg.vector_norm(torch.stack(norms))) if norms else 0.0
+        factor = self.rho / (total + self.tiny)
 
         def fill(i: int, weight: Tensor, out: Tensor) -> None:
             g = gradients[i]
@@ -118,7 +119,3 @@ class ASAM(SAM):
         name = self.perturbation.moved[i].name
         sized = "weight" in name if name else weight.dim() > 1
         return weight.abs() + self.eta if sized else None
-
-
-def _norm(tensor: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(tensor, dtype=torch.promote_types(tensor.dtype, torch.float32))

@@ -84,6 +84,7 @@ class Noise:
         length = min(self.size, PIECE * (torch.get_num_threads() if device.type == "cpu" else 1 << 9))
         if not self._rows or len(self._rows[0]) != length or self._rows[0].device != device:
             self._rows = _rows(length, device)
+        # pieces begin at multiples of their length within a block of counters, so that neighbours find the same one
         begin = place - place % BLOCK % length
         end = min(begin + length, self.size, (place // BLOCK + 1) * BLOCK)
         self._unit = _DRAWS[self.distribution]([row[: end - begin] for row in self._rows], _words(self.key, begin))

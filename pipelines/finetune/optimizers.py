@@ -146,17 +146,17 @@ def check_training(training: Training, method: str) -> None:
     def refuse(what: str, name: str, do: str) -> None:
         raise UserError(what, where=f"training.{name}", do=do)
 
-    for name in ("steps", "batch_size", "accumulation", "save_steps", "max_length"):
-        value = getattr(training, name)
-        if value is not None and value < 1:
-            refuse(f"{name} is {value}", name, "give 1 or more")
+    for names, valid, do in (
+        (("steps", "batch_size", "accumulation", "save_steps", "max_length"), lambda v: v >= 1, "give 1 or more"),
+        (("epochs",), lambda v: v > 0, "give more than 0"),
+        (("clip", "warmup_steps"), lambda v: v >= 0, "give 0 or more"),
+    ):
+        for name in names:
+            value = getattr(training, name)
+            if value is not None and not valid(value):
+                refuse(f"{name} is {value}", name, do)
     if training.lora.rank < 0:
         refuse(f"the rank is {training.lora.rank}", "lora.rank", "give 0 or more")
-    if not training.epochs > 0:
-        refuse(f"epochs is {training.epochs}", "epochs", "give more than 0")
-    for name in ("clip", "warmup_steps"):
-        if not getattr(training, name) >= 0:
-            refuse(f"{name} is {getattr(training, name)}", name, "give 0 or more")
     for name, known in (("schedule", SCHEDULES), ("precision", PRECISIONS)):
         if getattr(training, name) not in known:
             refuse(f"unknown {name} {getattr(training, name)!r}", name, nearest(getattr(training, name), known))
