@@ -14,11 +14,11 @@ from mergeopt_core.statistics.constructive import (
     Standing,
     Tally,
     constructive,
+    leads,
     performance_drop,
     share_kept,
     union_test,
 )
-from mergeopt_core.statistics.leads import leads
 from mergeopt_core.statistics.tests import (
     Interval,
     benjamini_hochberg,
@@ -31,6 +31,7 @@ from mergeopt_core.statistics.tests import (
 
 __all__ = [
     "Interval", "Standing", "Tally", "benjamini_hochberg", "binomial_test", "bootstrap_mean", "clopper_pearson",
-    "cluster_weights", "constructive", "difference_p", "holm", "leads", "macro_replicates", "mcnemar", "paired_bootstrap",
-    "percentile_interval", "performance_drop", "share_kept", "sign_flip", "task_replicates", "union_test", "wilson",
+    "cluster_weights", "constructive", "difference_p", "holm", "leads", "macro_replicates", "mcnemar",
+    "paired_bootstrap", "percentile_interval", "performance_drop", "share_kept", "sign_flip", "task_replicates",
+    "union_test", "wilson",
 ]  # fmt: skip

@@ -1,14 +1,16 @@
-"""What merging was worth: constructive interference, the share of a skill that is kept, the drop under attack."""
+"""What merging was worth: constructive interference, who leads, the share of a skill that is kept, drops under attack."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mergeopt_core.statistics.tests import Interval, wilson
+from mergeopt_core.statistics.bootstrap import difference_p, percentile_interval
+from mergeopt_core.statistics.tests import Interval, holm, wilson
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,37 @@ def union_test(differences: ArrayLike, p: ArrayLike) -> float:
     if d.shape != each.shape or d.ndim != 1 or len(d) == 0:
         raise ValueError(f"differences {list(d.shape)} and p-values {list(each.shape)} must be vectors of one length")
     return 1.0 if (d <= 0).any() else float(each.max())
+
+
+def leads(
+    scores: ArrayLike, replicates: NDArray, documents: int, confidence: float = 0.95
+) -> tuple[int, list[Interval]]:
+    """The highest of K paired scores, and its difference to each.
+
+    As the best is chosen by looking, any of the K(K−1)/2 pairs could have been the one that is reported: the p-values
+    are Holm-corrected over all pairs, which bounds the chance of even one false lead whichever comes out highest.
+
+    Args:
+        scores: the scores `[K]`.
+        replicates: their paired bootstrap replicates `[K, B]`.
+        documents: number of documents scored, for the floor of the p-values.
+        confidence: coverage of each interval (these are not corrected).
+
+    Returns:
+        Position of the highest, and for each of the K the interval of highest − it; p is None where it is unknown.
+    """
+    points = np.asarray(scores, dtype=float)
+    best = int(points.argmax())
+    pairs = [(i, j) for i in range(len(points)) for j in range(i)]
+    p = [difference_p(points[i] - points[j], replicates[i] - replicates[j], max(documents, 1)) for i, j in pairs]
+    known = [k for k, value in enumerate(p) if not math.isnan(value)]
+    corrected = dict(zip((pairs[k] for k in known), holm([p[k] for k in known])))
+    found = []
+    for k, point in enumerate(points):
+        q = corrected.get((max(best, k), min(best, k)))
+        gap = replicates[best] - replicates[k]
+        found.append(percentile_interval(points[best] - point, gap, confidence, p=None if q is None else float(q)))
+    return best, found
 
 
 def share_kept(merge: NDArray, base: NDArray, expert: NDArray) -> NDArray:
