@@ -10,7 +10,7 @@ from typing import Any
 
 from conf.schema import Lora, Optimizer, Training
 from pipelines.finetune.card import base_name
-from pipelines.finetune.methods import METHODS
+from pipelines.finetune.optimizers import METHODS
 from pipelines.store import ENTRY, content_key
 
 UNKNOWN = "—"
@@ -60,7 +60,7 @@ def training_of(folder: str) -> dict[str, Any] | None:
     for aside in ("steps", "epochs", "batch_size", "accumulation", "save_steps", "reporters"):
         training.pop(aside)
     how = [
-        _changed(name, method, {key: parameter.default for key, parameter in METHODS[name].items()}),
+        _changed(name, method, {key: default for key, (default, _) in METHODS[name].items()}),
         _changed(f"{optimizer.pop('name')} lr={optimizer.pop('lr'):g}", optimizer, vars(Optimizer())),
         _changed(f"{_length(about)} of {batch}", training, vars(Training())),
         *([_changed("lora", lora, vars(Lora()))] if lora["rank"] else []),

@@ -1,4 +1,4 @@
-"""What merging was worth: constructive interference, who leads, the share of a skill that is kept, drops under attack."""
+"""What merging was worth: constructive interference, who leads, the share of a skill kept, the drop under attack."""
 
 from __future__ import annotations
 
