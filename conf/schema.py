@@ -193,6 +193,8 @@ class Suite:
     """Perturbation of the prompts: none, deepwordbug, stresstest or bertattack."""
     run_code: bool = False
     """Allow tasks that execute generated code."""
+    isolate_code: bool = True
+    """Refuse them where the code cannot be kept from files, network and other processes."""
     seed: int = 1234
     """Seed of few-shot examples, limits and attacks."""
 

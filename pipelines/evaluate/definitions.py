@@ -76,6 +76,11 @@ class Definition:
         return (self.config.get("metadata") or {}).get("local")
 
     @property
+    def own(self) -> bool:
+        """Whether it is a task of ours."""
+        return self.path.is_relative_to(OWN_TASKS)
+
+    @property
     def unsafe(self) -> bool:
         """Whether it runs code that the model wrote."""
         return bool(self.config.get("unsafe_code"))

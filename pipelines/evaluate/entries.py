@@ -17,8 +17,9 @@ from lm_eval.tasks._yaml_loader import load_yaml
 
 from conf.errors import UserError, nearest
 from conf.schema import Suite, SuiteTask
-from pipelines.evaluate.definitions import HUB_FILE, PACKAGED
+from pipelines.evaluate.definitions import HUB_FILE, OWN_TASKS, PACKAGED
 from pipelines.evaluate.index import TaskIndex
+from pipelines.evaluate.sandbox import refusal
 
 
 @dataclass
@@ -110,7 +111,7 @@ def _skill(key: str, spec: SuiteTask, suite: Suite) -> Task:
 
 
 def _built(name: str, spec: SuiteTask, suite: Suite, index: TaskIndex, datasets: str | None) -> Any:
-    factory = _Factory(datasets, spec.split or suite.split, suite.run_code)
+    factory = _Factory(datasets, spec.split or suite.split, suite)
     registry = _Registry(index)
     return factory.build(registry[name], overrides=None, registry=registry)
 
@@ -152,14 +153,15 @@ class _Registry(dict[str, Entry]):
 class _Factory(TaskFactory):
     """lm-eval's factory, with the data taken from a mirror and the split from the suite."""
 
-    def __init__(self, mirror: str | None, split: str | None, run_code: bool):
+    def __init__(self, mirror: str | None, split: str | None, suite: Suite):
         super().__init__()
-        self.mirror, self.split, self.run_code = mirror, split, run_code
+        self.mirror, self.split, self.suite = mirror, split, suite
 
     def _load_full_config(self, entry: Entry, overrides: dict[str, Any] | None = None) -> dict[str, Any]:
         unsafe = entry.yaml_path and load_yaml(entry.yaml_path, resolve_func=False).get("unsafe_code")
-        if unsafe and not self.run_code:
-            raise UserError(f"task {entry.name} runs code that the model wrote", do="allow it with suite.run_code=true")
+        own = entry.yaml_path is not None and entry.yaml_path.is_relative_to(OWN_TASKS)
+        if unsafe and (problem := refusal(own, self.suite.run_code, self.suite.isolate_code)):
+            raise UserError(f"task {entry.name} {problem}")
         config = super()._load_full_config(entry, overrides)
         if entry.kind is Kind.GROUP:
             return config

@@ -16,6 +16,7 @@ from conf.schema import Suite, SuiteTask
 from pipelines.evaluate.attacks import attack_problem
 from pipelines.evaluate.definitions import OWN_TASKS, Definition, leaves
 from pipelines.evaluate.index import TaskIndex, lm_eval_version, task_index
+from pipelines.evaluate.sandbox import refusal
 
 DTYPES = ("float32", "float16", "bfloat16")
 """Dtypes that a model can be scored in."""
@@ -43,6 +44,7 @@ def suite_fingerprint(suite: Suite, datasets: str | None = None, folder: str | P
         "max_length": suite.max_length,
         "share_prefix": suite.share_prefix,
         "attack": suite.attack,
+        **_attack_model(suite.attack),
         "seed": suite.seed,
     }
 
@@ -98,8 +100,9 @@ def _check_task(
     key: str, spec: SuiteTask, suite: Suite, found: list[Definition], datasets: str | None, online: bool
 ) -> list[str]:
     problems = []
-    if any(leaf.unsafe for leaf in found) and not suite.run_code:
-        problems.append(f"task {key} runs code that the model wrote: allow it with suite.run_code=true")
+    refusals = (refusal(leaf.own, suite.run_code, suite.isolate_code) for leaf in found if leaf.unsafe)
+    if problem := next(filter(None, refusals), None):
+        problems.append(f"task {key} {problem}")
     for leaf in found:
         if leaf.metrics is not None and spec.metric not in leaf.metrics:
             problems.append(
@@ -157,6 +160,12 @@ def _task_fingerprint(
     mirror = Path(datasets).expanduser() if datasets is not None else None
     data = {name: folder_hash(mirror / name) if mirror is not None else "hub" for name in named}
     return {**common, "task": name, "definitions": own, "data": data}
+
+
+def _attack_model(attack: str) -> dict[str, Any]:
+    """What fixes an attack that asks a model, beside its name: a version of its own, and a local model's content."""
+    _, _, model = attack.partition(":")
+    return {"attack_model": [2, folder_hash(Path(model).expanduser())]} if model else {}
 
 
 def _definition_hash(leaf: Definition) -> str:

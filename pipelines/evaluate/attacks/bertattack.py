@@ -41,15 +41,18 @@ class Replacer:
             logits = model(**coded).logits[0]  # [T, V]
         changes = []
         for start, end in spans:
-            at = next((i for i, (a, b) in enumerate(offsets) if a == start and b > a), None)
+            at = next((i for i, (a, b) in enumerate(offsets) if a <= start < b and not text[a:start].strip()), None)
             word = text[start:end] if at is None else self._likeliest(logits[at], text[start:end], spared)
             changes.append(((start, end), word))
         return replaced(text, changes)
 
     def _likeliest(self, logits: torch.Tensor, word: str, spared: Set[str]) -> str:
         tokenizer, _ = self._model()
-        for token in logits.topk(min(CANDIDATES, len(logits))).indices.tolist():
-            candidate = tokenizer.convert_ids_to_tokens(token)
+        starts = tuple({piece[0] for piece in tokenizer.tokenize("a a")} & set("Ġ▁"))  # marks of a word's first piece
+        for token in tokenizer.convert_ids_to_tokens(logits.topk(min(CANDIDATES, len(logits))).indices.tolist()):
+            if token is None or (starts and not token.startswith(starts)):  # rows beyond the vocabulary have no token
+                continue
+            candidate = tokenizer.convert_tokens_to_string([token]).strip() if starts else token
             if candidate.isalpha() and candidate.lower() != word.lower() and candidate.lower() not in spared:
                 return candidate.capitalize() if word[0].isupper() else candidate
         return word

@@ -72,6 +72,33 @@ def test_bertattack_puts_whole_words_in(tmp_path):
     assert out == attack_named(f"bertattack:{tmp_path}")(TEXT, {"positive"}, Random(1))
 
 
+def test_bertattack_reads_byte_level_tokenizers(tmp_path):
+    """Pieces of a byte-level vocabulary begin with Ġ where a word begins; others go on with one."""
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import RobertaConfig, RobertaForMaskedLM, RobertaTokenizerFast
+
+    pieces = ByteLevelBPETokenizer()
+    words = ["acting", "leading", "almost", "melodrama", "worthwhile", "café"]
+    pieces.train_from_iterator([" ".join(words * 9)], vocab_size=340, min_frequency=1)
+    (tmp_path / "m").mkdir()
+    RobertaTokenizerFast(tokenizer_object=pieces._tokenizer).save_pretrained(tmp_path / "m")
+    config = RobertaConfig(
+        vocab_size=350, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+    )
+    RobertaForMaskedLM(config).save_pretrained(tmp_path / "m")
+    attack = attack_named(f"bertattack:{tmp_path / 'm'}")
+    text = "The acting almost makes this melodrama worthwhile."
+    changed = {
+        b.strip(".").lower()
+        for seed in range(9)
+        for a, b in zip(text.split(), attack(text, set(), Random(seed)).split(), strict=True)
+        if a != b
+    }
+    starts = {piece for piece, _ in pieces.get_vocab().items() if piece.startswith("Ġ")}
+    assert changed
+    assert changed <= {pieces.decode([pieces.token_to_id(piece)]).strip() for piece in starts}
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [("bertattack", "name one, as in attack=bertattack:"), ("deepwordbag", "did you mean deepwordbug")],

@@ -1,4 +1,4 @@
-"""Task files of our own: TRACE's scores against independent ones, programs under limits, LiveBench's checks."""
+"""Task files of our own: TRACE's scores against independent ones, programs against their tests, LiveBench's checks."""
 
 import base64
 import json
@@ -9,7 +9,6 @@ import pytest
 
 from conf.schema import Suite, SuiteTask
 from pipelines.evaluate.evaluator import Evaluator
-from pipelines.evaluate.sandbox import outputs, passes
 from pipelines.evaluate.tasks.code import checks as code
 from pipelines.evaluate.tasks.livebench import checks as livebench
 from pipelines.evaluate.tasks.trace import metrics
@@ -32,27 +31,71 @@ def test_sari_by_hand():
     # one word each: source a, output b, reference c. unigrams: nothing kept (P = 1 of none, R = 1 of none: F1 1),
     # a deleted rightly (1), b added wrongly (0); longer n-grams: nothing to do, 1 each
     assert metrics.sari("a", "b", ["c"]) == pytest.approx(((1 + 1 + 0) + 3 * 3) / 12)
+    # no output is one empty word, as Hugging Face splits it: a not kept (0), b of a and b deleted rightly (1/2), the
+    # empty word added wrongly (0); "a b" deleted rightly, nothing else to do
+    assert metrics.sari("a b", "", ["a"]) == pytest.approx(((0 + 0.5 + 0) + 3 * 3) / 12)
 
 
 @pytest.mark.parametrize(
     ("output", "answer", "right"),
-    [("A", "A", 1), (" b.", "B", 1), ("Answer: C", "C\nBecause", 1), ("(A)", "B", 0), ("", "A", 0), ("Apples", "A", 0)],
+    [
+        *[("A", "A", 1), (" b.", "B", 1), ("Answer: C", "C\nBecause", 1), ("(A)", "B", 0), ("", "A", 0)],
+        *[
+            ("Apples", "A", 0),
+            ("A long time ago", "A", 0),
+            ("A支持", "A", 1),
+            ("A\nbecause", "A", 1),
+            ("A. no", "A", 1),
+        ],
+    ],
 )
 def test_letters(output, answer, right):
-    assert metrics.letter({"answer": answer}, [output]) == {"acc": right}
+    assert metrics.letter({"answer": answer}, [output])["acc"] == right
+
+
+def test_exact_match_is_equality_of_strings():
+    doc = {"answer": "A"}
+    assert [metrics.letter(doc, [o])["exact_match"] for o in ("A", " A\n", "A.", "a", "", "A支持")] == [
+        1,
+        1,
+        0,
+        0,
+        0,
+        0,
+    ]
+    assert [metrics.number({"answer": "12"}, [o])["exact_match"] for o in ("12", "12.0", "is 12")] == [1, 0, 0]
+    doc = {"answer": "B\nIt is so."}  # the release compares the first characters
+    assert [metrics.reasoned(doc, [o])["exact_match"] for o in ("B", "Because", "(B)", "")] == [1, 1, 0, 0]
+    assert [metrics.reasoned(doc, [o])["acc"] for o in ("B", "Because", "(B)", "")] == [1, 0, 1, 0]
 
 
 @pytest.mark.parametrize(
     ("output", "answer", "right"), [("1,536", "1536", 1), ("is 3.0 kg", "3", 1), ("4", "3", 0), ("x", "3", 0)]
 )
 def test_numbers(output, answer, right):
-    assert metrics.number({"answer": answer}, [output]) == {"acc": right}
+    assert metrics.number({"answer": answer}, [output])["acc"] == right
 
 
 def test_rouge_l_by_hand():
     # longest common subsequence "the cat mat" of 4 and 5 words: P = 3/4, R = 3/5
-    score = metrics.rouge_l({"answer": "the cat on the mat"}, ["the cat likes mat"])["rouge_l"]
+    score = metrics.summary({"answer": "the cat on the mat"}, ["the cat likes mat"])["rouge_l"]
     assert score == pytest.approx(2 * 0.75 * 0.6 / (0.75 + 0.6))
+
+
+@pytest.mark.parametrize(
+    ("answer", "output", "value"),  # what package rouge 1.0.1 gives for (answer, output)
+    [
+        (
+            "The council approved the plan. It passes to the mayor.",
+            "the council approved a plan. The mayor it passes to.",
+            0.7368421002770082,
+        ),
+        ("a b c d", "b a d c", 0.4999999950000001),
+    ],
+)
+def test_rouge_l_of_the_release(answer, output, value):
+    assert metrics.summary({"answer": answer}, [output])["rouge_l_trace"] == pytest.approx(value, abs=1e-15)
+    assert metrics.summary({"answer": answer}, [""])["rouge_l_trace"] == 0
 
 
 @pytest.fixture(scope="session")
@@ -79,7 +122,7 @@ def trace_mirror(shared, tmp_path_factory):
 
 
 def test_trace_suite_runs_on_files_of_its_shape(trace_mirror, folder, model):
-    metric = {"trace_meetingbank": "rouge_l", "trace_20minuten": "sari"}
+    metric = {"trace_meetingbank": "rouge_l_trace", "trace_20minuten": "sari_trace"}
     names = ("cstance", "fomc", "scienceqa", "numglue_cm", "numglue_ds", "meetingbank", "20minuten")
     tasks = {f"trace_{n}": SuiteTask(metric=metric.get(f"trace_{n}", "acc"), limit=2) for n in names}
     evaluator = Evaluator(Suite(name="trace", tasks=tasks, batch_size=2), folder, datasets=str(trace_mirror))
@@ -99,17 +142,8 @@ def test_trace_prompts_quote_their_paragraph(trace_mirror):
         same = metrics.simplification(row, [row["answer"]])["sari"]
         assert same == pytest.approx(metrics.sari(paragraph, row["answer"], [row["answer"]]))
         assert same > metrics.simplification(row, [paragraph])["sari"]
-
-
-def test_programs_run_with_limits(tmp_path):
-    assert passes("assert 1 + 1 == 2")
-    assert not passes("assert 1 + 1 == 3")
-    assert not passes("import sys; sys.exit(1)")
-    assert not passes("while True: pass", seconds=1)
-    assert not passes("x = ' ' * (1 << 40)")
-    assert not passes(f"open('{tmp_path}/big', 'wb').write(b'0' * (64 << 20))")
-    assert not passes("import os; os.environ['PATH']")
-    assert outputs("print(int(input()) * 2)", "21\n") == "42\n"
+        whole = metrics.simplification(row, [row["answer"]])["sari_trace"]
+        assert whole == pytest.approx(metrics.sari(row["prompt"], row["answer"], [row["answer"]]))
 
 
 def test_humaneval_and_mbpp_solutions_pass_and_others_do_not(shared):
@@ -121,6 +155,22 @@ def test_humaneval_and_mbpp_solutions_pass_and_others_do_not(shared):
         for document in map(json.loads, lines):
             assert check(document, [document[solution]]) == {"pass@1": 1.0}
             assert check(document, ["    return None" if name == "humaneval" else "x = 1"]) == {"pass@1": 0.0}
+            for end in ("exit()", "raise SystemExit", "__import__('os')._exit(0)"):
+                assert check(document, [f"    {end}\n{end}" if name == "humaneval" else end]) == {"pass@1": 0.0}
+
+
+def test_mbpp_builds_what_its_setup_asks_for(shared):
+    lines = (shared / "data" / "mbpp" / "test.jsonl").read_text().splitlines()
+    (document,) = (document for document in map(json.loads, lines) if document["task_id"] == 367)  # a tree of Nodes
+    assert code.mbpp(document, [document["code"]]) == {"pass@1": 1.0}
+    assert code.mbpp(document, [document["code"].replace("return True", "return False")]) == {"pass@1": 0.0}
+
+
+def test_humaneval_takes_helpers_from_the_prompt(shared):
+    lines = (shared / "data" / "humaneval" / "test.jsonl").read_text().splitlines()
+    document = next(d for d in map(json.loads, lines) if d["task_id"] == "HumanEval/32")
+    assert code.humaneval(document, [document["canonical_solution"]]) == {"pass@1": 1.0}
+    assert code.humaneval(document, ["    return 0\n\ndef poly(xs, x): return 0\n"]) == {"pass@1": 0.0}
 
 
 @pytest.fixture(scope="session")
@@ -181,6 +231,10 @@ def test_livebench_contests():
     question = contest(call, "[]", func_name="f")
     assert livebench.coding(question, [program]) == {"score": 1.0}
     assert livebench.coding(question, [if_wrong]) == {"score": 0.0}
+    assert livebench.coding(question, [program.replace("xs + [x]", "tuple(xs + [x])")]) == {"score": 1.0}
+    assert livebench.coding(question, ["```\nexit()\n```"]) == {"score": 0.0}
+    nested = contest([{"input": "1", "output": "[[1, 2]]", "testtype": "functional"}], "[]", func_name="f")
+    assert livebench.coding(nested, ["```\ndef f(x): return [(1, 2)]\n```"]) == {"score": 1.0}
 
 
 def test_packed_tests_may_not_import_anything():

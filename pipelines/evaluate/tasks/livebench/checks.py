@@ -12,6 +12,9 @@ from typing import Any
 
 from pipelines.evaluate.sandbox import outputs, passes
 
+_LISTS = "def lists(value): return [lists(item) for item in value] if type(value) in (list, tuple) else value\n"
+"""A test's values with tuples as the lists that JSON made of them."""
+
 _FENCED = re.compile(r"```(?:\w+)?\n(.*?)```", re.DOTALL)
 
 
@@ -69,8 +72,10 @@ def _one_test(program: str, test: dict[str, Any], name: str | None) -> bool:
         written = outputs(program, test["input"])
         return written is not None and written.split() == test["output"].split()
     arguments = ", ".join(repr(json.loads(line)) for line in test["input"].split("\n") if line)
-    call = f"(Solution().{name} if 'Solution' in globals() else {name})({arguments})"
-    return passes(f"from typing import *\n{program}\nassert {call} == {json.loads(test['output'])!r}\n")
+    owner = ["Solution"] if re.search(r"^class Solution\b", program, re.MULTILINE) else []
+    call = f"{'Solution().' if owner else ''}{name}({arguments})"
+    tests = f"{_LISTS}assert lists({call}) == {json.loads(test['output'])!r}\n"
+    return passes(f"from typing import *\n{program}\n", tests, owner or [str(name)])
 
 
 def _followed(doc: dict[str, Any], response: str) -> list[bool]:
