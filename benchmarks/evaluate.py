@@ -33,8 +33,8 @@ from pipelines.evaluate.evaluator import Evaluator
 from pipelines.merge.checkpoint import open_checkpoint
 from pipelines.merge.recipe import Recipe
 from pipelines.merge.stream import Merge, merge_into
+from pipelines.tiny.base import tokenizer
 from pipelines.tiny.lmeval import export_tasks
-from pipelines.tiny.tokenizer import tokenizer
 
 SHAPES = {0.25: (96, 2, 256), 5.0: (256, 4, 688), 50.0: (640, 9, 1728)}
 BARS = {0.25: 20.0, 5.0: 8.0, 50.0: 2.5}

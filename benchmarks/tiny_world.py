@@ -20,9 +20,8 @@ from omegaconf import OmegaConf
 from transformers import AutoModelForCausalLM
 
 from conf.schema import Base
-from pipelines.tiny.base import answer_loss, encode, make_base
+from pipelines.tiny.base import answer_loss, encode, make_base, tokenizer
 from pipelines.tiny.skills import items, training_rows
-from pipelines.tiny.tokenizer import tokenizer
 
 POOL = Path(__file__).resolve().parents[1] / "conf" / "pool" / "tiny.yaml"
 ALPHAS = (0.1, 0.2, 0.3, 0.4, 0.7, 1.0)

@@ -1,1 +1,1 @@
-"""The built-in tiny world: generated skills, a word-level tokenizer and a small Llama, all made on the spot."""
+"""The built-in tiny skills: generated items, a word-level tokenizer and a small Llama, all made on the spot."""

@@ -1,46 +1,69 @@
-"""The tiny base: a Llama of a quarter of a million parameters, pre-trained for seconds on a mixture of all skills."""
+"""The tiny base: a word-level tokenizer and a Llama of a quarter of a million parameters, pre-trained for seconds."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import string
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedTokenizerFast
 
 from conf.errors import UserError
 from conf.schema import Base
 from pipelines.progress import SILENT, Progress
-from pipelines.tiny.skills import SKILLS, items
-from pipelines.tiny.tokenizer import CONTEXT, tokenizer
+from pipelines.threads import threads
+from pipelines.tiny.generators import SKILLS, SYMBOLS
+from pipelines.tiny.skills import EQUALS, items
 
 if TYPE_CHECKING:
-    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import LlamaForCausalLM
 
 VERSION = 1
 """Goes up whenever the same specification would give other weights."""
 
+PAD, BOS, EOS, UNKNOWN = SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
+CONTEXT = 512
+"""Longest sequence of the tiny model, in tokens."""
+
 HEADS, BATCH, PEAK_LR, WARMUP, ITEMS = 4, 128, 3e-3, 30, 2048
 WEIGHTS = {
-    "add": 1.2,
-    "dist": 2.0,
-    "med": 1.0,
-    "second": 0.8,
-    "count": 0.5,
-    "seq": 1.3,
-    "odd": 1.0,
-    "close": 0.4,
-    "at": 1.2,
-    "back": 1.3,
-    "most": 0.4,
-    "top": 0.4,
-}
+    "add": 1.2, "dist": 2.0, "second": 0.8, "count": 0.5, "seq": 1.3, "close": 0.4, "at": 1.2, "back": 1.3,
+    "most": 0.4, "top": 0.4,
+}  # fmt: skip
 """Share of a skill in the mixture (1 where it is not named), so that the base is mediocre at all of them."""
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Build the tokenizer: splits at white space, then takes the longest known piece of each word.
+
+    Every word of the skills is one token. Other ASCII text splits into letters, digits and signs, so that ordinary
+    benchmarks can be run on the tiny model too; words with further characters are unknown. No token is added by itself.
+    """
+    known = dict.fromkeys([*SPECIAL, EQUALS, *SYMBOLS, *SKILLS, *string.ascii_lowercase, *string.punctuation])
+    ids = {symbol: i for i, symbol in enumerate(known)}
+    pieces = Tokenizer(
+        models.WordPiece(ids, unk_token=UNKNOWN, continuing_subword_prefix="", max_input_chars_per_word=100)
+    )
+    pieces.normalizer = normalizers.Lowercase()
+    pieces.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=pieces,
+        pad_token=PAD,
+        bos_token=BOS,
+        eos_token=EOS,
+        unk_token=UNKNOWN,
+        model_max_length=CONTEXT,
+        model_input_names=["input_ids", "attention_mask"],
+        clean_up_tokenization_spaces=False,
+        padding_side="right",
+    )
 
 
 def make_base(spec: Base, out: Path, progress: Progress = SILENT) -> None:
@@ -58,7 +81,8 @@ def make_base(spec: Base, out: Path, progress: Progress = SILENT) -> None:
             do="take a hidden size that is a multiple of 8, and one layer and step at least",
         )
     symbols = tokenizer()
-    with _quiet_torch(spec.seed):
+    with torch.random.fork_rng(devices=[]), torch.enable_grad(), threads(1):
+        torch.manual_seed(spec.seed)
         model = fresh_model(spec, symbols)
         _pretrain(model, symbols, spec, progress)
     out.mkdir(parents=True, exist_ok=True)
@@ -93,12 +117,10 @@ def fresh_model(spec: Base, symbols: PreTrainedTokenizerFast) -> LlamaForCausalL
 
 def encode(symbols: PreTrainedTokenizerFast, texts: list[str]) -> tuple[Tensor, Tensor]:
     """Token ids of ``prompt answer`` texts with an end token, padded right: ids [n, L] and lengths [n]."""
-    rows = [[*ids, symbols.eos_token_id] for ids in symbols(texts, add_special_tokens=False)["input_ids"]]
+    encoded = symbols(texts, add_special_tokens=False)["input_ids"]
+    rows = [torch.tensor([*ids, symbols.eos_token_id]) for ids in encoded]
     lengths = torch.tensor([len(row) for row in rows])
-    ids = torch.full((len(rows), int(lengths.max())), symbols.pad_token_id)
-    for place, row in zip(ids, rows):
-        place[: len(row)] = torch.tensor(row)
-    return ids, lengths
+    return pad_sequence(rows, batch_first=True, padding_value=symbols.pad_token_id), lengths
 
 
 def answer_loss(model: LlamaForCausalLM, ids: Tensor, lengths: Tensor) -> Tensor:
@@ -111,7 +133,7 @@ def answer_loss(model: LlamaForCausalLM, ids: Tensor, lengths: Tensor) -> Tensor
 
 
 def _pretrain(model: LlamaForCausalLM, symbols: PreTrainedTokenizerFast, spec: Base, progress: Progress) -> None:
-    ids, lengths, weight = _mixture(symbols, spec.seed)
+    ids, lengths, share = _mixture(symbols, spec.seed)
     rng = np.random.RandomState(spec.seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_LR, betas=(0.9, 0.98), weight_decay=0.01)
     model.train()
@@ -119,7 +141,7 @@ def _pretrain(model: LlamaForCausalLM, symbols: PreTrainedTokenizerFast, spec: B
         for t in range(spec.steps):
             for group in optimizer.param_groups:
                 group["lr"] = PEAK_LR * min(1.0, (t + 1) / WARMUP)
-            batch = torch.from_numpy(weight.searchsorted(rng.random_sample(BATCH), side="right"))
+            batch = torch.from_numpy(share.searchsorted(rng.random_sample(BATCH), side="right"))
             loss = answer_loss(model, ids[batch], lengths[batch])
             optimizer.zero_grad()
             loss.backward()
@@ -140,16 +162,3 @@ def _mixture(symbols: PreTrainedTokenizerFast, seed: int) -> tuple[Tensor, Tenso
     ids, lengths = encode(symbols, texts)
     total = np.cumsum(weight)
     return ids, lengths, total / total[-1]
-
-
-@contextmanager
-def _quiet_torch(seed: int) -> Iterator[None]:
-    """One thread and a seeded generator inside; the caller's threads and random state afterwards."""
-    threads = torch.get_num_threads()
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
-        torch.manual_seed(seed)
-        torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(threads)

@@ -28,11 +28,13 @@ _CONFIG = {
     "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
 }
 
+Documents = dict[str, list[dict[str, Any]]]
+
 
 class SkillTask(ConfigurableTask):
     """A generated skill as a multiple-choice task whose documents are already in memory."""
 
-    def __init__(self, config: dict[str, Any], documents: dict[str, list[dict[str, Any]]]):
+    def __init__(self, config: dict[str, Any], documents: Documents):
         self._documents = documents
         super().__init__(config=config)
 
@@ -41,24 +43,13 @@ class SkillTask(ConfigurableTask):
         self.dataset = {split: datasets.Dataset.from_list(rows) for split, rows in self._documents.items()}
 
 
-def documents(skill: str, split: Split, n: int | None = None) -> list[dict[str, Any]]:
-    """Items of a split as plain dictionaries: prompt, choices, target.
-
-    Raises:
-        ValueError: Unknown skill or split.
-    """
-    return [{"prompt": i.prompt, "choices": list(i.choices), "target": i.target} for i in items(skill, split, n)]
-
-
 def skill_task(name: str, skill: str, split: Split = "test", n: int | None = None) -> SkillTask:
     """Build the lm-eval task ``name`` over the first n items of a skill's split.
 
     Raises:
         ValueError: Unknown skill or split.
     """
-    scored = "test" if split == "train" else split
-    data = {"train": documents(skill, "train", FEWSHOT_ITEMS), scored: documents(skill, split, n)}
-    return SkillTask(_config(name, scored), data)
+    return SkillTask(*_task(name, skill, split, n))
 
 
 def export_tasks(folder: Path, skills: Iterable[str], split: Split = "test", n: int | None = None) -> list[Path]:
@@ -71,25 +62,26 @@ def export_tasks(folder: Path, skills: Iterable[str], split: Split = "test", n: 
     """
     folder = Path(folder).resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    scored = "test" if split == "train" else split
-    written = []
+    pages = []
     for skill in skills:
-        files = {}
-        for part, rows in (("train", documents(skill, "train", FEWSHOT_ITEMS)), (scored, documents(skill, split, n))):
-            file = folder / f"{skill}.{part}.jsonl"
-            file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-            files[part] = str(file)
-        config = {**_config(skill, scored), "dataset_path": "json", "dataset_kwargs": {"data_files": files}}
+        config, documents = _task(skill, skill, split, n)
+        files = {part: folder / f"{skill}.{part}.jsonl" for part in documents}
+        for part, file in files.items():
+            file.write_text("".join(json.dumps(row) + "\n" for row in documents[part]), encoding="utf-8")
+        config |= {"dataset_path": "json", "dataset_kwargs": {"data_files": {k: str(v) for k, v in files.items()}}}
         page = folder / f"{skill}.yaml"
         page.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
-        written.append(page)
-    return written
+        pages.append(page)
+    return pages
 
 
-def _config(name: str, scored: str) -> dict[str, Any]:
-    return {
-        "task": name,
-        **_CONFIG,
-        f"{scored}_split": scored,
-        "metadata": {"version": VERSION},
+def _task(name: str, skill: str, split: Split, n: int | None) -> tuple[dict[str, Any], Documents]:
+    """The task's configuration, and its documents (prompt, choices, target) by lm-eval split."""
+    scored = "test" if split == "train" else split  # few-shot examples have the name train
+    config = {"task": name, **_CONFIG, f"{scored}_split": scored, "metadata": {"version": VERSION}}
+    drawn = {"train": items(skill, "train", FEWSHOT_ITEMS), scored: items(skill, split, n)}
+    rows = {
+        part: [{"prompt": i.prompt, "choices": list(i.choices), "target": i.target} for i in found]
+        for part, found in drawn.items()
     }
+    return config, rows

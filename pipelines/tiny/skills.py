@@ -1,4 +1,4 @@
-"""The skills of the tiny world and their items: the same arguments give the same items on every machine.
+"""The items of the tiny skills: the same arguments give the same items on every machine.
 
 An item reads ``<skill> <symbols …> =`` and has four options of one token each. A hash of the prompt decides its split,
 for pre-training too, so no prompt that is scored was ever trained on.
@@ -7,22 +7,22 @@ for pre-training too, so no prompt that is scored was ever trained on.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, TypedDict
 
 import numpy as np
 
-from pipelines.tiny import generators
-from pipelines.tiny.symbols import EQUALS, SYMBOLS
+from pipelines.tiny.generators import SKILLS, SYMBOLS
 
 VERSION = 1
 """Part of every key that depends on generated data; goes up whenever the same arguments would give other items."""
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
-TRAINING_ITEMS = 2048
-"""Default number of training items a skill."""
+EQUALS = "="
+DEFAULT_ITEMS = 2048
 _CHUNK = 1024
 
 
@@ -36,43 +36,11 @@ class Item:
     target: int
 
 
-@dataclass(frozen=True)
-class Skill:
-    """A named generator; ``about`` is one sentence for tables and help."""
-
-    name: str
-    about: str
-    draw: generators.Generator
-
-
 class Row(TypedDict):
     """One training example."""
 
     prompt: str
     completion: str
-
-
-def _skill(draw: generators.Generator) -> Skill:
-    return Skill(draw.__name__, (draw.__doc__ or "").strip(), draw)
-
-
-SKILLS: dict[str, Skill] = {
-    draw.__name__: _skill(draw)
-    for draw in (
-        generators.add,
-        generators.dist,
-        generators.med,
-        generators.second,
-        generators.count,
-        generators.seq,
-        generators.odd,
-        generators.close,
-        generators.at,
-        generators.back,
-        generators.most,
-        generators.top,
-    )
-}
 
 
 def split_of(prompt: str) -> Split:
@@ -83,13 +51,9 @@ def split_of(prompt: str) -> Split:
 
 
 def items(skill: str, split: Split, n: int | None = None, seed: int = 0) -> list[Item]:
-    """The first n items of a skill's split, with distinct prompts; fewer where the skill has no more of them.
+    """The first n items (2048 by default) of a skill's split, with distinct prompts; fewer where it has no more.
 
-    Args:
-        skill: A name in ``SKILLS``.
-        split: train, validation or test.
-        n: Items at most; default 2048. Items for a smaller n are the first ones for a larger n.
-        seed: Another seed draws other items of the same split.
+    Items for a smaller n are the first ones for a larger n; another seed draws other items of the same split.
 
     Raises:
         ValueError: Unknown skill or split.
@@ -98,15 +62,11 @@ def items(skill: str, split: Split, n: int | None = None, seed: int = 0) -> list
         raise ValueError(f"unknown skill {skill!r}: valid names are {', '.join(SKILLS)}")
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}: valid names are {', '.join(SPLITS)}")
-    return list(_items(skill, split, TRAINING_ITEMS if n is None else n, seed))
+    return list(_items(skill, split, DEFAULT_ITEMS if n is None else n, seed))
 
 
 def training_rows(skill: str, split: Split = "train", n: int | None = None, seed: int = 0) -> list[Row]:
-    """Items as prompt and completion; the completion is a space and the answer, for an end-of-sequence to follow.
-
-    Raises:
-        ValueError: Unknown skill or split.
-    """
+    """Items as prompt and completion; the completion is a space and the answer, for an end-of-sequence to follow."""
     return [{"prompt": item.prompt, "completion": " " + item.answer} for item in items(skill, split, n, seed)]
 
 
@@ -118,26 +78,17 @@ def _items(skill: str, split: Split, n: int, seed: int) -> tuple[Item, ...]:
     before = -1
     while before < len(found) < n:  # a chunk that brings nothing new: the skill has no more
         before = len(found)
-        for item in _chunk(SKILLS[skill], rng):
+        for item in _chunk(skill, rng):
             if split_of(item.prompt) == split:
                 found.setdefault(item.prompt, item)
     return tuple(found.values())[:n]
 
 
-def _chunk(skill: Skill, rng: np.random.RandomState) -> list[Item]:
-    prompts, answers, others = skill.draw(rng, _CHUNK)
+def _chunk(skill: str, rng: np.random.RandomState) -> Iterator[Item]:
+    prompts, answers, others = SKILLS[skill](rng, _CHUNK)
     options = np.concatenate([answers[:, None], others], axis=1)  # [n, 4], the answer first
     order = rng.random_sample(options.shape).argsort(axis=1)
-    options = np.take_along_axis(options, order, axis=1)
-    targets = (order == 0).argmax(axis=1)
-    return [
-        Item(
-            prompt=" ".join([skill.name, *(SYMBOLS[i] for i in prompt), EQUALS]),
-            answer=SYMBOLS[answer],
-            choices=tuple(SYMBOLS[i] for i in choices),
-            target=target,
-        )
-        for prompt, answer, choices, target in zip(
-            prompts.tolist(), answers.tolist(), options.tolist(), targets.tolist()
-        )
-    ]
+    symbols = np.array(SYMBOLS, dtype=object)
+    words, choices = symbols[prompts].tolist(), symbols[np.take_along_axis(options, order, axis=1)].tolist()
+    for own, four, target in zip(words, choices, (order == 0).argmax(axis=1).tolist()):
+        yield Item(" ".join([skill, *own, EQUALS]), four[target], tuple(four), target)

@@ -17,7 +17,7 @@ def folder(tmp_path_factory) -> Path:
     """An ordinary checkpoint: random Llama (seeded) with the built-in tokenizer."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from pipelines.tiny.tokenizer import tokenizer
+    from pipelines.tiny.base import tokenizer
 
     out = tmp_path_factory.mktemp("random_llama")
     words = tokenizer()

@@ -8,9 +8,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from conf.errors import UserError
 from conf.schema import Base
 from pipelines.tiny import base as tiny
-from pipelines.tiny.base import answer_loss, encode, fresh_model, make_base
+from pipelines.tiny.base import answer_loss, encode, fresh_model, make_base, tokenizer
 from pipelines.tiny.skills import SKILLS, items
-from pipelines.tiny.tokenizer import tokenizer
 
 SHORT = Base(steps=4)
 

@@ -6,10 +6,9 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 from conf.schema import Base
-from pipelines.tiny.base import fresh_model
+from pipelines.tiny.base import fresh_model, tokenizer
 from pipelines.tiny.lmeval import export_tasks, skill_task
 from pipelines.tiny.skills import items
-from pipelines.tiny.tokenizer import tokenizer
 
 N = 40
 

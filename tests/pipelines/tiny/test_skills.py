@@ -4,8 +4,8 @@ import statistics
 import pytest
 
 from pipelines.tiny import skills
+from pipelines.tiny.generators import CLASSES, SYMBOLS
 from pipelines.tiny.skills import SKILLS, SPLITS, items, split_of, training_rows
-from pipelines.tiny.symbols import CLASSES, SYMBOLS
 
 
 def naive(skill: str, words: list[str]) -> str:

@@ -1,8 +1,8 @@
 import pytest
 from transformers import AutoTokenizer
 
+from pipelines.tiny.base import tokenizer
 from pipelines.tiny.skills import SKILLS, items
-from pipelines.tiny.tokenizer import tokenizer
 
 
 @pytest.fixture(scope="module", params=["built", "loaded"])
