@@ -10,16 +10,16 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from pipelines.search.judge import Candidate, Found, Interval
+    from mergeopt_core.statistics import Interval
+    from pipelines.search.result import Candidate, SearchResult
 
 COLUMNS = 3
 """More values than these share one column."""
 
 
-def search_lines(found: Found, top: int) -> Iterator[Any]:
+def search_lines(found: SearchResult, top: int) -> Iterator[Any]:
     """The best configurations, then how the chosen one compares with the defaults, then what failed."""
-    shown = found.candidates[:top]
-    shown += [c for c in found.candidates if c.default and c not in shown]
+    shown = found.top(top)
     if shown:
         yield _table(found, shown)
     if found.label:
@@ -32,8 +32,8 @@ def search_lines(found: Found, top: int) -> Iterator[Any]:
     yield f"[dim]{found.tried} configurations in {found.folder}[/]"
 
 
-def _table(found: Found, shown: list[Candidate]) -> Table:
-    title = f"{found.method} of {', '.join(found.experts)}: {found.sampler} search on {found.split}"
+def _table(found: SearchResult, shown: list[Candidate]) -> Table:
+    title = f"{found.method} of {', '.join(found.experts)}: {found.sampler} search on {found.tuned_on}"
     table = Table(title=title, title_justify="left")
     names = list(shown[0].values)
     table.add_column("", no_wrap=True)
@@ -41,8 +41,8 @@ def _table(found: Found, shown: list[Candidate]) -> Table:
         table.add_column("values", overflow="fold")
     for name in names if len(names) <= COLUMNS else ():
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column(found.split, justify="right", no_wrap=True)
-    table.add_column(found.report + (" (tuned on it)" if found.label else ""), justify="right", no_wrap=True)
+    table.add_column(found.tuned_on, justify="right", no_wrap=True)
+    table.add_column(found.reported_on + (" (tuned on it)" if found.label else ""), justify="right", no_wrap=True)
     for place, candidate in enumerate(shown):
         mark = "best" if place == 0 else ""
         mark = " ".join(filter(None, [mark, "default" if candidate.default else ""])) or str(place + 1)
@@ -54,19 +54,19 @@ def _table(found: Found, shown: list[Candidate]) -> Table:
     return table
 
 
-def _verdict(found: Found) -> Iterator[str]:
+def _verdict(found: SearchResult) -> Iterator[str]:
     best, gap = found.best, found.difference
     if best is None or gap is None or best.test is None:
         return
     if best.default:
-        yield f"no configuration is better than the default on {found.split}"
+        yield f"no configuration is better than the default on {found.tuned_on}"
         return
     sure = "beyond noise" if gap.excludes_zero else "within noise"
     p = "" if gap.p is None or math.isnan(gap.p) else f", p = {gap.p:.2g}"
-    yield f"on {found.report}, chosen minus default, paired: {gap.estimate:+.4f} {_ends(gap)}{p}: {sure}"
+    yield f"on {found.reported_on}, chosen minus default, paired: {gap.estimate:+.4f} {_ends(gap)}{p}: {sure}"
     if not found.label:
         many = f"the highest of {len(found.candidates)} and so too high"
-        yield f"[dim]the chosen one's score on {found.split} is {many}; its score on {found.report} is not[/]"
+        yield f"[dim]the chosen one's score on {found.tuned_on} is {many}; its score on {found.reported_on} is not[/]"
 
 
 def _validation(candidate: Candidate) -> str:

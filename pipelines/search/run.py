@@ -1,223 +1,300 @@
-"""One search: proposals scored on the tuned split until there are enough, then the best one on the reported split."""
+"""One search: configurations are scored on the tuned split until there are enough, the best one on the reported one."""
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from conf.errors import UserError
-from conf.schema import Config
+import pandas as pd
+
+from conf.errors import UserError, nearest
+from conf.schema import Checkpoint, Config, Pool, Suite
 from mergeopt_core.merging.mergekit_api import describe
 from pipelines.checks import check_method
+from pipelines.collect import need_statistics, open_statistics, pool_subjects
+from pipelines.evaluate import check_suite, suite_fingerprint
+from pipelines.evaluate.definitions import OWN_TASKS, leaves
+from pipelines.evaluate.index import task_index
 from pipelines.executors import Crew, Outcome, crew
+from pipelines.merge.recipe import Recipe
+from pipelines.merge.stream import Merge
 from pipelines.progress import SILENT, Progress, Step
-from pipelines.search.judge import Candidate, Found, intervals, paired_difference, rank
-from pipelines.search.samplers import check_sampler, import_optuna, open_study, propose
-from pipelines.search.setting import Setting, expert_names, make_setting, same_split, tuning_suites
-from pipelines.search.space import Dimension, make_space, with_values
+from pipelines.search.result import Candidate, SearchResult, bootstrap
+from pipelines.search.space import check_sampler, import_optuna, make_space, open_study, propose, with_values
 from pipelines.shelf.scores import mean_score
 from pipelines.shelf.studies import trial_keys, write_record
+from pipelines.sources import make_base
 from pipelines.store import content_key
+from pipelines.study import access_of, make_pools
+from pipelines.tiny.skills import SPLITS
 from pipelines.trial import Trial
 
 
-def run_search(config: Config, progress: Progress = SILENT) -> Found:
+def run_search(config: Config, progress: Progress = SILENT) -> SearchResult:
     """Search a method's parameters; what earlier runs of the same search scored is not scored again.
 
     Raises UserError for a space, sampler, suite or split that is wrong, before anything is spent.
     """
-    import_optuna()
-    method, _ = check_method(config.method, experts=expert_names(config))
-    dimensions = make_space(config.search.space, describe(method), expert_names(config))
-    goal = check_sampler(config.search, dimensions)
-    suites = tuning_suites(config)
-    setting = make_setting(config, suites, progress)
-    with crew(config.executor, setting.access) as workers:
-        return _Search(setting, dimensions, goal, workers, progress).run()
+    search = _Search(config, progress)
+    with crew(config.executor, search.access) as workers:
+        return search.run(workers)
+
+
+def chosen_experts(config: Config) -> tuple[Pool, list[str]]:
+    """The pool (one of their own for experts that are given by path) and the names of its merged experts, in order."""
+    if len(config.pools) > 1:
+        what = f"a search takes one pool, not {len(config.pools)}"
+        raise UserError(what, where="pools", do="leave the others out: ~pools.NAME")
+    if config.pools:
+        (pool,) = config.pools.values()
+        known = [*pool.experts, *pool.tasks]
+        for name in config.experts:
+            if name not in known:
+                raise UserError(f"the pool has no expert {name!r}", where="experts", do=nearest(name, known))
+        return pool, list(config.experts) or known
+    if not config.experts:
+        do = "choose a pool, +pool@pools.tiny=tiny, or name experts: experts=[a,b]"
+        raise UserError("there is nothing to merge", where="experts", do=do)
+    names = [Path(path).name for path in config.experts]
+    names = names if len(set(names)) == len(names) else list(config.experts)
+    found = {name: Checkpoint(path=path) for name, path in zip(names, config.experts)}
+    return Pool(base=config.base, experts=found), names
+
+
+def tuned_and_reported(config: Config, suite: Suite) -> tuple[Suite, Suite]:
+    """The suite on the split that is tuned on, and on the one that is reported.
+
+    Raises UserError for a suite that is wrong, and where both splits are the same one and ``search.force`` is off.
+    """
+    search = config.search
+    if any(task.skill for task in suite.tasks.values()):
+        for name, split in (("split", search.split), ("report", search.report)):
+            if split not in SPLITS:
+                what = f"a built-in skill has no split {split!r}"
+                raise UserError(what, where=f"search.{name}", do=nearest(split, SPLITS))
+    tasks = {name: dataclasses.replace(task, split=None) for name, task in suite.tasks.items()}
+    tuned, reported = (dataclasses.replace(suite, tasks=tasks, split=s) for s in (search.split, search.report))
+    for one in (tuned, reported):
+        if problems := check_suite(one, config.datasets, config.online):
+            raise UserError(problems[0], where=f"suite {suite.name}", do="mend the suite")
+    same = same_split(config, suite)
+    if same and not search.force:
+        what = f"{same[0]} would be tuned on the split that is reported"
+        do = "choose another search.split or search.report, such as search.split=train, or set search.force=true"
+        raise UserError(what, where=f"search.split={search.split}, search.report={search.report}", do=do)
+    return tuned, reported
+
+
+def same_split(config: Config, suite: Suite) -> list[str]:
+    """Tasks of the suite whose documents would be tuned on and reported."""
+    search = config.search
+    if search.split == search.report:
+        return list(suite.tasks)
+    index, same = task_index(OWN_TASKS, suite.include_path), []
+    for name, spec in suite.tasks.items():
+        found = leaves(spec.task or name, index) if spec.skill is None and (spec.task or name) in index else []
+        if any(leaf.split(search.split) == leaf.split(search.report) for leaf in found):
+            same.append(name)
+    return same
 
 
 class _Search:
-    """A search while it runs."""
+    """A search: made by checking all of it and opening what is merged, then run."""
 
-    def __init__(self, setting: Setting, dimensions: Sequence[Dimension], goal: int, workers: Crew, progress: Progress):
-        self.setting, self.dimensions, self.goal, self.progress = setting, dimensions, goal, progress
-        self.workers = workers
-        self.config, self.search = setting.config, setting.config.search
-        self.store = setting.access.store
-        self.default = setting.trial(self.config.method, setting.tuning)
-        self.identity = self._identity()
-        self.failed: dict[str, str] = {}
-        self.interrupted = False
+    def __init__(self, config: Config, progress: Progress):
+        import_optuna()
+        self.config, self.search, self.progress = config, config.search, progress
+        self.pool, self.names = chosen_experts(config)
+        self.method, parameters = check_method(config.method, experts=self.names)
+        self.parameters = {"method": self.method, **parameters}
+        self.dimensions = make_space(self.search.space, describe(self.method), self.names)
+        self.count = check_sampler(self.search, self.dimensions)
+        self.suite = self.pool.suite or config.suite
+        self.tuned, self.reported = tuned_and_reported(config, self.suite)
+        self.access = access_of(config)
+        self.store = self.access.store
+        self._open()
+        self.default = self._trial(config.method, self.tuned)
+        self._check_merge(self.default)
+        settings = {name: getattr(self.search, name) for name in ("sampler", "points", "startup", "batch", "seed")}
+        space = [dataclasses.asdict(dimension) for dimension in self.dimensions]
+        self.key = content_key({"default": self.default.key, "space": space, "search": settings})
+        self.folder = self.store.root / "searches" / self.key
         self.trials: list[Trial] = []
         """All trials that the search refers to."""
+        self.failed: dict[str, str] = {}
+        self.interrupted = False
 
-    def run(self) -> Found:
-        folder = self.store.root / "searches" / self.identity
-        with self.store.claim("searches", self.identity, wait=False) as mine:
+    def _open(self) -> None:
+        """Open what is merged, made first where it is missing."""
+        config, access = self.config, self.access
+        study = dataclasses.replace(config, pools=config.pools or {"": self.pool}, methods={"search": config.method})
+        make_pools(study, access, self.progress)
+        self.base = make_base(self.pool.base, access, self.progress)
+        known = {expert.name: expert for expert in pool_subjects(self.pool, access)}
+        chosen = [known[name] for name in self.names]
+        self.experts = tuple(expert.expert for expert in chosen)
+        access.fetch(self.progress, [expert.path for expert in self.experts])
+        self.statistics = need_statistics(self.method, chosen, access, config.collect)
+
+    def _trial(self, method: Mapping[str, Any], suite: Suite) -> Trial:
+        """The trial of one configuration of the method on one of the two suites."""
+        config = self.config
+        name, parameters = check_method(method, experts=self.names)
+        paths = tuple(expert.path for expert in self.experts)
+        settings = (config.seed, config.dtype, config.vocab, config.strict)
+        recipe = Recipe(self.base.path, paths, name, parameters, *settings)
+        fingerprint, random = suite_fingerprint(suite, config.datasets), describe(name).random
+        names = tuple(self.names)
+        return Trial("merge", self.base, self.experts, suite, fingerprint, recipe, random, names, self.statistics)
+
+    def _check_merge(self, trial: Trial) -> None:
+        """UserError for experts that do not fit the base, as far as their headers tell."""
+        assert trial.merge is not None
+        Merge(
+            trial.merge,
+            self.access.open(trial.base.path),
+            [self.access.open(source.path) for source in trial.experts],
+            [source.fingerprint for source in trial.experts],
+            statistics=[open_statistics(source) for source in trial.statistics] or None,
+        ).check()
+
+    def run(self, workers: Crew) -> SearchResult:
+        self.workers = workers
+        with self.store.claim("searches", self.key, wait=False) as mine:
             if not mine:
-                raise UserError(
-                    "another process runs this very search", where=str(folder), do="wait for it, or stop it"
-                )
-            study = open_study(folder, self.identity)
-            with self.progress.step("search", self.goal) as step:
+                what = "another process runs this very search"
+                raise UserError(what, where=str(self.folder), do="wait for it, or stop it")
+            study = open_study(self.folder, self.key)
+            with self.progress.step("search", self.count) as step:
                 self._score([self.default])
                 if reason := self.failed.get(self.default.key):
                     raise UserError(f"the default configuration could not be scored: {reason}", where="method")
                 self._propose(study, step)
-            found = self._found(study)
-            if found.best is not None and not self.interrupted:
-                self._report(found)
-            self._write(found)
-        return found
-
-    def _identity(self) -> str:
-        search = dataclasses.asdict(self.search)
-        told = {name: search[name] for name in ("sampler", "points", "startup", "batch", "seed")}
-        space = [dataclasses.asdict(dimension) for dimension in self.dimensions]
-        return content_key({"default": self.default.key, "space": space, "search": told})
+            result = self._result(study)
+            if not self.interrupted:
+                self._report(result)
+            self._write(result)
+        return result
 
     def _propose(self, study: Any, step: Step) -> None:
         """Ask and score until enough configurations have a score, or as many as that have failed."""
-        since = len(study.get_trials(deepcopy=False))
+        first_new = len(study.get_trials(deepcopy=False))
         step.advance(len(_in_state(study, "COMPLETE")))
-        self._run(study, _in_state(study, "RUNNING"), step)  # what a killed run was about
-        left = self.goal - len(_in_state(study, "COMPLETE"))
-        alone = self.search.sampler in ("random", "grid")
+        self._tell(study, _in_state(study, "RUNNING"), step)  # what a killed run was about
+        left = self.count - len(_in_state(study, "COMPLETE"))
+        batch = left if self.search.sampler in ("random", "grid") else self.search.batch
         while left > 0 and not self.interrupted:
-            size = left if alone else min(left, self.search.batch)
-            self._run(study, [propose(study, self.search, self.dimensions, since) for _ in range(size)], step)
+            size = min(left, batch)
+            self._tell(study, [propose(study, self.search, self.dimensions, first_new) for _ in range(size)], step)
             left -= size
 
-    def _run(self, study: Any, asked: Sequence[Any], step: Step) -> None:
+    def _tell(self, study: Any, proposals: Iterable[Any], step: Step) -> None:
         """Score proposals, and tell the study of each as soon as it has its score."""
-        waiting: dict[str, list[Any]] = {}
-        trials = []
-        for proposal in asked:
+        states = import_optuna().trial.TrialState
+        trials, waiting = [], defaultdict(list)  # several proposals may come to the same trial
+        for proposal in proposals:
             if set(proposal.params) != {dimension.name for dimension in self.dimensions}:
-                study.tell(proposal.number, state=_state("FAIL"))  # killed while it was being proposed
+                study.tell(proposal.number, state=states.FAIL)  # killed while it was being proposed
                 continue
-            trial = self._trial(proposal.params)
-            waiting.setdefault(trial.key, []).append(proposal)
-            trials.append(trial)
+            trials.append(self._proposed(proposal))
+            waiting[trials[-1].key].append(proposal.number)
 
-        def tell(trial: Trial, became: str = "done", _: int = 0) -> None:
-            if became == "started":
-                return
-            score = mean_score(trial, self.store)
-            for proposal in waiting.pop(trial.key, []):
-                if score is None:
-                    study.tell(proposal.number, state=_state("FAIL"))
-                else:
-                    study.tell(proposal.number, score)
+        def on_score(trial: Trial, score: float | None) -> None:
+            for number in waiting.pop(trial.key, []):
+                study.tell(number, score, state=states.FAIL if score is None else states.COMPLETE)
                 step.advance(1, score=score)
 
-        self._score(trials, tell)
+        self._score(trials, on_score)
 
-    def _score(self, trials: Sequence[Trial], tell: Any = lambda *_: None) -> None:
-        """Run the trials that have no result; ``tell`` hears of every one as it ends."""
+    def _score(self, trials: Sequence[Trial], on_score: Callable[[Trial, float | None], None] | None = None) -> None:
+        """Run the trials that have no result; ``on_score`` is told of each as it ends, and its score if it has one."""
+
+        def on_trial(trial: Trial, status: str = "done", _: int = 0) -> None:
+            if on_score and status != "started":
+                on_score(trial, mean_score(trial, self.store))
+
         distinct = {trial.key: trial for trial in trials}
         self.trials += distinct.values()
-        new = [trial for trial in distinct.values() if not self.store.has("results", trial.key, complete=True)]
+        self._record()
+        new = [trial for key, trial in distinct.items() if not self.store.has("results", key, complete=True)]
         for trial in distinct.values():
             if trial not in new:
-                tell(trial)
-        self._record()
-        outcome = Outcome()
-        if new and not self.interrupted:
-            outcome = self.workers.run(new, tell)
+                on_trial(trial)
+        outcome = self.workers.run(new, on_trial) if new and not self.interrupted else Outcome()
         self.failed |= {failure.trial.key: failure.reason for failure in outcome.failures}
         self.interrupted = self.interrupted or outcome.interrupted
 
-    def _trial(self, raw: dict[str, Any]) -> Trial:
-        method = with_values(self._method(), self.dimensions, raw, len(self.setting.subjects))
-        return self.setting.trial(method, self.setting.tuning)
+    def _proposed(self, proposal: Any) -> Trial:
+        method = with_values(self.parameters, self.dimensions, proposal.params, len(self.experts))
+        return self._trial(method, self.tuned)
 
-    def _method(self) -> dict[str, Any]:
-        """The configured method, all parameters filled in."""
-        assert self.default.merge is not None
-        return {"method": self.default.merge.method, **self.default.merge.parameters}
-
-    def _values(self, raw: dict[str, Any]) -> dict[str, Any]:
-        return {d.name: d.value(raw[d.name]) for d in self.dimensions}
-
-    def _found(self, study: Any) -> Found:
-        own = self._method()
-        configured = {d.name: _of(own[d.parameter], d.expert) for d in self.dimensions}
-        score = mean_score(self.default, self.store)
-        candidates = [] if score is None else [Candidate(configured, True, self.default, score)]
-        complete = _in_state(study, "COMPLETE")
+    def _result(self, study: Any) -> SearchResult:
+        complete, candidates = _in_state(study, "COMPLETE"), []
         for proposal in complete:
-            trial = self._trial(proposal.params)
-            candidates.append(Candidate(self._values(proposal.params), False, trial, proposal.value, proposal.number))
-        setting, config = self.setting, self.config
-        return Found(
-            name=config.name or "search",
-            method=str(own["method"]),
-            experts=[subject.name for subject in setting.subjects],
+            values = {d.name: d.value(proposal.params[d.name]) for d in self.dimensions}
+            candidates.append(Candidate(values, False, self._proposed(proposal), proposal.value, proposal.number))
+        if (score := mean_score(self.default, self.store)) is not None:
+            configured = {d.name: _of(self.parameters[d.parameter], d.expert) for d in self.dimensions}
+            candidates.append(Candidate(configured, True, self.default, score))
+        return SearchResult(
+            search=self.config.name or "search",
+            method=self.method,
+            experts=list(self.names),
             sampler=self.search.sampler,
-            split=self.search.split,
-            report=self.search.report,
-            same_split=same_split(config),
-            folder=self.store.root / "searches" / self.identity,
-            candidates=rank(candidates),
+            tuned_on=self.search.split,
+            reported_on=self.search.report,
+            tuned_on_reported_split=same_split(self.config, self.suite),
             tried=len(complete),
             failed=self.failed,
-            interrupted=self.interrupted,
-            confidence=config.statistics.confidence,
+            confidence=self.config.statistics.confidence,
+            candidates=candidates,
+            folder=self.folder,
         )
 
-    def _report(self, found: Found) -> None:
+    def _report(self, result: SearchResult) -> None:
         """Intervals on the tuned split; the best and the default, and no other, on the reported one."""
-        shown = found.candidates[: self.search.top]
-        shown += [c for c in found.candidates if c.default and c not in shown]
-        held = [c for c in shown if self.store.has("results", c.tuning.key)]
-        for candidate, interval in zip(
-            held, intervals([c.tuning for c in held], self.store, self.config.statistics)[0]
-        ):
-            candidate.validation = interval
-        ends = [found.candidates[0], next(c for c in found.candidates if c.default)]
-        tests = [self._on_test(candidate) for candidate in ends]
+        best, default = result.best, result.default
+        assert best is not None
+        assert default is not None
+        shown = [c for c in result.top(self.search.top) if self.store.has("results", c.tuning.key)]
+        panel = bootstrap([c.tuning for c in shown], self.store, self.config.statistics)
+        for candidate, score, draws in zip(shown, panel.scores, panel.replicates):
+            candidate.validation = panel.interval(score, draws)
+        recipes = [end.tuning.merge for end in (best, default) if end.tuning.merge]
+        tests = [self._trial({"method": recipe.method, **recipe.parameters}, self.reported) for recipe in recipes]
         self._score(tests)
         if any(mean_score(trial, self.store) is None for trial in tests):
             return
-        scores, _, _ = intervals(tests, self.store, self.config.statistics)
-        for candidate, interval in zip(ends, scores):
-            candidate.test = interval
-        found.difference = paired_difference(tests[0], tests[1], self.store, self.config.statistics)
-
-    def _on_test(self, candidate: Candidate) -> Trial:
-        recipe = candidate.tuning.merge
-        assert recipe is not None
-        return self.setting.trial({"method": recipe.method, **recipe.parameters}, self.setting.reporting)
+        panel = bootstrap(tests, self.store, self.config.statistics)
+        scores, draws = panel.scores, panel.replicates
+        best.test, default.test = panel.interval(scores[0], draws[0]), panel.interval(scores[1], draws[1])
+        differing = panel.differing([0], [1]) if panel.samples.documents else None
+        result.difference = panel.interval(scores[0] - scores[1], draws[0] - draws[1], differing)
 
     def _record(self) -> None:
         """Hold on to the search's checkpoints and results, those about to be made too."""
         name = self.config.name or "search"
-        write_record(self.store, name, "search", self.identity, trial_keys(self.trials, self.store))
+        write_record(self.store, name, "search", self.key, trial_keys(self.trials, self.store))
 
-    def _write(self, found: Found) -> None:
+    def _write(self, result: SearchResult) -> None:
         """The search as JSON, and as a table of what was tried."""
         self._record()
-        found.interrupted = self.interrupted
-        (found.folder / "search.json").write_text(json.dumps(found.to_dict(), indent=1) + "\n")
-        names = [dimension.name for dimension in self.dimensions]
-        with (found.folder / "trials.csv").open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["number", *names, "score", "key"])
-            for c in found.candidates:
-                number = "default" if c.default else c.number
-                writer.writerow([number, *(c.values[name] for name in names), c.score, c.tuning.key])
+        result.interrupted = self.interrupted
+        (self.folder / "search.json").write_text(json.dumps(result.to_dict(), indent=1) + "\n")
+        rows = [
+            {"number": "default" if c.default else c.number, **c.values, "score": c.score, "key": c.tuning.key}
+            for c in result.candidates
+        ]
+        pd.DataFrame(rows, dtype=object).to_csv(self.folder / "trials.csv", index=False)
 
 
 def _in_state(study: Any, name: str) -> list[Any]:
     return [trial for trial in study.get_trials(deepcopy=False) if trial.state.name == name]
-
-
-def _state(name: str) -> Any:
-    return getattr(import_optuna().trial.TrialState, name)
 
 
 def _of(value: Any, expert: int | None) -> Any:

@@ -1,15 +1,29 @@
-"""What is searched: ranges and choices of a method's parameters, one for all experts or one each."""
+"""What is searched (ranges and choices of a method's parameters), and Optuna's proposals of configurations from it.
+
+The sampler is made anew for each proposal, seeded by the search's seed and the proposal's number: a search that was
+interrupted goes on as if it had not been.
+"""
 
 from __future__ import annotations
 
+import importlib.util
+import itertools
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from conf.errors import UserError, nearest
-from mergeopt_core.merging.info import MethodInfo, Parameter
+import numpy as np
+from scipy.special import betaincinv
 
+from conf.errors import UserError, nearest
+from conf.schema import Search
+from mergeopt_core.merging.info import MethodInfo, Parameter
+from pipelines.store import content_key
+
+SAMPLERS = ("random", "grid", "tpe", "cmaes")
 KEYS = ("low", "high", "log", "step", "beta", "choices", "per_expert")
 USUAL: dict[str, dict[str, Any]] = {
     "lambda": {"low": 0.1, "high": 1.5},
@@ -28,7 +42,7 @@ WEIGHTS = {"weight": {"low": 0.0, "high": 1.0, "per_expert": True}}
 
 @dataclass(frozen=True)
 class Dimension:
-    """One number or word that is searched."""
+    """One number or word that is searched; its fields are part of the search's key."""
 
     name: str
     """The parameter, or ``parameter.expert`` where each expert has its own."""
@@ -43,18 +57,9 @@ class Dimension:
     choices: tuple[Any, ...] = ()
     integer: bool = False
 
-    @property
-    def range(self) -> bool:
-        """Whether it is a range of numbers."""
-        return not self.choices
-
     def value(self, raw: Any) -> Any:
         """What the method is given, from what the sampler proposed."""
-        if self.beta is None:
-            return raw
-        from scipy.special import betaincinv
-
-        return self.low + (self.high - self.low) * float(betaincinv(*self.beta, raw))
+        return raw if self.beta is None else self.low + (self.high - self.low) * float(betaincinv(*self.beta, raw))
 
     def points(self, count: int) -> list[Any]:
         """What a grid tries, as the sampler proposes it: all choices, every step, or ``count`` values of the range."""
@@ -62,23 +67,30 @@ class Dimension:
             return list(self.choices)
         if self.beta is not None:
             return [(i + 0.5) / count for i in range(count)]
-        if self.step or self.integer:
-            step = self.step or 1
-            found = [self.low + i * step for i in range(math.floor((self.high - self.low) / step + 1e-9) + 1)]
-            return [int(v) if self.integer else _clean(v) for v in found]
-        if count == 1:
-            return [_clean(math.sqrt(self.low * self.high) if self.log else (self.low + self.high) / 2)]
-        shares = [i / (count - 1) for i in range(count)]
-        if self.log:
-            return [_clean(self.low * (self.high / self.low) ** share) for share in shares]
-        return [_clean(self.low + (self.high - self.low) * share) for share in shares]
+        if step := self.step or int(self.integer):
+            values = [self.low + i * step for i in range(math.floor((self.high - self.low) / step + 1e-9) + 1)]
+        else:
+            space = np.geomspace if self.log else np.linspace
+            values = list(space(self.low, self.high, 3)[1:2] if count == 1 else space(self.low, self.high, count))
+        return [int(v) if self.integer else float(f"{v:.12g}") for v in values]  # without noise in the last digits
+
+    def distribution(self) -> Any:
+        """The dimension as Optuna takes it; a Beta-distributed one by its quantiles."""
+        from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+        if self.choices:
+            return CategoricalDistribution(self.choices)
+        if self.beta is not None:
+            return FloatDistribution(0.0, 1.0)
+        if self.integer:
+            return IntDistribution(int(self.low), int(self.high), log=self.log, step=int(self.step or 1))
+        return FloatDistribution(self.low, self.high, log=self.log, step=self.step)
 
 
 def make_space(space: Mapping[str, Any], info: MethodInfo, experts: Sequence[str]) -> list[Dimension]:
     """The dimensions of a search; UserError naming the nearest names for what the method does not have."""
-    wanted = dict(space) or _usual(info)
     dimensions: list[Dimension] = []
-    for name, entry in wanted.items():
+    for name, entry in (dict(space) or _usual(info)).items():
         where = f"search.space.{name}"
         try:
             parameter = info.parameter(str(name))
@@ -115,35 +127,30 @@ def _usual(info: MethodInfo) -> dict[str, Any]:
     return found
 
 
-def _entry(entry: Any, where: str) -> dict[str, Any]:
+def _entry(entry: Any, where: str) -> Mapping[str, Any]:
     if isinstance(entry, (list, tuple)):
         return {"choices": list(entry)}
     if not isinstance(entry, Mapping):
-        raise UserError(
-            f"{entry!r} is neither a range nor choices", where=where, do="write {low:0.1,high:1} or [0.1,0.2]"
-        )
+        do = "write {low:0.1,high:1} or [0.1,0.2]"
+        raise UserError(f"{entry!r} is neither a range nor choices", where=where, do=do)
     for key in entry:
         if key not in KEYS:
             raise UserError(f"a range has no {key!r}", where=where, do=nearest(str(key), KEYS))
-    return dict(entry)
+    return entry
 
 
-def _dimensions(parameter: Parameter, entry: dict[str, Any], experts: Sequence[str], where: str) -> list[Dimension]:
-    each = bool(entry.get("per_expert", False))
+def _dimensions(parameter: Parameter, entry: Mapping[str, Any], experts: Sequence[str], where: str) -> list[Dimension]:
+    each = entry.get("per_expert", False)
     if each and not parameter.per_expert:
         raise UserError(f"{parameter.name} is one value for all experts", where=where, do="leave per_expert out")
-    read = _choices if "choices" in entry or not _number(parameter) else _range
-    fields = read(parameter, entry, where)
+    number = parameter.type in ("float", "int")
+    fields = (_range if number and "choices" not in entry else _choices)(parameter, entry, where)
     if not each:
         return [Dimension(parameter.name, parameter.name, **fields)]
     return [Dimension(f"{parameter.name}.{name}", parameter.name, k, **fields) for k, name in enumerate(experts)]
 
 
-def _number(parameter: Parameter) -> bool:
-    return parameter.type in ("float", "int")
-
-
-def _choices(parameter: Parameter, entry: dict[str, Any], where: str) -> dict[str, Any]:
+def _choices(parameter: Parameter, entry: Mapping[str, Any], where: str) -> dict[str, Any]:
     known: list[Any] = list(parameter.choices) or ([True, False] if parameter.type == "bool" else [])
     given = entry.get("choices", known)
     if not isinstance(given, (list, tuple)) or not given:
@@ -151,12 +158,12 @@ def _choices(parameter: Parameter, entry: dict[str, Any], where: str) -> dict[st
     for value in given:
         if known and value not in known:
             raise UserError(f"{parameter.name} cannot be {value!r}", where=where, do=nearest(str(value), known))
-        if _number(parameter):
+        if parameter.type in ("float", "int"):
             _check_bounds(parameter, [value], where)
     return {"choices": tuple(given)}
 
 
-def _range(parameter: Parameter, entry: dict[str, Any], where: str) -> dict[str, Any]:
+def _range(parameter: Parameter, entry: Mapping[str, Any], where: str) -> dict[str, Any]:
     beta = entry.get("beta")
     low, high = entry.get("low", 0.0 if beta else None), entry.get("high", 1.0 if beta else None)
     if low is None or high is None:
@@ -172,14 +179,9 @@ def _range(parameter: Parameter, entry: dict[str, Any], where: str) -> dict[str,
     clash = [name for name in ("log", "step", "beta") if entry.get(name)]
     if len(clash) > 1 or (integer and beta):
         raise UserError(f"{' and '.join(clash)} do not go together", where=where, do="leave one of them out")
-    return {
-        "low": int(low) if integer else float(low),
-        "high": int(high) if integer else float(high),
-        "log": bool(entry.get("log", False)),
-        "step": entry.get("step"),
-        "beta": (float(beta[0]), float(beta[1])) if beta else None,
-        "integer": integer,
-    }
+    kind = int if integer else float
+    ends = {"low": kind(low), "high": kind(high), "log": bool(entry.get("log", False)), "step": entry.get("step")}
+    return ends | {"beta": (float(beta[0]), float(beta[1])) if beta else None, "integer": integer}
 
 
 def _check_bounds(parameter: Parameter, values: Sequence[Any], where: str) -> None:
@@ -192,6 +194,79 @@ def _check_bounds(parameter: Parameter, values: Sequence[Any], where: str) -> No
             raise UserError(f"{parameter.name} cannot be {value}", where=where, do=f"it goes from {low} to {high}")
 
 
-def _clean(value: float) -> float:
-    """A number without the noise of its last digits."""
-    return float(f"{value:.12g}")
+def check_sampler(search: Search, dimensions: Sequence[Dimension]) -> int:
+    """The number of configurations that the search scores; UserError for settings that do not go together."""
+    if search.sampler not in SAMPLERS:
+        what = f"no sampler is called {search.sampler!r}"
+        raise UserError(what, where="search.sampler", do=nearest(search.sampler, SAMPLERS))
+    for name in ("points", "startup", "batch", "top", "trials"):
+        value = getattr(search, name)
+        if value is not None and value < 1:
+            raise UserError(f"search.{name} is {value}", where="search", do="give it 1 or more")
+    if search.sampler == "cmaes":
+        if sum(not d.choices for d in dimensions) < 2:
+            do = "choose search=tpe, or search a weight an expert"
+            raise UserError("cmaes takes two ranges of numbers or more", where="search.sampler", do=do)
+        if importlib.util.find_spec("cmaes") is None:
+            do = "pip install 'mergebench[search]'"
+            raise UserError("the package cmaes is not installed", where="search.sampler", do=do)
+    if search.sampler == "grid":
+        size = math.prod(len(d.points(search.points)) for d in dimensions)
+        return min(size, search.trials or size)
+    if search.trials is None:
+        what = f"{search.sampler} has no end of its own"
+        raise UserError(what, where="search.trials", do="say how many: search.trials=30")
+    return search.trials
+
+
+def import_optuna() -> Any:
+    """Optuna, quiet; UserError where it is not installed."""
+    try:
+        import optuna
+    except ImportError:
+        raise UserError("Optuna is not installed", where="search", do="pip install 'mergebench[search]'") from None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    return optuna
+
+
+def open_study(folder: Path, name: str) -> Any:
+    """The Optuna study of a search, in a journal file in its folder; what it holds already is loaded."""
+    optuna = import_optuna()
+    from optuna.storages.journal import JournalFileBackend
+
+    folder.mkdir(parents=True, exist_ok=True)
+    storage = optuna.storages.JournalStorage(JournalFileBackend(str(folder / "journal.log")))
+    return optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
+
+
+def propose(study: Any, search: Search, dimensions: Sequence[Dimension], first_new: int) -> Any:
+    """The next Optuna trial; its ``params`` are the proposal.
+
+    ``first_new`` is the number of the first proposal of this run; a grid's points that failed in earlier runs are
+    proposed again.
+    """
+    trials = study.get_trials(deepcopy=False)
+    study.sampler = _sampler(trials, search, dimensions, first_new)
+    return study.ask({dimension.name: dimension.distribution() for dimension in dimensions})
+
+
+def _sampler(trials: Sequence[Any], search: Search, dimensions: Sequence[Dimension], first_new: int) -> Any:
+    samplers = import_optuna().samplers
+    seed = int(content_key([search.seed, len(trials)])[:8], 16)
+    if search.sampler == "tpe":
+        learns_from_running = search.batch > 1
+        return samplers.TPESampler(
+            n_startup_trials=search.startup, seed=seed, multivariate=True, constant_liar=learns_from_running
+        )
+    if search.sampler == "cmaes":
+        return samplers.CmaEsSampler(n_startup_trials=search.startup, seed=seed, warn_independent_sampling=False)
+    sampler = samplers.RandomSampler(seed=seed)
+    if search.sampler == "random":
+        return sampler
+    # Optuna's GridSampler shuffles the grid, never returns to a point that failed, and does not know the points of a
+    # journal that was written without it.
+    names = [dimension.name for dimension in dimensions]
+    seen = [trial.params for trial in trials if trial.state.name != "FAIL" or trial.number >= first_new]
+    points = (dict(zip(names, p)) for p in itertools.product(*(d.points(search.points) for d in dimensions)))
+    return samplers.PartialFixedSampler(next(point for point in points if point not in seen), sampler)

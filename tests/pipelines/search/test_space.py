@@ -8,8 +8,7 @@ from scipy.stats import beta as beta_distribution
 from conf.errors import UserError
 from conf.schema import Search
 from mergeopt_core.merging.mergekit_api import describe
-from pipelines.search.samplers import _draw, check_sampler
-from pipelines.search.space import Dimension, make_space, with_values
+from pipelines.search.space import Dimension, check_sampler, import_optuna, make_space, propose, with_values
 
 TIES, DARE = describe("ties"), describe("dare")
 EXPERTS = ["a", "b", "c"]
@@ -68,22 +67,27 @@ def test_grids_have_ends_steps_and_choices():
     assert Dimension("x", "x", low=0.0, high=1.0).points(1) == [0.5]
 
 
-def test_beta_draws_follow_their_distribution():
+def drawn(dimensions, seed, numbers):
+    """Configurations that the random sampler proposes, and their numbers; earlier ones are in the study's journal."""
+    study = import_optuna().create_study()
+    return [propose(study, Search(sampler="random", seed=seed), dimensions, 0).params for _ in range(numbers)]
+
+
+def test_a_beta_dimension_is_drawn_by_its_quantiles():
     dimension = Dimension("lambda", "lambda", low=0.5, high=1.5, beta=(2.0, 5.0))
     for quantile in (0.05, 0.5, 0.95):
         assert dimension.value(quantile) == pytest.approx(0.5 + beta_distribution(2, 5).ppf(quantile))
-    drawn = [dimension.value(_draw(0, n, [dimension])["lambda"]) for n in range(4000)]
-    assert sum(drawn) / 4000 == pytest.approx(0.5 + 2 / 7, abs=4 * 0.16 / math.sqrt(4000))
+    values = [dimension.value(params["lambda"]) for params in drawn([dimension], 0, 400)]
+    assert sum(values) / 400 == pytest.approx(0.5 + 2 / 7, abs=4 * 0.16 / math.sqrt(400))
 
 
-def test_draws_depend_on_their_number_and_name_alone():
+def test_draws_depend_on_the_seed_and_their_number_alone():
     both = [Dimension("a", "a"), Dimension("b", "b", low=0.01, high=1.0, log=True)]
-    first = _draw(3, 7, both)
-    assert first == _draw(3, 7, both)
-    assert first["b"] == _draw(3, 7, both[1:])["b"]
-    assert first["a"] != _draw(3, 8, both)["a"] != _draw(4, 8, both)["a"]
-    logs = [math.log(_draw(0, n, both)["b"]) for n in range(4000)]
-    assert sum(logs) / 4000 == pytest.approx(math.log(0.1), abs=4 * math.log(100) / math.sqrt(12 * 4000))
+    first = drawn(both, 3, 8)
+    assert first == drawn(both, 3, 8)
+    assert len({params["a"] for params in first + drawn(both, 4, 8)}) == 16
+    logs = [math.log(params["b"]) for params in drawn(both, 0, 400)]
+    assert sum(logs) / 400 == pytest.approx(math.log(0.1), abs=4 * math.log(100) / math.sqrt(12 * 400))
 
 
 def test_counts_of_configurations():
