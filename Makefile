@@ -31,7 +31,7 @@ clean:
 	rm -rf $(VENV) build *.egg-info
 
 # torch comes first and pinned, so that no other package picks a build of its own.
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml setup.py constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)"

@@ -10,8 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from mergeopt_core.statistics import Interval
-    from pipelines.search.result import Candidate, SearchResult
+    from pipelines.search.result import Candidate, Interval, SearchResult
 
 COLUMNS = 3
 """More values than these share one column."""

@@ -8,6 +8,7 @@ that dies costs its current trial only: the trial goes back into the queue and a
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -163,6 +164,8 @@ def _import_ray() -> Any:
 
 def _connect(ray: Any, executor: Executor) -> None:
     settings: dict[str, Any] = {"address": executor.address} if executor.address else {"include_dashboard": False}
+    if "mergebench" in sys.modules:  # installed: a worker finds our packages once it has imported mergebench
+        settings["runtime_env"] = {"worker_process_setup_hook": "mergebench.set_up_worker"}
     try:
         ray.init(log_to_driver=False, configure_logging=False, **settings)
     except (ConnectionError, RuntimeError, ValueError) as error:

@@ -1,0 +1,5 @@
+"""``python -m mergebench``."""
+
+from mergebench import main
+
+main()
