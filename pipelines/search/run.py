@@ -117,9 +117,7 @@ class _Search:
         self.tuned, self.reported = tuned_and_reported(config, self.suite)
         self.access = access_of(config)
         self.store = self.access.store
-        self._open()
-        self.default = self._trial(config.method, self.tuned)
-        self._check_merge(self.default)
+        self.default = self._open()
         settings = {name: getattr(self.search, name) for name in ("sampler", "points", "startup", "batch", "seed")}
         space = [dataclasses.asdict(dimension) for dimension in self.dimensions]
         self.key = content_key({"default": self.default.key, "space": space, "search": settings})
@@ -129,8 +127,8 @@ class _Search:
         self.failed: dict[str, str] = {}
         self.interrupted = False
 
-    def _open(self) -> None:
-        """Open what is merged, made first where it is missing."""
+    def _open(self) -> Trial:
+        """Open what is merged, made first where it is missing; the default's trial, its merge checked by headers."""
         config, access = self.config, self.access
         study = dataclasses.replace(config, pools=config.pools or {"": self.pool}, methods={"search": config.method})
         make_pools(study, access, self.progress)
@@ -140,6 +138,16 @@ class _Search:
         self.experts = tuple(expert.expert for expert in chosen)
         access.fetch(self.progress, [expert.path for expert in self.experts])
         self.statistics = need_statistics(self.method, chosen, access, config.collect)
+        default = self._trial(config.method, self.tuned)
+        assert default.merge is not None
+        Merge(
+            default.merge,
+            access.open(self.base.path),
+            [access.open(expert.path) for expert in self.experts],
+            [expert.fingerprint for expert in self.experts],
+            statistics=[open_statistics(source) for source in self.statistics] or None,
+        ).check()
+        return default
 
     def _trial(self, method: Mapping[str, Any], suite: Suite) -> Trial:
         """The trial of one configuration of the method on one of the two suites."""
@@ -151,17 +159,6 @@ class _Search:
         fingerprint, random = suite_fingerprint(suite, config.datasets), describe(name).random
         names = tuple(self.names)
         return Trial("merge", self.base, self.experts, suite, fingerprint, recipe, random, names, self.statistics)
-
-    def _check_merge(self, trial: Trial) -> None:
-        """UserError for experts that do not fit the base, as far as their headers tell."""
-        assert trial.merge is not None
-        Merge(
-            trial.merge,
-            self.access.open(trial.base.path),
-            [self.access.open(source.path) for source in trial.experts],
-            [source.fingerprint for source in trial.experts],
-            statistics=[open_statistics(source) for source in trial.statistics] or None,
-        ).check()
 
     def run(self, workers: Crew) -> SearchResult:
         self.workers = workers
@@ -178,6 +175,8 @@ class _Search:
             result = self._result(study)
             if not self.interrupted:
                 self._report(result)
+            result.interrupted = self.interrupted
+            self._record()
             self._write(result)
         return result
 
@@ -220,7 +219,7 @@ class _Search:
 
         distinct = {trial.key: trial for trial in trials}
         self.trials += distinct.values()
-        self._record()
+        self._record()  # what is about to be made too, so that nothing collects it meanwhile
         new = [trial for key, trial in distinct.items() if not self.store.has("results", key, complete=True)]
         for trial in distinct.values():
             if trial not in new:
@@ -277,14 +276,12 @@ class _Search:
         result.difference = panel.interval(scores[0] - scores[1], draws[0] - draws[1], differing)
 
     def _record(self) -> None:
-        """Hold on to the search's checkpoints and results, those about to be made too."""
+        """Hold on to the search's checkpoints and results."""
         name = self.config.name or "search"
         write_record(self.store, name, "search", self.key, trial_keys(self.trials, self.store))
 
     def _write(self, result: SearchResult) -> None:
         """The search as JSON, and as a table of what was tried."""
-        self._record()
-        result.interrupted = self.interrupted
         (self.folder / "search.json").write_text(json.dumps(result.to_dict(), indent=1) + "\n")
         rows = [
             {"number": "default" if c.default else c.number, **c.values, "score": c.score, "key": c.tuning.key}

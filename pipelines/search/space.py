@@ -119,12 +119,11 @@ def with_values(
 
 def _usual(info: MethodInfo) -> dict[str, Any]:
     names = [p.name for p in info.parameters]
-    found = {name: entry for name, entry in USUAL.items() if name in names}
-    found = found or {name: entry for name, entry in WEIGHTS.items() if name in names}
-    if not found:
-        do = f"name ranges: +search.space.NAME.low=… +search.space.NAME.high=… (it has {', '.join(names) or 'none'})"
-        raise UserError(f"{info.name} has no parameter with a usual range", where="search.space", do=do)
-    return found
+    for usual in (USUAL, WEIGHTS):
+        if found := {name: entry for name, entry in usual.items() if name in names}:
+            return found
+    do = f"name ranges: +search.space.NAME.low=… +search.space.NAME.high=… (it has {', '.join(names) or 'none'})"
+    raise UserError(f"{info.name} has no parameter with a usual range", where="search.space", do=do)
 
 
 def _entry(entry: Any, where: str) -> Mapping[str, Any]:
@@ -254,13 +253,13 @@ def propose(study: Any, search: Search, dimensions: Sequence[Dimension], first_n
 def _sampler(trials: Sequence[Any], search: Search, dimensions: Sequence[Dimension], first_new: int) -> Any:
     samplers = import_optuna().samplers
     seed = int(content_key([search.seed, len(trials)])[:8], 16)
-    if search.sampler == "tpe":
-        learns_from_running = search.batch > 1
+    startup = search.startup
+    if search.sampler == "tpe":  # the constant liar counts a batch's other proposals as bad ones
         return samplers.TPESampler(
-            n_startup_trials=search.startup, seed=seed, multivariate=True, constant_liar=learns_from_running
+            n_startup_trials=startup, seed=seed, multivariate=True, constant_liar=search.batch > 1
         )
     if search.sampler == "cmaes":
-        return samplers.CmaEsSampler(n_startup_trials=search.startup, seed=seed, warn_independent_sampling=False)
+        return samplers.CmaEsSampler(n_startup_trials=startup, seed=seed, warn_independent_sampling=False)
     sampler = samplers.RandomSampler(seed=seed)
     if search.sampler == "random":
         return sampler
