@@ -39,13 +39,16 @@ def register(app: typer.Typer) -> None:
                 entry = evaluate_model(config, progress)
                 told.append({"folder": entry.folder, **entry.describe(), "names": names(config)})
         if json:
-            return console.print_json(told)
-        for about in told:
+            console.print_json(told)
+        for about in () if json else told:
             console.out.print(_table(about))
             console.out.print(f"[dim]{about['folder']}[/]", soft_wrap=True, highlight=False)
+        if any(task["error"] for about in told for task in about["tasks"].values()):
+            raise typer.Exit(1)
 
 
 def _table(about: dict[str, Any]) -> Any:
+    from rich.markup import escape
     from rich.table import Table
 
     method = f"{about['recipe']['method']} of " if about["recipe"] else ""
@@ -54,13 +57,13 @@ def _table(about: dict[str, Any]) -> Any:
         table.add_column(column, justify=justify)  # type: ignore[arg-type]
     for name, task in about["tasks"].items():
         if task["error"]:
-            table.add_row(name, f"[red]{task['error']}[/]", "", "", "")
+            table.add_row(name, f"[red]{escape(task['error'])}[/]", "", "", "")
         else:
-            table.add_row(
-                name, task["metric"], f"{task['value']:.4f}", f"{1.96 * (task['stderr'] or 0):.4f}", str(task["n"])
-            )
+            half = "" if task["stderr"] is None else f"{1.96 * task['stderr']:.4f}"
+            table.add_row(name, task["metric"], f"{task['value']:.4f}", half, str(task["n"]))
     values = [task["value"] for task in about["tasks"].values() if not task["error"]]
     if values:
         table.add_row("[bold]mean[/]", "", f"[bold]{sum(values) / len(values):.4f}[/]", "", "")
-    table.caption = "± is half of a 95 % interval over documents"
+    notes = [f"{name}: {task['note']}" for name, task in about["tasks"].items() if task.get("note")]
+    table.caption = escape("\n".join(["± is half of a 95 % interval over documents", *notes]))
     return table

@@ -253,7 +253,9 @@ def _add(tree: DictConfig, override: Override) -> None:
         node, typed = node[part], typed or is_dataclass(kind)
     if last in node and not typed and not override.is_force_add() and not isinstance(override.value(), dict):
         raise ConfigKeyError(f"{override.key_or_group} is there already")
-    OmegaConf.update(node, last, override.value(), force_add=True)
+    kind, value = node._metadata.element_type, override.value()
+    plain = value == {} and is_dataclass(kind)  # an entry with its defaults: +suite.tasks.piqa={}
+    OmegaConf.update(node, last, OmegaConf.structured(kind) if plain else value, force_add=True)
 
 
 def _check_keys(node: DictConfig, schema: type, prefix: str) -> None:

@@ -159,8 +159,8 @@ class SuiteTask:
     """lm-eval filter that the metric is read from."""
     num_fewshot: Optional[int] = None
     """Examples in the context; default: the task's own."""
-    limit: Optional[int] = None
-    """Documents at most; default: the suite's."""
+    limit: Any = None
+    """Documents at most, or a share of them below 1; default: the suite's."""
     split: Optional[str] = None
     """Split that is scored; default: the suite's, or the task's own."""
 
@@ -175,8 +175,10 @@ class Suite:
     """Tasks by the name shown in tables."""
     split: Optional[str] = None
     """Split that is scored: test or validation; default: each task's own."""
-    limit: Optional[int] = None
-    """Documents a task at most: the same seeded choice for every model."""
+    limit: Any = None
+    """Documents a task at most, or a share of them below 1: the same for every model."""
+    sample: str = "seeded"
+    """Which documents a limit takes: a seeded choice, or the first ones as lm-eval does (first)."""
     batch_size: int = 32
     """Sequences a forward pass; halved on out-of-memory, and the size really used is recorded."""
     dtype: str = "float32"

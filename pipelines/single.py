@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -103,12 +103,13 @@ def evaluate_model(config: Config, progress: Progress = SILENT) -> Entry:
     access = access_of(config)
     trial = _trial(config, access, progress)
     with progress.step(f"evaluate on {config.suite.name}"):
-        outcome = run_trials([trial], config.executor, access, lambda *_: None)
-    if outcome.failures:
-        raise UserError(f"the model could not be scored: {outcome.failures[0].reason}", where=trial.base.path)
+        once = replace(config.executor, retries=0)
+        outcome = run_trials([trial], once, access, lambda *_: None)
     if outcome.interrupted:
         raise KeyboardInterrupt
-    entry = access.store.entry("results", trial.key)
+    entry = access.store.entry("results", trial.key) if access.store.has("results", trial.key) else None
+    if entry is None or all(task["error"] for task in entry.describe()["tasks"].values()):
+        raise UserError(f"the model could not be scored: {outcome.failures[0].reason}")
     _copy_out(entry.folder, config.out)
     return entry
 

@@ -85,6 +85,13 @@ class Trial:
         named = ", ".join(self.names) or self.base.path
         return f"{self.merge.method} of {named}" if self.merge else f"{self.kind} {named}"
 
+    @property
+    def source(self) -> dict[str, Any]:
+        """Where the weights come from, as lm-eval names a model: a checkpoint that can be loaded, or a recipe."""
+        if self.merge:
+            return {"model": self.title, "merge": self.merge.to_dict()}
+        return {"pretrained": (self.experts[0] if self.experts else self.base).path, "dtype": self.suite.dtype}
+
     def about(self) -> dict[str, Any]:
         """What the store's entry says of the trial."""
         return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import platform
@@ -56,7 +57,8 @@ class Worker:
         merge.digest = WeightHash() if trial.merge else None
         model = self.model(trial, merge)
         merged = time.perf_counter()
-        evaluation = self.evaluator(trial, self._reader(trial, merge)).evaluate(model, name=trial.title)
+        evaluator = self.evaluator(trial, self._reader(trial, merge))
+        evaluation = evaluator.evaluate(model, name=trial.title, source=trial.source)
         evaluated = time.perf_counter()
         about = {**trial.about(), **_account(evaluation), "device": self.device_name}
         about["training"] = [training_of(expert.path) for expert in trial.experts]
@@ -137,12 +139,16 @@ class Worker:
 
 
 def _load(folder: str, dtype: str, device: torch.device) -> nn.Module:
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
     if dtype not in DTYPES:
         raise UserError(f"no dtype is called {dtype!r}", where="suite.dtype", do=f"choose one of {', '.join(DTYPES)}")
     disable_progress_bar()
+    config = AutoConfig.from_pretrained(folder)
+    if config.is_encoder_decoder:
+        what = f"{config.model_type} is an encoder-decoder model"
+        raise UserError(what, where=folder, do="only causal language models can be scored")
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[dtype])
     return model.to(device).eval()
 
@@ -173,8 +179,8 @@ def _number(value: float) -> float | None:
 def _account(evaluation: Evaluation) -> dict[str, Any]:
     """The numbers of an evaluation, as the store's entry keeps them."""
     tasks = {
-        name: {"metric": t.metric, "value": _number(t.value), "stderr": _number(t.stderr), "n": t.n, "error": t.error}
-        for name, t in evaluation.tasks.items()
+        name: {**dataclasses.asdict(task), "value": _number(task.value), "stderr": _number(task.stderr)}
+        for name, task in evaluation.tasks.items()
     }
     return {
         "tasks": tasks,

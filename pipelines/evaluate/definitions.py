@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import re
+import sys
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -40,13 +43,32 @@ class Definition:
     config: dict[str, Any] = field(hash=False)
 
     @property
+    def code(self) -> set[Path]:
+        """Python files that it may run: those that its YAML files name, and all beside them."""
+        return {file for page in _pages(self.path) for file in _code(page)}
+
+    @property
     def dataset(self) -> str | None:
         """Hub name of its data, or None where they come from other files or from code."""
-        named = self.config.get("dataset_path")
+        named = self.config.get("dataset_path") or self._dataset_of_class()
         if named in PACKAGED:
             files = hub_files((self.config.get("dataset_kwargs") or {}).get("data_files"))
             return "/".join(files[0].removeprefix(HUB_FILE).split("/")[:2]) if files else None
         return None if not isinstance(named, str) or Path(named).is_absolute() else named
+
+    def _dataset_of_class(self) -> str | None:
+        """``DATASET_PATH`` as the source of a task's own class, or of a class that it extends there, writes it."""
+        module, _, name = str(self.config.get("class", "")).removeprefix("!function ").rpartition(".")
+        files = [_module(page.parent, module) for page in _pages(self.path)] if module else []
+        return next((_class_dataset(ast.parse(file.read_text()), name) for file in files if file is not None), None)
+
+    @property
+    def files(self) -> list[str]:
+        """Files and folders of this machine that its data come from, as the task file names them."""
+        path, kwargs = str(self.config.get("dataset_path", "")), self.config.get("dataset_kwargs") or {}
+        named = [*_strings(kwargs.get("data_files")), *_strings(kwargs.get("data_dir"))] if path in PACKAGED else []
+        absolute = [name for name in (path, *_strings(kwargs)) if Path(name).is_absolute()]
+        return sorted({name for name in (*named, *absolute) if "://" not in name})
 
     @property
     def metrics(self) -> list[str] | None:
@@ -95,25 +117,40 @@ class Definition:
 
 def hub_files(files: Any) -> list[str]:
     """The files among ``data_files`` (a name, a list, or a dictionary of them) that lie on the hub."""
-    if isinstance(files, dict):
-        return [name for part in files.values() for name in hub_files(part)]
-    if isinstance(files, (list, tuple)):
-        return [name for part in files for name in hub_files(part)]
-    return [files] if isinstance(files, str) and files.startswith(HUB_FILE) else []
+    return [name for name in _strings(files) if name.startswith(HUB_FILE)]
+
+
+def _strings(value: Any) -> list[str]:
+    """Every string in a value, a list or a dictionary of them."""
+    if isinstance(value, dict):
+        return _strings(list(value.values()))
+    if isinstance(value, (list, tuple)):
+        return [name for part in value for name in _strings(part)]
+    return [value] if isinstance(value, str) else []
+
+
+def groups(name: str, index: TaskIndex) -> dict[str, Path]:
+    """The files of the groups behind a name: itself, and the groups among its members."""
+    if name not in index.groups:
+        return {}
+    found = {name: Path(index.groups[name])}
+    for member in _strings([read_task_file(found[name]).get("task") or []]):
+        found.update(groups(member, index) if member != name else {})
+    return found
 
 
 def leaves(name: str, index: TaskIndex) -> list[Definition]:
     """The leaf tasks behind a task, group or tag name. Raises KeyError for a name that nobody defines."""
     if name in index.groups:
-        members = _read(Path(index.groups[name])).get("task") or []
-        return _members(members, index)
+        path = Path(index.groups[name])
+        return _members(read_task_file(path).get("task") or [], index, path)
     if name in index.tasks:
         path = Path(index.tasks[name])
-        return [Definition(name, path, _read(path))]
+        return [Definition(name, path, read_task_file(path))]
     return [leaf for task in sorted(index.tags[name]) for leaf in leaves(task, index)]
 
 
-def _members(members: Any, index: TaskIndex) -> list[Definition]:
+def _members(members: Any, index: TaskIndex, path: Path) -> list[Definition]:
     found: list[Definition] = []
     for member in members if isinstance(members, list) else [members]:
         own = member if isinstance(member, dict) else {}
@@ -121,21 +158,56 @@ def _members(members: Any, index: TaskIndex) -> list[Definition]:
         if isinstance(name, str) and name in index:
             found.extend(Definition(leaf.name, leaf.path, {**leaf.config, **own}) for leaf in leaves(name, index))
         elif isinstance(name, str) and "task" in own:
-            found.append(Definition(name, Path(), own))
+            found.append(Definition(name, path, own))
         elif isinstance(own.get("task"), list):
-            found.extend(_members(own["task"], index))
+            found.extend(_members(own["task"], index, path))
     return found
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_task_file(path: Path) -> dict[str, Any]:
     """A task file with what it includes underneath."""
-    stat = path.stat()
-    own = dict(_parsed(path, stat.st_mtime_ns, stat.st_size))
-    included = own.pop("include", [])
     merged: dict[str, Any] = {}
-    for name in included if isinstance(included, list) else [included]:
-        merged.update(_read((path.parent / name).resolve()))
-    return {**merged, **own}
+    for page in _pages(path):
+        merged.update(_content(page))
+    merged.pop("include", None)
+    return merged
+
+
+def _pages(path: Path) -> list[Path]:
+    """A task file behind those that it includes, in the order in which they take precedence."""
+    included = _content(path).get("include", [])
+    below = [_pages((path.parent / name).resolve()) for name in _strings(included)]
+    return [*(page for pages in below for page in pages), path]
+
+
+def _code(page: Path) -> set[Path]:
+    """Python files beside a task file, and those of the functions that it names."""
+    named = re.findall(r"!function\s+[\"']?([\w.]+)\.\w+", page.read_text(encoding="utf-8"))
+    files = {_module(page.parent, module) for module in named} - {None}
+    return {file for file in (*files, *page.parent.glob("*.py")) if file is not None}
+
+
+def _module(folder: Path, name: str) -> Path | None:
+    """File of a module as lm-eval looks for it: below the task file's folder, then where Python imports from."""
+    places = [Path(root, name.replace(".", "/")) for root in (str(folder), *sys.path)]
+    files = (file for place in places for file in (place.with_suffix(".py"), place / "__init__.py"))
+    return next((file for file in files if file.is_file()), None)
+
+
+def _class_dataset(module: ast.Module, name: str) -> str | None:
+    classes = {node.name: node for node in module.body if isinstance(node, ast.ClassDef)}
+    if name not in classes:
+        return None
+    for node in classes[name].body:
+        if isinstance(node, ast.Assign) and "DATASET_PATH" in [getattr(target, "id", "") for target in node.targets]:
+            return str(node.value.value) if isinstance(node.value, ast.Constant) else None
+    bases = [base.id for base in classes[name].bases if isinstance(base, ast.Name)]
+    return next((found for base in bases if (found := _class_dataset(module, base)) is not None), None)
+
+
+def _content(path: Path) -> dict[str, Any]:
+    stat = path.stat()
+    return _parsed(path, stat.st_mtime_ns, stat.st_size)
 
 
 @lru_cache(maxsize=4096)

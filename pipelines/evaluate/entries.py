@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import json
+import math
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +18,7 @@ from lm_eval.api.task import Task
 from lm_eval.tasks._factory import TaskFactory
 from lm_eval.tasks._index import Entry, Kind
 from lm_eval.tasks._yaml_loader import load_yaml
+from lm_eval.utils import handle_non_serializable, hash_string
 
 from conf.errors import UserError, nearest
 from conf.schema import Suite, SuiteTask
@@ -40,6 +45,16 @@ class Leaf:
             digest.update(repr(request.arguments).encode())
         return digest.hexdigest()[:16]
 
+    @functools.cached_property
+    def task_hash(self) -> str:
+        """lm-eval's hash of a task's documents, prompts and targets."""
+        parts: list[str] = []
+        for requests in self.instances:
+            document, prompt = requests[0].doc, requests[0].arguments[0]
+            text = json.dumps(document, indent=2, default=handle_non_serializable, ensure_ascii=False)
+            parts.extend(hash_string(part) for part in (text, prompt, str(self.task.doc_to_target(document))))
+        return hash_string("".join(parts) * len(self.task._filters))
+
 
 @dataclass
 class Entered:
@@ -50,6 +65,8 @@ class Entered:
     leaves: list[Leaf] = field(default_factory=list)
     group: Group | None = None
     error: str | None = None
+    states: tuple[Any, ...] = ()
+    """Random states once the requests are written: what lm-eval, scoring this entry alone, would go on with."""
 
     @property
     def metric(self) -> str:
@@ -77,7 +94,7 @@ def enter(key: str, spec: SuiteTask, suite: Suite, index: TaskIndex, datasets: s
     except UserError:
         raise
     except Exception as error:
-        entered.error = _told(error)
+        entered.error = told(error)
         return entered
     if isinstance(built, Group):
         entered.group = built
@@ -90,11 +107,16 @@ def enter(key: str, spec: SuiteTask, suite: Suite, index: TaskIndex, datasets: s
     return entered
 
 
-def choose(leaf: Leaf, limit: int | None, seed: int) -> list[int]:
-    """Indices of the documents that are scored: all, or ``limit`` of them, chosen by seed alike for all models."""
-    if limit is None or limit >= leaf.total:
-        return list(range(leaf.total))
-    return sorted(random.Random(f"{seed} {leaf.task.task_name} {leaf.total}").sample(range(leaf.total), limit))
+def choose(leaf: Leaf, limit: float | None, suite: Suite) -> list[int]:
+    """Indices of the documents that are scored, alike for all models.
+
+    All, ``limit`` of them, or a share of them below 1 (rounded up, as in lm-eval): chosen by seed, or the first ones.
+    """
+    everything = range(leaf.total)
+    count = leaf.total if limit is None else math.ceil(leaf.total * limit) if limit < 1 else int(limit)
+    if count >= leaf.total or suite.sample == "first":
+        return list(everything[:count])
+    return sorted(random.Random(f"{suite.seed} {leaf.task.task_name} {leaf.total}").sample(everything, count))
 
 
 def _skill(key: str, spec: SuiteTask, suite: Suite) -> Task:
@@ -107,7 +129,7 @@ def _skill(key: str, spec: SuiteTask, suite: Suite) -> Task:
         )
     limit = spec.limit if spec.limit is not None else suite.limit
     split: Any = spec.split or suite.split or "test"
-    return skill_task(key, str(spec.skill), split, limit)
+    return skill_task(key, str(spec.skill), split, None if limit is None or limit < 1 else int(limit))
 
 
 def _built(name: str, spec: SuiteTask, suite: Suite, index: TaskIndex, datasets: str | None) -> Any:
@@ -166,11 +188,40 @@ class _Factory(TaskFactory):
         if entry.kind is Kind.GROUP:
             return config
         if self.split is not None:
-            config["test_split"] = config.get(f"{self.split}_split") or self.split
+            _score_on(self.split, config)
+        if callable(config.get("process_docs")):
+            config["process_docs"] = _once(config["process_docs"])
         if self.mirror is not None and config.get("dataset_path"):
             config["dataset_path"] = mirrored(config["dataset_path"], self.mirror)
             config["dataset_kwargs"] = _mirrored_files(config.get("dataset_kwargs"), self.mirror)
+        elif self.mirror is not None and getattr(own := config.get("class"), "DATASET_PATH", None):
+            config["class"] = type(own.__name__, (own,), {"DATASET_PATH": mirrored(own.DATASET_PATH, self.mirror)})
         return config
+
+
+def _score_on(split: str, config: dict[str, Any]) -> None:
+    """Have another split scored than the task's own; a document is never among its own few-shot examples."""
+    wanted = config.get(f"{split}_split") or split
+    if wanted == (config.get("test_split") or config.get("validation_split")):
+        return
+    config["test_split"] = wanted
+    fewshot = config.get("fewshot_config") or {}
+    named = (config.get("training_split"), config.get("fewshot_split"), fewshot.get("split"), fewshot.get("samples"))
+    if not any(named) and wanted == config.get("validation_split"):
+        config["fewshot_split"] = wanted
+
+
+def _once(process: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Call ``process_docs`` once a split, as lm-eval with a cache of maps does: a second call would draw again."""
+    kept: dict[int, tuple[Any, Any]] = {}
+
+    @functools.wraps(process)
+    def processed(split: Any) -> Any:
+        if id(split) not in kept:
+            kept[id(split)] = split, process(split)
+        return kept[id(split)][1]
+
+    return processed
 
 
 def mirrored(dataset: str, mirror: str) -> str:
@@ -194,6 +245,9 @@ def _mirrored_files(kwargs: Any, mirror: str) -> Any:
     return kwargs
 
 
-def _told(error: BaseException) -> str:
+def told(error: BaseException) -> str:
+    """One line for why a task failed."""
+    if isinstance(error, UserError):
+        return str(error)
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

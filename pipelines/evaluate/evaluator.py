@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from lm_eval.api.instance import Instance
 from torch import nn
@@ -17,13 +15,24 @@ from conf.errors import UserError
 from conf.schema import Suite
 from pipelines.evaluate.attacks import attack_named, perturb_prompt
 from pipelines.evaluate.definitions import OWN_TASKS
-from pipelines.evaluate.entries import Entered, Leaf, choose, enter
+from pipelines.evaluate.entries import Entered, Leaf, choose, enter, told
 from pipelines.evaluate.index import task_index
+from pipelines.evaluate.layout import lm_eval_layout, settings
 from pipelines.evaluate.lm import LiveLM
 from pipelines.evaluate.memo import remember_documents
-from pipelines.evaluate.quiet import at_rest, fitting_threads, offline, same_random_state, silence
+from pipelines.evaluate.quiet import (
+    at_rest,
+    fitting_threads,
+    fresh_maps,
+    offline,
+    random_states,
+    restore,
+    same_random_state,
+    silence,
+    sow,
+)
 from pipelines.evaluate.result import Evaluation
-from pipelines.evaluate.score import Summary, settings
+from pipelines.evaluate.score import Summary
 from pipelines.evaluate.scorer import NotFiniteError, Scorer
 from pipelines.evaluate.trie import common
 from pipelines.progress import SILENT, Progress
@@ -55,15 +64,17 @@ class Evaluator:
             self.attack = attack_named(suite.attack)
         except ValueError as error:
             raise UserError(str(error), where=f"suite {suite.name}") from None
-        with same_random_state(), silence(), offline(not online or datasets is not None):
+        with same_random_state(), silence(), fresh_maps(), offline(not online or datasets is not None):
             self.lm = LiveLM(Path(tokenizer_folder), batch_size=suite.batch_size, max_length=suite.max_length)
             index = task_index(OWN_TASKS, suite.include_path)
             with progress.step(f"building {suite.name}", len(suite.tasks)) as step:
                 self.tasks = []
                 for key, spec in suite.tasks.items():
+                    sow(suite.seed)  # each entry as if it were scored alone
                     entered = enter(key, spec, suite, index, datasets)
                     self._name_apart(entered)
                     self._ask(entered)
+                    entered.states = random_states()
                     self.tasks.append(entered)
                     step.advance()
             self.scorer = Scorer(self.lm, suite, [leaf for task in self.tasks for leaf in task.leaves])
@@ -74,8 +85,17 @@ class Evaluator:
         """Tasks that could not be built, and why."""
         return {task.key: task.error for task in self.tasks if task.error is not None}
 
-    def evaluate(self, model: nn.Module, *, name: str | None = None, progress: Progress = SILENT) -> Evaluation:
+    def evaluate(
+        self,
+        model: nn.Module,
+        *,
+        name: str | None = None,
+        source: dict[str, Any] | None = None,
+        progress: Progress = SILENT,
+    ) -> Evaluation:
         """Score a model as it stands now.
+
+        ``source`` is what lm-eval's layout says of where the weights come from: ``{"pretrained": …}``, or a recipe.
 
         Raises UserError when its weights have another dtype than the suite says, or when its logits are NaN (naming
         ``name``). Out of memory halves the batch size, for this and all later models, and starts this one again.
@@ -93,13 +113,14 @@ class Evaluator:
                     self.scorer.halve(who)
             summary = Summary(self.tasks, failed, self.suite.seed)
             self._clear()
+        seconds = time.perf_counter() - start
         return Evaluation(
             tasks=summary.scores,
             documents=summary.documents(),
             batch_size=self.scorer.batch_size,
-            seconds=time.perf_counter() - start,
+            seconds=seconds,
             versions=self.scorer.describe(self.settings, model),
-            lm_eval=summary.lm_eval_layout(self, model, who),
+            lm_eval=lm_eval_layout(summary, self, model, source or {"model": f"{who} (in memory)"}, seconds),
         )
 
     def _name_apart(self, task: Entered) -> None:
@@ -115,14 +136,14 @@ class Evaluator:
             for leaf in task.leaves:
                 self._ask_leaf(task, leaf)
         except Exception as error:
-            task.error = f"{type(error).__name__}: {error}"
+            task.error = told(error)
             task.leaves = []
 
     def _ask_leaf(self, task: Entered, leaf: Leaf) -> None:
         documents = leaf.task.eval_docs
         leaf.total = len(documents)
         limit = task.spec.limit if task.spec.limit is not None else self.suite.limit
-        leaf.ids = choose(leaf, limit, self.suite.seed)
+        leaf.ids = choose(leaf, limit, self.suite)
         kept = []
         for index in leaf.ids:
             document = documents[index]
@@ -188,7 +209,7 @@ class Evaluator:
 
     def _answer(self, task: Entered, model: nn.Module, who: str, tick: Callable[[int], None]) -> str | None:
         """Run a task's requests; why it failed, if it did."""
-        _reseed(self.suite.seed)
+        restore(task.states)
         try:
             for leaf in task.leaves:
                 self.scorer.run(leaf, model, tick)
@@ -197,7 +218,7 @@ class Evaluator:
         except NotFiniteError as error:
             raise UserError(f"{error}", where=f"{who}, task {task.key}", do="the weights are broken") from None
         except Exception as error:
-            return f"{type(error).__name__}: {error}"
+            return told(error)
         return None
 
     def _clear(self) -> None:
@@ -206,10 +227,3 @@ class Evaluator:
             for leaf in task.leaves:
                 for request in leaf.task._instances or []:
                     request.resps, request.filtered_resps = [], {}
-
-
-def _reseed(seed: int) -> None:
-    """Fix what sampling in generation draws from (each task from the start, whatever ran before)."""
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)

@@ -13,6 +13,7 @@ from lm_eval.models.utils import has_bos_prefix
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig
 
+from conf.errors import UserError
 from pipelines.evaluate.forward import Answer
 from pipelines.evaluate.trie import Pair
 
@@ -43,7 +44,7 @@ class LiveLM(HFLM):
         super().__init__(
             pretrained=self._vacant,
             backend="causal",
-            tokenizer=AutoTokenizer.from_pretrained(tokenizer_folder),
+            tokenizer=_tokenizer(tokenizer_folder),
             batch_size=batch_size,
             max_length=max_length,
         )
@@ -101,6 +102,15 @@ class LiveLM(HFLM):
 
     def _loglikelihood_tokens(self, requests: Any, disable_tqdm: bool = False, override_bs: int | None = None) -> Any:
         return super()._loglikelihood_tokens(requests, disable_tqdm=True, override_bs=override_bs)
+
+
+def _tokenizer(folder: Path) -> Any:
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        what = f"there is no tokenizer that can be read: {why}"
+        raise UserError(what, where=str(folder), do="put the tokenizer's files beside the weights") from None
 
 
 def _strings(context: str, continuation: str) -> tuple[str, str]:

@@ -7,6 +7,7 @@ import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,19 @@ _LOUD = ("lm_eval", "lm-eval", "transformers", "datasets", "evaluate", "huggingf
 
 TINY = 2_000_000
 """Parameters below which threads wait for each other longer than they work."""
+
+
+def random_states() -> tuple[Any, ...]:
+    """States of Python's, numpy's and torch's global generators."""
+    return random.getstate(), np.random.get_state(), torch.initial_seed(), torch.get_rng_state()
+
+
+def restore(states: tuple[Any, ...]) -> None:
+    """Put the global generators into these states; generators of other devices start from torch's seed."""
+    random.setstate(states[0])
+    np.random.set_state(states[1])
+    torch.manual_seed(states[2])
+    torch.set_rng_state(states[3])
 
 
 @contextmanager
@@ -29,6 +43,19 @@ def same_random_state() -> Iterator[None]:
         finally:
             random.setstate(state)
             np.random.set_state(numpy_state)
+
+
+def seeds(seed: int) -> dict[str, int]:
+    """lm-eval's seeds: its defaults where ``seed`` is 1234, else those of ``lm_eval run --seed``."""
+    return {"random": 0 if seed == 1234 else seed, "numpy": seed, "torch": seed, "fewshot": seed}
+
+
+def sow(seed: int) -> None:
+    """Seed Python's, numpy's and torch's global generators as lm-eval's ``simple_evaluate`` does."""
+    chosen = seeds(seed)
+    random.seed(chosen["random"])
+    np.random.seed(chosen["numpy"])
+    torch.manual_seed(chosen["torch"])
 
 
 @contextmanager
@@ -57,6 +84,20 @@ def _no_bars() -> Iterator[None]:
     finally:
         if not were_off:
             datasets.enable_progress_bars()
+
+
+@contextmanager
+def fresh_maps() -> Iterator[None]:
+    """Have data sets mapped anew: a map kept on disk holds what some other run's generators drew."""
+    import datasets
+
+    active = datasets.is_caching_enabled()
+    datasets.disable_caching()
+    try:
+        yield
+    finally:
+        if active:
+            datasets.enable_caching()
 
 
 @contextmanager

@@ -11,7 +11,7 @@ DOCUMENTS = pa.schema(
     [("task", pa.string()), ("document", pa.string()), ("metric", pa.string()), ("value", pa.float64())]
 )
 """Columns of the per-document table: task as named in the suite, document as ``index`` or ``subtask:index`` (the
-index in the whole split, whatever the limit), metric as in TaskScore, or one of its parts (``mcc.0``, ``mcc.1``)."""
+index in the whole split, whatever the limit), metric as in TaskScore, or a part of it (``mcc.0``, ``prf.recall``)."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,8 @@ class TaskScore:
     """Documents scored."""
     error: str | None = None
     """Why the task failed."""
+    note: str | None = None
+    """What makes the score doubtful."""
 
 
 @dataclass(frozen=True)

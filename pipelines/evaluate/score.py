@@ -2,36 +2,28 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import math
-import platform
-import time
+from collections.abc import Iterator
 from numbers import Real
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from lm_eval.api.metrics import mean
-from lm_eval.api.registry import AGGREGATION_REGISTRY
-from lm_eval.evaluator_utils import EvalAcc, _compute_task_aggregations, aggregate_groups
-from lm_eval.result_schema import _SampleCount
-from torch import nn
+from lm_eval.evaluator_utils import _compute_task_aggregations
 
-from pipelines.evaluate.entries import Entered, Leaf, metric_name
+from conf.errors import UserError
+from pipelines.evaluate.entries import Entered, Leaf, metric_name, told
+from pipelines.evaluate.quiet import restore
 from pipelines.evaluate.result import TaskScore, document_table
-
-if TYPE_CHECKING:
-    from pipelines.evaluate.evaluator import Evaluator
-
-RESAMPLES = 200
-"""Bootstrap resamples for the standard error of a metric that is no mean over documents (Matthews, F1, …)."""
+from pipelines.evaluate.stderr import standard_error
 
 Raw = dict[tuple[str, str], list[Any]]
 """Per-document values of a leaf by (metric, filter)."""
 
 
 class Summary:
-    """Scores, documents and lm-eval's layout of one evaluated model."""
+    """Scores and documents of one evaluated model."""
 
     def __init__(self, tasks: list[Entered], failed: dict[str, str], seed: int):
         self.tasks, self.seed = tasks, seed
@@ -55,43 +47,24 @@ class Summary:
                     rows.extend(_rows(task.key, names, metric_name(metric, filter_name), values))
         return document_table(rows)
 
-    def lm_eval_layout(self, evaluator: Evaluator, model: nn.Module, who: str) -> dict[str, Any]:
-        """The results as lm-eval's ``simple_evaluate`` lays them out."""
-        out = EvalAcc()
-        out.metrics = dict(self.metrics)
-        for task in self.tasks:
-            if self.errors.get(task.key) is not None:
-                continue
-            if task.group is not None:
-                out.groups[task.group.name] = task.group
-                out.groups.update({g.name: g for g in task.group.get_all_groups()})
-            for leaf in task.leaves:
-                out.configs[leaf.name], out.versions[leaf.name] = leaf.config, leaf.task.VERSION
-                out.num_fewshot[leaf.name] = leaf.config.get("num_fewshot", 0)
-                out.higher_is_better[leaf.name] = leaf.task.higher_is_better()
-                out.n_samples[leaf.name] = _SampleCount(original=leaf.total, effective=len(leaf.ids))
-        layout = dict(aggregate_groups(out)._to_eval_results())
-        layout["config"] = {"model": "hf", "model_args": {"pretrained": who}, "batch_size": evaluator.scorer.batch_size}
-        layout["date"] = time.time()
-        return layout
-
     def _score(self, task: Entered) -> TaskScore:
         nothing = TaskScore(task.metric, math.nan, math.nan, 0, self.errors.get(task.key))
         if nothing.error is not None:
             return nothing
+        restore(task.states)
         try:
             for leaf in task.leaves:
                 self.raw[id(leaf)] = _process(leaf)
                 self.metrics[leaf.name] = self._aggregate(leaf)
             return self._read(task)
         except Exception as error:
-            self.errors[task.key] = f"{type(error).__name__}: {error}"
+            self.errors[task.key] = told(error)
             return TaskScore(task.metric, math.nan, math.nan, 0, self.errors[task.key])
 
     def _aggregate(self, leaf: Leaf) -> dict[str, Any]:
         values, count = _compute_task_aggregations(leaf.task, self.raw[id(leaf)], bootstrap_iters=0)
         for metric, filter_name in self.raw[id(leaf)]:
-            stderr = self._stderr(leaf, metric, filter_name, cheap=True)
+            stderr = self._stderr(leaf, metric, filter_name)
             values[f"{metric}_stderr,{filter_name}"] = "N/A" if math.isnan(stderr) else stderr
         alias = leaf.task.get_config("task_alias") or leaf.name
         return {"name": leaf.name, "alias": alias, "sample_len": count, **values}
@@ -102,46 +75,31 @@ class Summary:
         for leaf in task.leaves:
             if key not in self.metrics[leaf.name]:
                 known = sorted(m for m in self.metrics[leaf.name] if "," in m and "_stderr," not in m)
-                raise KeyError(f"{leaf.name} has no metric {key}; it has {'; '.join(known)}")
+                raise UserError(f"{leaf.name} has no metric {key}; it has {'; '.join(known)}")
         sizes = np.array([len(leaf.ids) for leaf in task.leaves], dtype=float)
         shares = sizes / sizes.sum() if _by_size(task) else np.full(len(sizes), 1 / len(sizes))
         values = np.array([self.metrics[leaf.name][key] for leaf in task.leaves], dtype=float)
-        errors = np.array([self._stderr(leaf, task.spec.metric, task.spec.filter) for leaf in task.leaves])
+        stated = [self.metrics[leaf.name][f"{task.spec.metric}_stderr,{task.spec.filter}"] for leaf in task.leaves]
+        errors = np.array([math.nan if error == "N/A" else error for error in stated], dtype=float)
         return TaskScore(
             metric=task.metric,
             value=float(values[0] if len(values) == 1 else shares @ values),
             stderr=float(np.sqrt(np.sum((shares * errors) ** 2))),
             n=int(sizes.sum()),
+            note=self._note(task),
         )
 
-    def _stderr(self, leaf: Leaf, metric: str, filter_name: str, cheap: bool = False) -> float:
-        """Standard error: s/√n for a mean; a seeded bootstrap for lm-eval's other aggregations, unless cheap."""
-        values = self.raw[id(leaf)][metric, filter_name]
+    def _note(self, task: Entered) -> str | None:
+        """What a task whose documents all have one outcome is noted with: often its target is wrong."""
+        metric = task.spec.metric, task.spec.filter
+        outcomes = [repr(value) for leaf in task.leaves for value in self.raw[id(leaf)][metric]]
+        if len(outcomes) < 2 or len(set(outcomes)) > 1:
+            return None
+        return f"all {len(outcomes)} documents have the same outcome, {outcomes[0]}: look at doc_to_target"
+
+    def _stderr(self, leaf: Leaf, metric: str, filter_name: str) -> float:
         aggregate = leaf.task.aggregation().get(metric, mean)
-        if len(values) < 2:
-            return math.nan
-        if aggregate is mean:
-            return float(np.std(np.asarray(values, dtype=float), ddof=1) / math.sqrt(len(values)))
-        if cheap or aggregate not in AGGREGATION_REGISTRY.values():
-            return math.nan
-        rng = np.random.default_rng(self.seed)
-        picks = rng.integers(0, len(values), size=(RESAMPLES, len(values)))
-        return float(np.std([aggregate([values[i] for i in pick]) for pick in picks], ddof=1))
-
-
-def settings(evaluator: Evaluator) -> dict[str, Any]:
-    """What does not change from model to model: packages, seed, and each task's version, few-shots and prompts."""
-    tasks = {}
-    for leaf in (leaf for task in evaluator.tasks for leaf in task.leaves):
-        shots = leaf.task.get_config("num_fewshot")
-        tasks[leaf.name] = {"version": leaf.task.VERSION, "num_fewshot": shots, "prompts": leaf.fingerprint()}
-    packages = ("lm_eval", "transformers", "torch", "datasets", "tokenizers")
-    return {
-        "packages": {name: importlib.metadata.version(name) for name in packages},
-        "python": platform.python_version(),
-        "seed": evaluator.suite.seed,
-        "tasks": tasks,
-    }
+        return standard_error(aggregate, self.raw[id(leaf)][metric, filter_name], self.seed)
 
 
 def _process(leaf: Leaf) -> Raw:
@@ -162,13 +120,20 @@ def _by_size(task: Entered) -> bool:
     return next((a.weight_by_size for a in listed if a.metric == task.spec.metric), True)
 
 
-def _rows(task: str, names: list[str], metric: str, values: list[Any]) -> list[tuple[str, str, str, float]]:
-    """Rows of one metric; a tuple's parts (gold and prediction, …) get rows of their own."""
-    if all(isinstance(v, Real) for v in values):
-        return [(task, name, metric, float(v)) for name, v in zip(names, values)]
-    out = []
+def _rows(task: str, names: list[str], metric: str, values: list[Any]) -> Iterator[tuple[str, str, str, float]]:
+    """Rows of one metric, part by part."""
     for name, value in zip(names, values):
-        for part, item in enumerate(value if isinstance(value, (tuple, list)) else ()):
-            if isinstance(item, Real):
-                out.append((task, name, f"{metric}.{part}", float(item)))
-    return out
+        for part, number in _numbers(value, metric):
+            yield task, name, part, number
+
+
+def _numbers(value: Any, name: str) -> Iterator[tuple[str, float]]:
+    """The numbers in a document's value; those of a list or dictionary by place or key (``mcc.0``, ``prf.recall``)."""
+    if isinstance(value, (Real, np.bool_)):
+        yield name, float(value)
+    elif isinstance(value, dict):
+        for key, part in value.items():
+            yield from _numbers(part, f"{name}.{key}")
+    elif isinstance(value, (tuple, list, np.ndarray)):
+        for place, part in enumerate(value):
+            yield from _numbers(part, f"{name}.{place}")

@@ -8,6 +8,7 @@ from itertools import islice
 from typing import Any
 
 import torch
+from lm_eval.api.instance import Instance
 from torch import nn
 
 from conf.errors import UserError
@@ -19,6 +20,9 @@ from pipelines.evaluate.sharing import can_share
 from pipelines.evaluate.trie import Batch, Pair, batches, forest
 
 Tick = Callable[[int], None]
+
+Extent = tuple[int, int, int]
+"""Of some requests: tokens of the shortest context and of the longest option, and the highest token."""
 
 
 class NotFiniteError(ArithmeticError):
@@ -36,13 +40,15 @@ class Scorer:
         self.lm, self.suite = lm, suite
         self.batch_size, self.share = suite.batch_size, suite.share_prefix
         self.pairs: dict[int, list[Pair]] = {}
+        self.extents: dict[int, Extent] = {}
         self.work: dict[int, list[Batch]] = {}
         self.answers: dict[int, list[Answer]] = {}
-        self.made_for: tuple[int, int, int] | None = None
-        self.max_length = 0
+        self.made_for: tuple[int, ...] | None = None
+        self.max_length, self.vocabulary = 0, 0
         for leaf in leaves:
-            if leaf.instances and leaf.instances[0][0].request_type == "loglikelihood":
-                self._tokenise(leaf)
+            if requests := _by_kind(leaf).get("loglikelihood"):
+                self.pairs[id(leaf)] = lm.encode_pairs([request.args for request in requests])
+                self.extents[id(leaf)] = _extent(self.pairs[id(leaf)])
 
     @property
     def rows(self) -> int | None:
@@ -54,13 +60,13 @@ class Scorer:
     def prepare(self, model: nn.Module) -> None:
         """See whether a model can share prefixes, and lay out the batches for its context length if so."""
         self.max_length, self.answers = self.lm.max_length, {}
+        self.vocabulary, width = model.get_input_embeddings().weight.shape
         pairs = self._fitting()
         longest = max((len(c) + len(t) - 1 for part in pairs.values() for c, t in part), default=0)
         self.share = self.suite.share_prefix and can_share(model, min(longest, self.max_length))
         if not self.share:
             return
-        width = model.get_input_embeddings().embedding_dim
-        wanted = (self.max_length, self.batch_size, width)
+        wanted = (self.max_length, self.batch_size, width, self.vocabulary)
         if self.made_for != wanted:
             trees = {key: forest(part, self.max_length, width) for key, part in pairs.items()}
             self.work = {key: batches(part, self.batch_size) for key, part in trees.items()}
@@ -76,17 +82,16 @@ class Scorer:
 
     def run(self, leaf: Leaf, model: nn.Module, tick: Tick) -> None:
         """Answer a leaf's requests and pass the answers through its filters."""
-        requests = leaf.task._instances or []
-        kind = requests[0].request_type
-        if kind == "loglikelihood":
-            answers: list[Any] = self._log_likelihoods(leaf, model, tick)
-        else:
-            self._try_one(model, requests[0].args[0])
-            requests = [request for request in requests for _ in range(request.repeats or 1)]
-            answers = getattr(self.lm, kind)(requests, disable_tqdm=True)
-            tick(len(requests))
-        for request, given in zip(requests, answers, strict=True):
-            request.resps.append(given)
+        for kind, requests in _by_kind(leaf).items():
+            if kind == "loglikelihood":
+                answers: list[Any] = self._log_likelihoods(leaf, model, tick)
+            else:
+                self._try_out(model, leaf.name, [request.args[0] for request in requests])
+                requests = [request for request in requests for _ in range(request.repeats or 1)]
+                answers = getattr(self.lm, kind)(requests, disable_tqdm=True)
+                tick(len(requests))
+            for request, given in zip(requests, answers, strict=True):
+                request.resps.append(given)
         leaf.task.apply_filters()
 
     def describe(self, settings: dict[str, Any], model: nn.Module) -> dict[str, Any]:
@@ -101,20 +106,25 @@ class Scorer:
             "max_length": self.max_length,
         }
 
-    def _tokenise(self, leaf: Leaf) -> None:
-        self.pairs[id(leaf)] = self.lm.encode_pairs([request.args for request in leaf.task._instances or []])
-
-    def _longest_option(self, key: int) -> int:
-        return max(len(option) for _, option in self.pairs[key])
+    def _misfit(self, extent: Extent) -> str | None:
+        """Why the model cannot answer requests of this extent, if it cannot."""
+        shortest, longest, highest = extent
+        if shortest == 0:
+            return "a context of white space alone gives no tokens"
+        if longest > self.max_length:
+            return f"an option of {longest} tokens does not fit a context length of {self.max_length}"
+        if highest >= self.vocabulary:
+            return f"the tokenizer gives token {highest}, and the model has embeddings for {self.vocabulary}"
+        return None
 
     def _fitting(self) -> dict[int, list[Pair]]:
-        """Requests of the leaves whose options fit the context."""
-        return {key: pairs for key, pairs in self.pairs.items() if self._longest_option(key) <= self.max_length}
+        """Requests of the leaves that the model can answer."""
+        return {key: pairs for key, pairs in self.pairs.items() if self._misfit(self.extents[key]) is None}
 
     def _log_likelihoods(self, leaf: Leaf, model: nn.Module, tick: Tick) -> list[Answer]:
         key, pairs = id(leaf), self.pairs[id(leaf)]
-        if (longest := self._longest_option(key)) > self.max_length:
-            raise ValueError(f"an option of {longest} tokens does not fit a context length of {self.max_length}")
+        if problem := self._misfit(self.extents[key]):
+            raise UserError(problem, where=leaf.name)
         if not self.share and not self.answers:
             fitting = self._fitting()
             given = iter(self.lm.answer([pair for part in fitting.values() for pair in part], tick))
@@ -124,9 +134,25 @@ class Scorer:
             raise NotFiniteError("the model's logits are NaN")
         return answers
 
-    def _try_one(self, model: nn.Module, prompt: str) -> None:
+    def _try_out(self, model: nn.Module, name: str, prompts: list[str]) -> None:
         """Generation would turn NaN logits into text: look at one prompt's logits first."""
+        prompt, doubtful = prompts[0], prompts if len(self.lm.tokenizer) > self.vocabulary else prompts[:1]
+        if problem := self._misfit(_extent([(self.lm.tok_encode(text), [0]) for text in doubtful])):
+            raise UserError(problem, where=name)
         tokens = torch.tensor([self.lm.tok_encode(prompt)[-self.max_length :]], device=self.lm.device)
         with torch.no_grad():
             if torch.isnan(model(input_ids=tokens, use_cache=False).logits).any():
                 raise NotFiniteError("the model's logits are NaN")
+
+
+def _extent(pairs: list[Pair]) -> Extent:
+    shortest = min(len(context) for context, _ in pairs)
+    return shortest, max(len(option) for _, option in pairs), max(max((*context, *option)) for context, option in pairs)
+
+
+def _by_kind(leaf: Leaf) -> dict[str, list[Instance]]:
+    """A leaf's requests by what they ask of the model."""
+    kinds: dict[str, list[Instance]] = {}
+    for request in leaf.task._instances or []:
+        kinds.setdefault(request.request_type, []).append(request)
+    return kinds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -14,7 +15,7 @@ from typing import Any
 from conf.errors import nearest
 from conf.schema import Suite, SuiteTask
 from pipelines.evaluate.attacks import attack_problem
-from pipelines.evaluate.definitions import OWN_TASKS, Definition, leaves
+from pipelines.evaluate.definitions import OWN_TASKS, Definition, groups, leaves, read_task_file
 from pipelines.evaluate.index import TaskIndex, lm_eval_version, task_index
 from pipelines.evaluate.sandbox import refusal
 
@@ -23,6 +24,12 @@ DTYPES = ("float32", "float16", "bfloat16")
 
 EVALUATION_VERSION = 1
 """Raised when the same suite would give other numbers."""
+
+TASKS_VERSION = 2
+"""Raised when lm-eval's tasks would give other numbers; the built-in skills have a version of their own."""
+
+SAMPLES = ("seeded", "first")
+"""Which documents a limit takes."""
 
 
 def suite_fingerprint(suite: Suite, datasets: str | None = None, folder: str | Path | None = None) -> dict[str, Any]:
@@ -78,14 +85,24 @@ def _check_settings(suite: Suite) -> list[str]:
         problems.append(problem)
     if suite.dtype not in DTYPES:
         problems.append(f"no dtype is called {suite.dtype!r}; {nearest(suite.dtype, DTYPES)}")
-    numbers: dict[str, int | None] = {
-        "batch_size": suite.batch_size,
-        "limit": suite.limit,
-        "max_length": suite.max_length,
-    }
-    numbers.update({f"tasks.{key}.limit": spec.limit for key, spec in suite.tasks.items()})
+    if suite.sample not in SAMPLES:
+        problems.append(f"no choice of documents is called {suite.sample!r}; {nearest(suite.sample, SAMPLES)}")
+    numbers = {"batch_size": suite.batch_size, "max_length": suite.max_length}
     problems.extend(f"{name} is {n}; it has to be 1 or more" for name, n in numbers.items() if n is not None and n < 1)
+    limits = {"limit": suite.limit, **{f"tasks.{key}.limit": spec.limit for key, spec in suite.tasks.items()}}
+    problems.extend(
+        f"{name} is {n}; it has to be a number of documents, or a share of them below 1"
+        for name, n in limits.items()
+        if not _is_limit(n)
+    )
+    shots = {key: spec.num_fewshot for key, spec in suite.tasks.items() if spec.num_fewshot is not None}
+    problems.extend(f"tasks.{key}.num_fewshot is {n}; it has to be 0 or more" for key, n in shots.items() if n < 0)
     return problems
+
+
+def _is_limit(n: Any) -> bool:
+    number = isinstance(n, (int, float)) and not isinstance(n, bool)
+    return n is None or (number and n > 0 and (n < 1 or n == int(n)))
 
 
 def _check_skill(key: str, spec: SuiteTask) -> list[str]:
@@ -118,6 +135,8 @@ def _check_task(
         if importlib.util.find_spec(package) is None:
             problems.append(f"task {key} needs the package {package}, which is not installed")
     wanted = sorted({leaf.dataset for leaf in found if leaf.dataset is not None})
+    absent = sorted({name for leaf in found for name in leaf.files if _content_hash(name) is None})
+    problems.extend(f"task {key}: there is no {name} to read its data from" for name in absent)
     by_hand = {leaf.dataset: leaf.local for leaf in found if leaf.local is not None}
     for dataset in wanted:
         if datasets is None and dataset in by_hand:
@@ -142,12 +161,14 @@ def _cached(dataset: str) -> bool:
 def _task_fingerprint(
     key: str, spec: SuiteTask, suite: Suite, index: TaskIndex, datasets: str | None
 ) -> dict[str, Any]:
+    limit = spec.limit if spec.limit is not None else suite.limit
     common = {
         "metric": spec.metric,
         "filter": spec.filter,
         "num_fewshot": spec.num_fewshot,
-        "limit": spec.limit if spec.limit is not None else suite.limit,
+        "limit": limit,
         "split": spec.split or suite.split,
+        **({"sample": suite.sample} if limit is not None and suite.sample != SAMPLES[0] else {}),
     }
     if spec.skill is not None:
         from pipelines.tiny.skills import VERSION
@@ -155,11 +176,14 @@ def _task_fingerprint(
         return {**common, "skill": spec.skill, "version": VERSION}
     name = spec.task or key
     found = leaves(name, index) if name in index else []
-    own = {leaf.name: _definition_hash(leaf) for leaf in found if not _stock(leaf.path)}
-    named = sorted({leaf.dataset for leaf in found if leaf.dataset is not None})
-    mirror = Path(datasets).expanduser() if datasets is not None else None
-    data = {name: folder_hash(mirror / name) if mirror is not None else "hub" for name in named}
-    return {**common, "task": name, "definitions": own, "data": data}
+    above = [Definition(group, path, read_task_file(path)) for group, path in groups(name, index).items()]
+    own = {part.name: _definition_hash(part) for part in (*above, *found) if not _stock(part.path)}
+    mirror = Path(datasets).expanduser() if datasets is not None else Path()
+    data = {file: _content_hash(file) for leaf in found for file in leaf.files}
+    for dataset in {leaf.dataset for leaf in found if leaf.dataset is not None}:
+        local = datasets is not None or Path(dataset).exists()  # load_dataset prefers a folder to the hub
+        data[dataset] = folder_hash(mirror / dataset) if local else "hub"
+    return {**common, "task": name, "version": TASKS_VERSION, "definitions": own, "data": data}
 
 
 def _attack_model(attack: str) -> dict[str, Any]:
@@ -168,20 +192,27 @@ def _attack_model(attack: str) -> dict[str, Any]:
     return {"attack_model": [2, folder_hash(Path(model).expanduser())]} if model else {}
 
 
-def _definition_hash(leaf: Definition) -> str:
-    """Hash of a task file that does not come with lm-eval, and of the Python files beside it."""
-    digest = hashlib.sha256(json.dumps(leaf.config, sort_keys=True, default=str).encode())
-    for path in sorted(leaf.path.parent.glob("*.py")):
-        digest.update(_hash(_signature(path)).encode())
-    return digest.hexdigest()[:16]
+def _definition_hash(part: Definition) -> str:
+    """Hash of a task file that does not come with lm-eval, and of the Python files that it may run."""
+    code = sorted(_hash(_signature(path)) for path in part.code if not _stock(path))
+    text = json.dumps([part.config, code], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _stock(path: Path) -> bool:
     return "lm_eval" in path.parts and "site-packages" in path.parts
 
 
+def _content_hash(name: str) -> str | None:
+    """Hash of the files and folders that a name or a pattern stands for; None where there are none."""
+    found = [folder_hash(Path(path)) for path in sorted(glob.glob(name, recursive=True))]
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16] if found else None
+
+
 def folder_hash(folder: Path) -> str | None:
-    """Hash of a folder's files by name and content; None where there is no folder. Files are read once a process."""
+    """Hash of a folder's files by name and content; None where there is none. Files are read once a process."""
+    if folder.is_file():
+        return _hash(_signature(folder))
     if not folder.exists():
         return None
     digest = hashlib.sha256()

@@ -10,6 +10,7 @@ import traceback
 from collections import deque
 from collections.abc import Sequence
 
+from conf.errors import UserError
 from conf.schema import Executor
 from pipelines.executors.base import Failure, OnTrial, Outcome
 from pipelines.sources import Access
@@ -68,5 +69,7 @@ def attempt(worker: Worker, trial: Trial) -> str | None:
         return "; ".join(errors) or None
     except KeyboardInterrupt:
         raise
+    except UserError as error:
+        return str(error)
     except Exception as error:
         return f"{type(error).__name__}: {error} [{traceback.extract_tb(error.__traceback__)[-1].name}]"

@@ -66,3 +66,12 @@ def test_problems_of_a_plan_are_all_told_as_json(run, tmp_path):
     )
     assert done.returncode == 2
     assert any("no_such_task" in problem["what"] for problem in json.loads(done.stdout)[0]["problems"])
+
+
+def test_a_task_without_a_score_is_named_beside_the_others(run, tmp_path, tiny_pool):
+    suite = ["suite=custom", "+suite.tasks.add={skill: add, limit: 0.05}", "+suite.tasks.odd={skill: odd, metric: f1}"]
+    done = run("evaluate", f"model={tiny_pool.base}", *suite, f"store={tmp_path}/store")
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "no metric f1" in " ".join(done.stdout.split())
+    assert "103" in done.stdout  # a share of 2,048 items

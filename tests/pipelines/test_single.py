@@ -1,5 +1,6 @@
 """One model at a time: what is merged in memory is what is written to disk."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -94,3 +95,14 @@ def test_keys_change_with_the_number_and_with_nothing_else(tiny_pool, tmp_path):
     reordered = ",".join(reversed(tiny_pool.experts))
     assert key("method=ties", f"experts=[{reordered}]") != same
     assert key("method=dare_linear", "seed=7") != key("method=dare_linear")
+
+
+def test_one_failing_task_hides_no_other(tiny_pool, tmp_path):
+    entry = evaluate_model(config_of(tiny_pool, tmp_path, "+suite.tasks.odd.skill=odd", "suite.tasks.odd.metric=f1"))
+    tasks = entry.describe()["tasks"]
+    assert "odd has no metric f1,none" in tasks["odd"]["error"]
+    assert tasks["add"]["n"] == tasks["count"]["n"] == 20
+    layout = json.loads((entry.folder / "lm_eval.json").read_text())
+    assert layout["config"]["model_args"]["merge"]["method"] == "linear"
+    with pytest.raises(UserError, match="could not be scored: add: add has no metric f1"):
+        evaluate_model(config_of(tiny_pool, tmp_path, "~suite.tasks.count", "suite.tasks.add.metric=f1"))

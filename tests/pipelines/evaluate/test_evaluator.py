@@ -128,7 +128,7 @@ def test_option_longer_than_the_context_is_told(suite, folder, model):
     suite.tasks = {"add": suite.tasks["add"]}
     evaluator = Evaluator(suite, folder)
     leaf = evaluator.tasks[0].leaves[0]
-    evaluator.scorer.pairs[id(leaf)][0] = ([5], [6] * 513)
+    evaluator.scorer.extents[id(leaf)] = (1, 513, 6)
     evaluation = evaluator.evaluate(model)
     assert "an option of 513 tokens does not fit a context length of 512" in evaluation.errors["add"]
 

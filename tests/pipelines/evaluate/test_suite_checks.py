@@ -61,6 +61,9 @@ def test_members_of_groups_and_tags_are_found():
         ({"gsm8k": SuiteTask(metric="exact_match")}, "no filter 'none'"),
         ({"humaneval": SuiteTask(metric="pass@1", filter="create_test")}, "suite.run_code=true"),
         ({"arc_easy": SuiteTask(limit=0)}, "tasks.arc_easy.limit is 0"),
+        ({"arc_easy": SuiteTask(limit=1.5)}, "limit is 1.5; it has to be a number of documents, or a share"),
+        ({"arc_easy": SuiteTask(limit="all")}, "limit is all"),
+        ({"arc_easy": SuiteTask(num_fewshot=-1)}, "num_fewshot is -1; it has to be 0 or more"),
     ],
 )
 def test_problems_are_told(tasks, message):
@@ -146,3 +149,44 @@ def test_fingerprint_follows_data_and_task_files(tmp_path):
     third = suite_fingerprint(own, str(data))
     assert first != second != third
     assert check_suite(own, str(data)) == []
+
+
+@pytest.mark.parametrize("changed", ["data.jsonl", "set/train.csv", "below/base.yaml", "below/more.py", "group.yaml"])
+def test_fingerprint_follows_everything_that_a_task_reads(changed, tmp_path):
+    files = {
+        "data.jsonl": "{}",
+        "set/train.csv": "a,b",
+        "below/base.yaml": "output_type: multiple_choice\ndoc_to_text: !function more.text",
+        "below/more.py": "def text(doc): return doc['q']",
+        "group.yaml": "group: ours\ntask: [mine, another]\naggregate_metric_list: [{metric: acc}]",
+        "mine.yaml": f"task: mine\ninclude: below/base.yaml\ndataset_path: {tmp_path}/set",
+        "another.yaml": f"task: another\ndataset_path: json\ndataset_kwargs: {{data_files: ['{tmp_path}/da*.jsonl']}}",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text + "\n")
+    own = Suite(name="s", tasks={"ours": SuiteTask()}, include_path=str(tmp_path))
+    assert check_suite(own) == []
+    before = suite_fingerprint(own)
+    assert suite_fingerprint(own) == before
+    (tmp_path / changed).write_text(
+        files[changed].replace("}]", ", weight_by_size: false}]").replace("text", "other") + " \n"
+    )
+    assert suite_fingerprint(own) != before
+    (tmp_path / "data.jsonl").unlink()
+    assert "there is no" in check_suite(own)[0]
+
+
+def test_data_of_class_tasks_are_known():
+    index = task_index()
+    assert [leaf.dataset for leaf in leaves("squadv2", index)] == ["lighteval/squad_v2"]
+    assert {leaf.dataset for leaf in leaves("scrolls_qasper", index)} == {"tau/scrolls"}
+
+
+def test_the_choice_of_documents_is_keyed_where_it_is_not_seeded():
+    tasks = {"add": SuiteTask(skill="add", limit=5), "odd": SuiteTask(skill="odd")}
+    seeded, first = (suite_fingerprint(Suite(name="s", tasks=tasks, sample=s))["tasks"] for s in ("seeded", "first"))
+    assert "sample" not in seeded["add"]
+    assert first["add"] == {**seeded["add"], "sample": "first"}
+    assert first["odd"] == seeded["odd"]
+    assert "did you mean first" in check_suite(Suite(name="s", tasks=tasks, sample="fist"))[0]
