@@ -98,11 +98,11 @@ def test_keys_change_with_the_number_and_with_nothing_else(tiny_pool, tmp_path):
 
 
 def test_one_failing_task_hides_no_other(tiny_pool, tmp_path):
-    entry = evaluate_model(config_of(tiny_pool, tmp_path, "+suite.tasks.odd.skill=odd", "suite.tasks.odd.metric=f1"))
+    entry = evaluate_model(config_of(tiny_pool, tmp_path, "+suite.tasks.odd.skill=odd", "+suite.tasks.odd.metric=f1"))
     tasks = entry.describe()["tasks"]
     assert "odd has no metric f1,none" in tasks["odd"]["error"]
     assert tasks["add"]["n"] == tasks["count"]["n"] == 20
     layout = json.loads((entry.folder / "lm_eval.json").read_text())
     assert layout["config"]["model_args"]["merge"]["method"] == "linear"
     with pytest.raises(UserError, match="could not be scored: add: add has no metric f1"):
-        evaluate_model(config_of(tiny_pool, tmp_path, "~suite.tasks.count", "suite.tasks.add.metric=f1"))
+        evaluate_model(config_of(tiny_pool, tmp_path, "+suite.tasks.count.metric=f1", "+suite.tasks.add.metric=f1"))

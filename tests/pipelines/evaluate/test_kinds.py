@@ -160,7 +160,7 @@ def test_layout_is_read_by_lm_evals_own_tools(folder, model, suite, tmp_path):
     table = make_table(layout)
     assert "|add" in table.replace(" ", "")
     assert "acc" in table
-    assert layout["config"]["model_args"] == {"pretrained": "a merge"}
+    assert layout["config"]["model_args"] == {"model": "a merge (in memory)"}
     assert layout["results"]["add"]["acc_stderr,none"] > 0
     assert json.loads(json.dumps(layout, default=handle_non_serializable))["n-samples"]["add"]["effective"] == 40
 

@@ -26,13 +26,13 @@ def texts(n):
 
 
 CASES = {
-    "mcc": (metrics.matthews_corrcoef, pairs(80, 2), 2000),
-    "mcc of three": (metrics.matthews_corrcoef, pairs(80, 3), 2000),
-    "f1": (metrics.f1_score, pairs(80, 2), 1000),
+    "mcc": (metrics.matthews_corrcoef, pairs(80, 2), 500),
+    "mcc of three": (metrics.matthews_corrcoef, pairs(80, 3), 500),
+    "f1": (metrics.f1_score, pairs(80, 2), 500),
     "bleu": (metrics.bleu, texts(30), 200),
     "chrf": (metrics.chrf, texts(30), 200),
     "chrf++": (metrics.chrfpp, texts(30), 200),
-    "ter": (metrics.ter, texts(30), 200),
+    "ter": (metrics.ter, texts(15), 60),
     "perplexity": (metrics.perplexity, np.random.default_rng(2).normal(-2, 1, 60).tolist(), 2000),
     "mean": (metrics.mean, [0.0, 1.0, 1.0, 0.0, 1.0], 0),
 }
@@ -45,7 +45,7 @@ def test_standard_errors_are_lm_evals(name, monkeypatch, capfd):
     want = metrics.stderr_for_metric(aggregate, bootstrap_iters=draws or 1)(values)
     got = standard_error(aggregate, values, 1234)
     assert got == standard_error(aggregate, values, 1234)
-    assert got == pytest.approx(want, rel=0.2 if draws else 1e-12)
+    assert got == pytest.approx(want, rel=0.25 if draws else 1e-12)
 
 
 def test_what_has_no_standard_error_in_lm_eval_has_none():
