@@ -29,8 +29,8 @@ import yaml
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from conf.schema import Suite, SuiteTask
+from pipelines.checkpoints.checkpoint import open_checkpoint
 from pipelines.evaluate.evaluator import Evaluator
-from pipelines.merge.checkpoint import open_checkpoint
 from pipelines.merge.recipe import Recipe
 from pipelines.merge.stream import Merge, merge_into
 from pipelines.tiny.base import tokenizer

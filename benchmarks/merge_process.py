@@ -28,7 +28,7 @@ import torch
 import yaml
 
 from mergeopt_core.merging import check_parameters, describe
-from pipelines.merge.checkpoint import open_checkpoint
+from pipelines.checkpoints.checkpoint import open_checkpoint
 from pipelines.merge.recipe import Recipe
 from pipelines.merge.stream import Merge
 

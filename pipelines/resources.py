@@ -10,8 +10,8 @@ from typing import Any
 import psutil
 
 from conf.schema import Config
-from pipelines.merge.headers import CODES, itemsize
-from pipelines.merge.remote import RemoteCheckpoint
+from pipelines.checkpoints.headers import CODES, itemsize
+from pipelines.checkpoints.hub import RemoteCheckpoint
 from pipelines.sources import Access
 from pipelines.study import Planned
 from pipelines.trial import Trial

@@ -78,7 +78,7 @@ def merge_checkpoint(config: Config, progress: Progress = SILENT) -> Made:
 
 def merge_mergekit_config(config: Config, file: str, progress: Progress = SILENT) -> Made:
     """Run a mergekit YAML, with our methods registered, into the folder ``out``."""
-    from pipelines.merge.mergekit_config import run_mergekit_config
+    from pipelines.merge.mergekit_yaml import run_mergekit_config
 
     if not config.out:
         raise UserError("there is no folder to write the merged model to", where="out", do="name one with out=DIR")

@@ -13,10 +13,9 @@ from typing import Any
 
 from conf.errors import UserError
 from conf.schema import Base, Checkpoint, Executor, Optimizer, Pool, Task, Training
-from pipelines.fetch import Looked
-from pipelines.merge.checkpoint import OpenCheckpoint, open_checkpoint
-from pipelines.merge.remote import open_headers
-from pipelines.merge.sources import hub_id
+from pipelines.checkpoints.checkpoint import OpenCheckpoint, open_checkpoint
+from pipelines.checkpoints.folder import hub_id
+from pipelines.checkpoints.hub import Looked, open_headers
 from pipelines.progress import SILENT, Progress
 from pipelines.store import KINDS, Store, content_key
 

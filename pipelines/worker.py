@@ -17,14 +17,14 @@ from torch import nn
 
 from conf.errors import UserError
 from conf.schema import Executor
+from pipelines.checkpoints.checkpoint import OpenCheckpoint
+from pipelines.checkpoints.fingerprint import WeightHash
 from pipelines.collect import open_statistics
 from pipelines.evaluate.evaluator import Evaluator
 from pipelines.evaluate.result import Evaluation
-from pipelines.merge.checkpoint import OpenCheckpoint
-from pipelines.merge.companions import write_tokenizer
-from pipelines.merge.digest import WeightHash
-from pipelines.merge.kept import Kept
+from pipelines.merge.cache import Kept
 from pipelines.merge.stream import Merge, alone, merge_into
+from pipelines.merge.write import write_tokenizer
 from pipelines.provenance import training_of
 from pipelines.sources import Access, Source
 from pipelines.store import content_key

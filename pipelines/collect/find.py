@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from conf.errors import UserError, nearest
 from conf.schema import Collect, Config, Pool, Task
-from pipelines.merge.checkpoint import OpenCheckpoint
-from pipelines.merge.headers import Place, TensorInfo, read_safetensors_header
+from pipelines.checkpoints.checkpoint import OpenCheckpoint
+from pipelines.checkpoints.headers import Place, TensorInfo, read_safetensors_header
 from pipelines.progress import SILENT, Progress
 from pipelines.sources import Access, Source, Unmade, find_base, find_checkpoint, find_expert, pool_recipes
 from pipelines.store import Entry, content_key

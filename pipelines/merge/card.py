@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mergeopt_core import merging
-from pipelines.merge.lora import AdaptedCheckpoint
-from pipelines.merge.sources import HUB_ID
+from pipelines.checkpoints.adapters import AdaptedCheckpoint
+from pipelines.checkpoints.folder import HUB_ID
 
 if TYPE_CHECKING:
     from pipelines.merge.recipe import Recipe

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from pipelines.merge.headers import TensorInfo
-from pipelines.merge.lora import AdaptedCheckpoint, Model
-from pipelines.merge.names import BUFFERS, EMBEDDING, HEAD, VOCABULARY, first
-from pipelines.merge.problem import Problem
-from pipelines.merge.recipe import Recipe
-from pipelines.merge.vocabulary import Vocabulary, clash_problem, make_vocabulary, same_tokenizer, tokens
+from mergeopt_core import merging
+from pipelines.checkpoints.adapters import AdaptedCheckpoint, Model
+from pipelines.checkpoints.headers import BUFFERS, EMBEDDING, HEAD, VOCABULARY, TensorInfo, first
+from pipelines.checkpoints.vocabulary import Vocabulary, clash_problem, make_vocabulary, same_tokenizer, tokens
+from pipelines.merge.recipe import Problem, Recipe
 
 SAME = ("num_attention_heads", "num_key_value_heads", "hidden_act", "hidden_activation")
 """Config fields that change what a weight means without changing its shape."""
@@ -162,3 +161,27 @@ def _check_config(base: Model, expert: Model, layout: Layout) -> None:
 def _out_dtype(recipe: Recipe, info: TensorInfo) -> str:
     """The recipe's dtype; the base's own where that is auto or the tensor is no floating-point one."""
     return info.dtype if recipe.dtype == "auto" or not info.merged else recipe.dtype
+
+
+SPECTRAL = ("iso_c", "iso_cts", "tsv_m", "task_arithmetic_sb", "ties_sb", "subspace_boosting")
+"""Methods that raise small singular values of the update: zero ones have no direction to raise."""
+
+
+def rank_notes(recipe: Recipe, experts: Sequence[Model]) -> list[str]:
+    """One line an adapter where the method reshapes the spectrum: the largest rank its update can have."""
+    if recipe.method not in SPECTRAL:
+        return []
+    notes = []
+    known = {parameter.name for parameter in merging.describe(recipe.method).parameters}
+    way = " (rank_tolerance leaves them out)" if "rank_tolerance" in known else ""
+    for expert in experts:
+        if not isinstance(expert, AdaptedCheckpoint) or not expert.ranks:
+            continue
+        name, rank = max(expert.ranks.items(), key=lambda item: (item[1], item[0]))
+        full = min(expert.header[name].shape) if name in expert.header else 0
+        if rank < full:
+            notes.append(
+                f"{expert.name} is an adapter: its update has rank {rank} at most, of {full}; {recipe.method} raises "
+                f"small singular values and is ill-posed on those that are zero{way}"
+            )
+    return notes

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 import torch
@@ -13,17 +15,14 @@ from torch import Tensor
 from conf.errors import UserError, raise_all
 from mergeopt_core import merging
 from mergeopt_core.merging.checks import unique_ids
-from pipelines.merge.ahead import in_order
-from pipelines.merge.checkpoint import OpenCheckpoint
-from pipelines.merge.digest import WeightHash
-from pipelines.merge.layout import Layout, make_layout
-from pipelines.merge.live import merge_into
-from pipelines.merge.lora import AdaptedCheckpoint, Model
-from pipelines.merge.names import VOCABULARY
-from pipelines.merge.overflow import check_cast
-from pipelines.merge.problem import Problem
-from pipelines.merge.ranks import rank_notes
-from pipelines.merge.recipe import Recipe
+from mergeopt_core.spectral.decompositions import one_blas_thread
+from pipelines.checkpoints.adapters import AdaptedCheckpoint, Model
+from pipelines.checkpoints.checkpoint import OpenCheckpoint
+from pipelines.checkpoints.fingerprint import WeightHash
+from pipelines.checkpoints.headers import VOCABULARY
+from pipelines.merge.layout import Layout, make_layout, rank_notes
+from pipelines.merge.live import check_cast, merge_into
+from pipelines.merge.recipe import Problem, Recipe
 from pipelines.merge.write import write_merge
 
 WORTH_THREADS = 64 * 2**20
@@ -230,3 +229,34 @@ def alone(base: OpenCheckpoint, model: OpenCheckpoint) -> Merge:
     """
     ground = base if model.adapter else model
     return Merge(Recipe(ground.path, (model.path,), "passthrough"), ground, [model], [model.path])
+
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def in_order(function: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[tuple[Item, Result]]:
+    """Each item with ``function(item)``, in the items' order; at most one more than ``threads`` are held at once.
+
+    Every thread computes alone (torch and LAPACK on one thread each), as a single one would. An error is raised in its
+    item's turn; what has not been begun by then is dropped.
+    """
+    before = torch.get_num_threads()
+    waiting: deque[tuple[Item, Future[Result]]] = deque()
+    pool = ThreadPoolExecutor(threads, "merge", torch.set_num_threads, (1,))
+    try:
+        with one_blas_thread():
+            for item in items:
+                waiting.append((item, pool.submit(function, item)))
+                if len(waiting) > threads:
+                    yield _next(waiting)
+            while waiting:
+                yield _next(waiting)
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(before)
+
+
+def _next(waiting: deque[tuple[Item, Future[Result]]]) -> tuple[Item, Result]:
+    item, future = waiting.popleft()
+    return item, future.result()

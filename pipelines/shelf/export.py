@@ -8,8 +8,8 @@ from typing import Any
 
 from conf.errors import UserError
 from conf.schema import Config
+from pipelines.checkpoints.fingerprint import WeightHash
 from pipelines.merge.card import model_card
-from pipelines.merge.digest import WeightHash
 from pipelines.merge.stream import write_merge
 from pipelines.progress import SILENT, Progress
 from pipelines.provenance import provenance

@@ -10,8 +10,8 @@ from typing import Any
 
 from conf.errors import UserError
 from conf.schema import Executor
+from pipelines.checkpoints.fingerprint import WeightHash
 from pipelines.collect.find import FILE
-from pipelines.merge.digest import WeightHash
 from pipelines.progress import SILENT, Progress
 from pipelines.shelf.remake import merge_of, sources_of
 from pipelines.sources import Access

@@ -18,9 +18,8 @@ from fake_hub import FakeHub
 from cli.plan_view import plan_tables
 from conf.compose import compose
 from conf.errors import UserError
-from pipelines.fetch import Looked
-from pipelines.merge.checkpoint import open_checkpoint
-from pipelines.merge.remote import RemoteCheckpoint, open_headers
+from pipelines.checkpoints.checkpoint import open_checkpoint
+from pipelines.checkpoints.hub import Looked, RemoteCheckpoint, open_headers
 from pipelines.plan import make_plan
 from pipelines.resources import memory
 from pipelines.store import Store

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from pipelines.merge.checkpoint import open_checkpoint
+from pipelines.checkpoints.checkpoint import open_checkpoint
 from pipelines.merge.recipe import Recipe
 from pipelines.merge.stream import Merge
 

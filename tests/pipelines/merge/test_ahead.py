@@ -8,7 +8,7 @@ import torch
 from threadpoolctl import threadpool_info
 
 from mergeopt_core.spectral.decompositions import symmetric_eigen
-from pipelines.merge.ahead import in_order
+from pipelines.merge.stream import in_order
 
 
 def blas_threads():

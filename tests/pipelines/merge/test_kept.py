@@ -2,8 +2,8 @@
 
 import torch
 
-from pipelines.merge.checkpoint import open_checkpoint
-from pipelines.merge.kept import Kept
+from pipelines.checkpoints.checkpoint import open_checkpoint
+from pipelines.merge.cache import Kept
 from pipelines.merge.recipe import Recipe
 from pipelines.merge.stream import Merge
 

@@ -7,7 +7,7 @@ import torch
 from merge_helpers import assert_same, merge_of
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
-from pipelines.merge.checkpoint import open_checkpoint
+from pipelines.checkpoints.checkpoint import open_checkpoint
 from pipelines.merge.stream import alone, merge_into, write_merge
 
 PLAIN = {

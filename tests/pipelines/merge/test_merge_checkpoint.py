@@ -15,9 +15,9 @@ from merge_helpers import SMALL, weights
 from safetensors.torch import load_file, save_file
 
 from conf.errors import UserError
-from pipelines.merge import fingerprint
-from pipelines.merge.checkpoint import open_checkpoint
-from pipelines.merge.headers import TensorInfo, read_safetensors_header
+from pipelines.checkpoints import fingerprint
+from pipelines.checkpoints.checkpoint import open_checkpoint
+from pipelines.checkpoints.headers import TensorInfo, read_safetensors_header
 
 
 def test_header_and_tensors_are_those_of_the_file(pool):

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, GPT2Config, MixtralConfig, Qwen3Config
 
 from conf.errors import UserError
-from pipelines.merge.checkpoint import open_checkpoint
+from pipelines.checkpoints.checkpoint import open_checkpoint
 from pipelines.merge.stream import alone, merge_into, write_merge
 
 COMMON = {"vocab_size": 40, "num_hidden_layers": 2, "num_attention_heads": 2, "bos_token_id": 0, "eos_token_id": 0}

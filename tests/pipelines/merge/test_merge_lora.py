@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from conf.errors import UserError
-from pipelines.merge.checkpoint import open_checkpoint
-from pipelines.merge.lora import SETTINGS, AdaptedCheckpoint
+from pipelines.checkpoints.adapters import SETTINGS, AdaptedCheckpoint
+from pipelines.checkpoints.checkpoint import open_checkpoint
 from pipelines.merge.stream import merge_into
 
 
@@ -119,7 +119,7 @@ def test_an_embedding_of_its_own_unties_a_tied_base(make_pool, tmp_path):
 
 
 def test_a_low_rank_is_told_where_the_spectrum_is_reshaped(make_pool, tmp_path):
-    from pipelines.merge.ranks import rank_notes
+    from pipelines.merge.layout import rank_notes
     from pipelines.merge.recipe import Recipe
 
     base, _ = make_pool(0)

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 from conf.errors import UserError
-from pipelines.merge.checkpoint import OpenCheckpoint
+from pipelines.checkpoints.checkpoint import OpenCheckpoint
 from pipelines.merge.recipe import Recipe
 from pipelines.merge.stream import merge_into, write_merge
 

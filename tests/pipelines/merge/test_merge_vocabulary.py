@@ -10,9 +10,9 @@ import torch
 from merge_helpers import WORDS, assert_same, merge_of, perturbed, weights, word_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from pipelines.merge.companions import write_tokenizer
+from pipelines.checkpoints.vocabulary import make_vocabulary
 from pipelines.merge.stream import merge_into, write_merge
-from pipelines.merge.vocabulary import make_vocabulary
+from pipelines.merge.write import write_tokenizer
 
 
 def grown(base, words, folder, seed):

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from conf.errors import UserError
 from mergeopt_core.merging import describe, names
-from pipelines.merge.mergekit_config import FIELDS, run_mergekit_config
+from pipelines.merge.mergekit_yaml import FIELDS, run_mergekit_config
 from pipelines.merge.stream import write_merge
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from conf.errors import UserError
-from pipelines.merge.digest import WeightHash
+from pipelines.checkpoints.fingerprint import WeightHash
 from pipelines.plan import make_plan
 from pipelines.rows import trial_rows
 from pipelines.shelf.studies import studies
@@ -86,7 +86,7 @@ def test_a_choice_that_is_none_is_refused(small_study):
 def test_hashing_the_tiny_model_is_cheap(tiny_pool):
     import time
 
-    from pipelines.merge.checkpoint import open_checkpoint
+    from pipelines.checkpoints.checkpoint import open_checkpoint
 
     checkpoint = open_checkpoint(tiny_pool.base)
     tensors = [(name, checkpoint.tensor(name).clone()) for name in sorted(checkpoint.header)]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,3 +111,20 @@ def _entry(file: Path, name: str, entry: dict, data: int, size: int) -> tuple[Te
     if stop - start != info.size or data + stop > size:
         raise UserError(f"{file.name} is cut short at {name}", where=str(file.parent), do="fetch it again")
     return info, Place(file, data + start, data + stop)
+
+
+HEAD = re.compile(r"(^|\.)(lm_head|embed_out|output_projection)\.weight$|^head\.weight$")
+"""Output head."""
+EMBEDDING = re.compile(
+    r"(^|\.)(embed_tokens|wte|word_embeddings|embed_in|tok_embeddings|tokens_embed|embeddings)\.weight$"
+)
+"""Input embedding."""
+VOCABULARY = re.compile(rf"{EMBEDDING.pattern}|{HEAD.pattern}|(^|\.)(lm_head|embed_out|output_projection)\.bias$")
+"""Tensors with one row a token."""
+BUFFERS = re.compile(r"rotary_emb\.inv_freq$|attn\.(bias|masked_bias)$|attention\.(bias|masked_bias)$|position_ids$")
+"""Constants that some versions of transformers saved and others recompute: never merged into, never missed."""
+
+
+def first(pattern: re.Pattern[str], names: Iterable[str]) -> str | None:
+    """The shortest name that matches, if any does."""
+    return min((name for name in names if pattern.search(name)), key=len, default=None)

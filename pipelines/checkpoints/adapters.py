@@ -12,15 +12,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Union
 
-from pipelines.merge.checkpoint import OpenCheckpoint
-from pipelines.merge.headers import TensorInfo
-from pipelines.merge.names import EMBEDDING, HEAD, first
-from pipelines.merge.problem import Problem
+from pipelines.checkpoints.checkpoint import OpenCheckpoint
+from pipelines.checkpoints.headers import EMBEDDING, HEAD, TensorInfo, first
+from pipelines.merge.recipe import Problem
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor
+
 
 PREFIX = "base_model.model."
 PART = re.compile(

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from conf.errors import UserError
-from pipelines.merge.files import read_json
-from pipelines.merge.problem import Problem
+from pipelines.checkpoints.folder import read_json
+from pipelines.merge.recipe import Problem
 
 if TYPE_CHECKING:
     from torch import Tensor

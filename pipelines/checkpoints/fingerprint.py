@@ -1,4 +1,4 @@
-"""The fingerprint of a checkpoint: a hash over everything in its folder that can change a number."""
+"""Hashes of weights: the fingerprint of a checkpoint folder, and the hash of merged weights as they stream by."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+import torch
+from torch import Tensor
 
 CONFIGS = ("config.json", "generation_config.json", "adapter_config.json")
 TOKENIZER = (
@@ -94,3 +97,21 @@ def _write_whole(file: Path, text: str) -> None:
     beside = file.with_name(f"{file.name}.{os.getpid()}.part")
     beside.write_text(text, encoding="utf-8")
     os.replace(beside, file)
+
+
+class WeightHash:
+    """SHA-256 over name, dtype, shape and bytes of every tensor, in the order in which they are added."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+
+    def add(self, name: str, tensor: Tensor) -> None:
+        """Take in one tensor ``[*shape]``, on any device."""
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        self._digest.update(f"{name} {dtype} {list(tensor.shape)}\n".encode())
+        flat = tensor.detach().to("cpu").contiguous().reshape(-1)  # [count]
+        self._digest.update(flat.view(torch.uint8).numpy().data)
+
+    def hexdigest(self) -> str:
+        """The hash so far, as 64 hex digits."""
+        return self._digest.hexdigest()

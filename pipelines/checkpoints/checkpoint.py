@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import mmap
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from conf.errors import UserError
-from pipelines.merge.files import ADAPTER, read_json, weight_files
-from pipelines.merge.fingerprint import fingerprint
-from pipelines.merge.headers import Place, TensorInfo, read_safetensors_header
-from pipelines.merge.names import HEAD, first
-from pipelines.merge.sources import locate
+from pipelines.checkpoints.fingerprint import fingerprint
+from pipelines.checkpoints.folder import ADAPTER, locate, read_json, weight_files
+from pipelines.checkpoints.headers import HEAD, Place, TensorInfo, first, read_safetensors_header
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from pipelines.merge.mapped import MappedFile
 
 
 class OpenCheckpoint:
@@ -84,8 +83,6 @@ class OpenCheckpoint:
 
     def _file(self, file: Path) -> MappedFile:
         if file not in self._mapped:
-            from pipelines.merge.mapped import MappedFile
-
             self._mapped[file] = MappedFile(file)
         return self._mapped[file]
 
@@ -147,3 +144,36 @@ def open_checkpoint(
     if not checkpoint.adapter and not checkpoint.config:
         raise UserError("the folder holds weights but no config.json", where=str(folder), do="give a model folder")
     return checkpoint
+
+
+RELEASE_FROM = 1 << 20
+"""Smaller tensors keep their pages: giving them back costs more than it frees."""
+
+
+class MappedFile:
+    """Read-only tensors of one safetensors file (private mapping: writing to a view never reaches the file)."""
+
+    def __init__(self, file: Path):
+        with file.open("rb") as stream:
+            self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
+
+    def tensor(self, info: TensorInfo, place: Place) -> torch.Tensor:
+        """View of the file's bytes as a tensor (a copy only where the file is not aligned for the dtype)."""
+        dtype = getattr(torch, info.dtype)
+        if info.count == 0:
+            return torch.empty(info.shape, dtype=dtype)
+        if place.start % dtype.itemsize:
+            return torch.frombuffer(bytearray(self._map[place.start : place.stop]), dtype=dtype).view(info.shape)
+        flat = torch.frombuffer(self._map, dtype=dtype, count=info.count, offset=place.start)
+        return flat.view(info.shape)
+
+    def release(self, place: Place) -> None:
+        """Give the pages of a tensor back, so that resident memory does not grow with what has been read.
+
+        Views stay valid: a later access maps the page again.
+        """
+        if place.stop - place.start < RELEASE_FROM or not hasattr(mmap, "MADV_DONTNEED"):
+            return
+        first = -(-place.start // mmap.PAGESIZE) * mmap.PAGESIZE
+        last = place.stop // mmap.PAGESIZE * mmap.PAGESIZE
+        self._map.madvise(mmap.MADV_DONTNEED, first, last - first)

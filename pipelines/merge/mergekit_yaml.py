@@ -16,11 +16,11 @@ from conf.errors import UserError, nearest
 from mergeopt_core import merging
 from mergeopt_core.merging.checks import check_values
 from mergeopt_core.merging.mergekit_run import run_config
-from pipelines.merge.checkpoint import open_checkpoint
-from pipelines.merge.overflow import check_cast
-from pipelines.merge.place import RECIPE, placed
+from pipelines.checkpoints.checkpoint import open_checkpoint
+from pipelines.checkpoints.folder import locate
+from pipelines.checkpoints.write import RECIPE, placed
+from pipelines.merge.live import check_cast
 from pipelines.merge.recipe import Recipe
-from pipelines.merge.sources import locate
 from pipelines.merge.stream import Merge, write_merge
 from pipelines.progress import SILENT, Progress
 

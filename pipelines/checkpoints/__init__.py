@@ -1,0 +1,1 @@
+"""Checkpoints: found, read from headers, mapped, hashed and written; the only door for files that others made."""
