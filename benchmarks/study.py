@@ -27,7 +27,7 @@ import yaml
 
 from conf.compose import compose
 from conf.schema import Config
-from pipelines.store import Store
+from pipelines.store.store import Store
 from pipelines.study import access_of, lay_out
 from pipelines.tiny.lmeval import export_tasks
 from pipelines.trial import Trial

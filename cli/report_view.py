@@ -14,7 +14,7 @@ from pipelines.report.page import settings_lines
 
 if TYPE_CHECKING:
     from pipelines.report import Interval, Report
-    from pipelines.report.leaderboard import LeaderRow
+    from pipelines.report.analysis import LeaderRow
 
 STYLES = {1: "green", -1: "red", 0: ""}
 SENTENCES_A_POOL = 2

@@ -10,8 +10,8 @@ import typer
 from cli.options import ConfigDir, Json, Overrides, compose_one
 
 if TYPE_CHECKING:
-    from pipelines.shelf.studies import Record
-    from pipelines.store import Entry
+    from pipelines.store.records import Record
+    from pipelines.store.store import Entry
 
 LS = """List what the store holds: bases, experts, results, merges, statistics.
 
@@ -42,8 +42,8 @@ def register(app: typer.Typer) -> None:
     def list_entries(overrides: Overrides = None, json: Json = False, config_dir: ConfigDir = None) -> None:
         config, _ = compose_one("ls", overrides, config_dir)
         from cli import console
-        from pipelines.shelf.studies import studies
-        from pipelines.store import KINDS, Store
+        from pipelines.store.records import studies
+        from pipelines.store.store import KINDS, Store
 
         store = Store(config.store)
         entries = [entry for kind in KINDS for entry in store.entries(kind)]
@@ -56,7 +56,7 @@ def register(app: typer.Typer) -> None:
     def show(key: Key, overrides: Overrides = None, json: Json = False, config_dir: ConfigDir = None) -> None:
         config, _ = compose_one("show", overrides, config_dir)
         from cli import console
-        from pipelines.store import Store
+        from pipelines.store.store import Store
 
         entry = Store(config.store).find(key)
         about = {"folder": str(entry.folder), **entry.describe()}
@@ -69,8 +69,7 @@ def register(app: typer.Typer) -> None:
 
 def _told(entry: Entry, records: list[Record]) -> dict[str, Any]:
     """What an entry says of itself; of a result also its pool and provenance as plain columns."""
-    from pipelines.provenance import provenance
-    from pipelines.shelf.results import pools_of
+    from pipelines.store.results import pools_of, provenance
 
     about = entry.describe()
     if "trial" not in about:
@@ -82,8 +81,7 @@ def _table(entries: list[Entry], root: str, records: list[Record]) -> Any:
     from rich.markup import escape
     from rich.table import Table
 
-    from pipelines.provenance import apart, provenance, said, training_of
-    from pipelines.shelf.results import pools_of
+    from pipelines.store.results import apart, pools_of, provenance, said, training_of
 
     told = [(entry, entry.describe()) for entry in entries]
     table = Table(title=f"{len(entries)} entries in {escape(root)}", title_justify="left", box=None, pad_edge=False)

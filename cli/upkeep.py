@@ -115,8 +115,8 @@ def register(app: typer.Typer) -> None:
         config, _ = compose_one("gc", overrides, config_dir)
         from cli import console
         from cli.upkeep_view import gc_dict, gc_lines
-        from pipelines.shelf.gc import collect_garbage
-        from pipelines.store import Store
+        from pipelines.store.gc import collect_garbage
+        from pipelines.store.store import Store
 
         store = Store(config.store)
         found = collect_garbage(store, delete=delete, forget=forget or (), kinds=kind or (), days=older)
@@ -129,8 +129,8 @@ def register(app: typer.Typer) -> None:
     def export(key: Key, overrides: Overrides = None, json: Json = False, config_dir: ConfigDir = None) -> None:
         config, _ = compose_one("export", overrides, config_dir)
         from cli import console
-        from pipelines.shelf.export import export as write
         from pipelines.study import access_of
+        from pipelines.upkeep.export import export as write
 
         with console.listening() as progress:
             entry = write(key, config, access_of(config), progress)
@@ -149,8 +149,8 @@ def register(app: typer.Typer) -> None:
 
         from cli import console
         from cli.upkeep_view import results_table
-        from pipelines.shelf.results import format_of, grouped, print_rows, result_rows, write_rows
-        from pipelines.store import Store
+        from pipelines.store.results import format_of, grouped, print_rows, result_rows, write_rows
+        from pipelines.store.store import Store
 
         people = form is None and config.out is None and console.out.is_terminal
         named = "json" if json else format_of("table" if people else form, config.out)
@@ -173,9 +173,9 @@ def _verify(arguments: list[str], everything: bool, json: bool, config_dir: str 
 
     if bool(keys) == everything:
         raise UserError("nothing says what to check", where="verify", do="name keys, or check everything with --all")
-    from pipelines.shelf.verify import chosen_entries
-    from pipelines.shelf.verify import verify as check
     from pipelines.study import access_of
+    from pipelines.upkeep.verify import chosen_entries
+    from pipelines.upkeep.verify import verify as check
 
     access = access_of(config)
     with console.listening() as progress:

@@ -10,11 +10,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from cli.plan_view import gigabytes
-from pipelines.provenance import UNKNOWN, said
+from pipelines.store.results import UNKNOWN, said
 
 if TYPE_CHECKING:
-    from pipelines.shelf.gc import Collection
-    from pipelines.shelf.verify import Check
+    from pipelines.store.gc import Collection
+    from pipelines.upkeep.verify import Check
 
 COLOURS = {"ok": "green", "differs": "red", "missing": "red", "unknown": "yellow"}
 SHOWN = 40

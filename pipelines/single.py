@@ -28,7 +28,7 @@ from pipelines.sources import (
     make_expert,
     named,
 )
-from pipelines.store import Entry
+from pipelines.store.store import Entry
 from pipelines.study import access_of
 from pipelines.threads import threads
 from pipelines.trial import Trial

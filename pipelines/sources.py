@@ -17,7 +17,7 @@ from pipelines.checkpoints.checkpoint import OpenCheckpoint, open_checkpoint
 from pipelines.checkpoints.folder import hub_id
 from pipelines.checkpoints.hub import Looked, open_headers
 from pipelines.progress import SILENT, Progress
-from pipelines.store import KINDS, Store, content_key
+from pipelines.store.store import KINDS, Store, content_key
 
 LOCAL = Executor()
 

@@ -84,7 +84,7 @@ class Layout:
 
 def access_of(config: Config) -> Access:
     """How this configuration reaches checkpoints, data sets and the store."""
-    from pipelines.store import Store
+    from pipelines.store.store import Store
 
     return Access(Store(config.store), config.datasets, config.online, config.allow_pickle)
 

@@ -14,10 +14,9 @@ from pipelines.plan import Plan, make_plan
 from pipelines.progress import SILENT, Progress
 from pipelines.report import Report, TrialRow, write_report
 from pipelines.rows import trial_rows
-from pipelines.shelf.keep import keep_merges
-from pipelines.shelf.studies import record_study
+from pipelines.shelf.keep import keep_merges, record_study
 from pipelines.sources import Access
-from pipelines.store import content_key
+from pipelines.store.store import content_key
 from pipelines.study import access_of, make_pools
 from pipelines.trial import Trial
 from pipelines.worker import find_device

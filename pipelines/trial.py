@@ -10,7 +10,7 @@ from typing import Any
 from conf.schema import Suite
 from pipelines.merge.recipe import Recipe
 from pipelines.sources import VOCABULARY_FILES, Source, tokenizer_fingerprint
-from pipelines.store import content_key
+from pipelines.store.store import content_key
 
 RESULT_VERSION = 1
 """Part of every key: raised when the same trial would give other numbers."""

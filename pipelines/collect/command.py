@@ -7,7 +7,7 @@ from conf.schema import Base, Checkpoint, Config
 from pipelines.collect.find import Subject, check_collect, make_statistics, pool_subjects
 from pipelines.progress import SILENT, Progress
 from pipelines.sources import Access, Source, find_checkpoint, make_base, named
-from pipelines.store import Entry
+from pipelines.store.store import Entry
 from pipelines.study import access_of, make_pools
 
 

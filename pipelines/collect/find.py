@@ -19,7 +19,7 @@ from pipelines.checkpoints.checkpoint import OpenCheckpoint
 from pipelines.checkpoints.headers import Place, TensorInfo, read_safetensors_header
 from pipelines.progress import SILENT, Progress
 from pipelines.sources import Access, Source, Unmade, find_base, find_checkpoint, find_expert, pool_recipes
-from pipelines.store import Entry, content_key
+from pipelines.store.store import Entry, content_key
 
 if TYPE_CHECKING:
     from pipelines.worker import Worker

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mergeopt_core.statistics import Interval
+    from pipelines.report.data import TrialRow
     from pipelines.report.report import Report, write_report
-    from pipelines.report.rows import TrialRow
 
 __all__ = ["Interval", "Report", "TrialRow", "write_report"]
 HOMES = {
     "Interval": "mergeopt_core.statistics",
     "Report": "pipelines.report.report",
-    "TrialRow": "pipelines.report.rows",
+    "TrialRow": "pipelines.report.data",
     "write_report": "pipelines.report.report",
 }
 

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from mergeopt_core.statistics import leads
 from pipelines.report import words
+from pipelines.report.analysis import Cell
 from pipelines.report.compare import by_recipe, comparable, same_documents
-from pipelines.report.leaderboard import Cell
 from pipelines.report.panel import Panel
 from pipelines.report.verdict import lead_over, winners
 

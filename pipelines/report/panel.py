@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 
 from conf.schema import Statistics
 from mergeopt_core.statistics import Interval, cluster_weights, difference_p, percentile_interval, task_replicates
-from pipelines.provenance import joined
-from pipelines.report.rows import PanelKey, TrialRow, panel_titles
-from pipelines.report.samples import Samples, gather
+from pipelines.report.data import PanelKey, Samples, TrialRow, gather, panel_titles
+from pipelines.store.results import joined
 
 
 @dataclass

@@ -10,14 +10,23 @@ from typing import Any
 
 from conf.errors import UserError
 from conf.schema import Statistics
-from pipelines.report import page, plots, tables
+from pipelines.report import figures as plots
+from pipelines.report import page, tables
+from pipelines.report.analysis import (
+    Cell,
+    ExpertRow,
+    InterferenceRow,
+    LeaderRow,
+    build_cells,
+    expert_rows,
+    interference_rows,
+    merge_standings,
+    trial_lines,
+)
 from pipelines.report.compare import ComparisonRow, RobustnessRow, compare, comparison_verdicts, robustness
-from pipelines.report.leaderboard import Cell, LeaderRow, build_cells, merge_standings
+from pipelines.report.data import TrialRow
 from pipelines.report.overall import overall_verdicts
 from pipelines.report.panel import Panel, build_panels
-from pipelines.report.rows import TrialRow
-from pipelines.report.skills import ExpertRow, InterferenceRow, expert_rows, interference_rows
-from pipelines.report.trials import trial_lines
 from pipelines.report.verdict import Verdict, judge
 
 

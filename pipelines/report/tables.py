@@ -11,9 +11,8 @@ from typing import Any
 
 from mergeopt_core.statistics import Interval
 from pipelines.report import words
+from pipelines.report.analysis import ExpertRow, InterferenceRow, LeaderRow
 from pipelines.report.compare import OVERALL, ComparisonRow, RobustnessRow
-from pipelines.report.leaderboard import LeaderRow
-from pipelines.report.skills import ExpertRow, InterferenceRow
 
 Column = tuple[str, Callable[[Any], str]]
 """A heading, and what stands below it for a row."""

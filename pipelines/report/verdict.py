@@ -8,9 +8,8 @@ import numpy as np
 
 from mergeopt_core.statistics import Interval, leads
 from pipelines.report import words
-from pipelines.report.leaderboard import Cell, MergeStanding
+from pipelines.report.analysis import Cell, InterferenceRow, MergeStanding
 from pipelines.report.panel import Panel
-from pipelines.report.skills import InterferenceRow
 
 
 @dataclass

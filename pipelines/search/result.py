@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 
 from conf.schema import Statistics
 from mergeopt_core.statistics import Interval
+from pipelines.report.data import TrialRow
 from pipelines.report.panel import Panel, build_panels
-from pipelines.report.rows import TrialRow
-from pipelines.store import Store
+from pipelines.store.store import Store
 from pipelines.trial import Trial
 from pipelines.worker import DOCUMENTS
 

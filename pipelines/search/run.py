@@ -25,10 +25,10 @@ from pipelines.merge.stream import Merge
 from pipelines.progress import SILENT, Progress, Step
 from pipelines.search.result import Candidate, SearchResult, bootstrap
 from pipelines.search.space import check_sampler, import_optuna, make_space, open_study, propose, with_values
-from pipelines.shelf.scores import mean_score
-from pipelines.shelf.studies import trial_keys, write_record
+from pipelines.shelf.keep import trial_keys
 from pipelines.sources import make_base
-from pipelines.store import content_key
+from pipelines.store.records import mean_score, write_record
+from pipelines.store.store import content_key
 from pipelines.study import access_of, make_pools
 from pipelines.tiny.skills import SPLITS
 from pipelines.trial import Trial
@@ -215,7 +215,7 @@ class _Search:
 
         def on_trial(trial: Trial, status: str = "done", _: int = 0) -> None:
             if on_score and status != "started":
-                on_score(trial, mean_score(trial, self.store))
+                on_score(trial, mean_score(trial.key, self.store))
 
         distinct = {trial.key: trial for trial in trials}
         self.trials += distinct.values()
@@ -237,7 +237,7 @@ class _Search:
         for proposal in complete:
             values = {d.name: d.value(proposal.params[d.name]) for d in self.dimensions}
             candidates.append(Candidate(values, False, self._proposed(proposal), proposal.value, proposal.number))
-        if (score := mean_score(self.default, self.store)) is not None:
+        if (score := mean_score(self.default.key, self.store)) is not None:
             configured = {d.name: _of(self.parameters[d.parameter], d.expert) for d in self.dimensions}
             candidates.append(Candidate(configured, True, self.default, score))
         return SearchResult(
@@ -267,7 +267,7 @@ class _Search:
         recipes = [end.tuning.merge for end in (best, default) if end.tuning.merge]
         tests = [self._trial({"method": recipe.method, **recipe.parameters}, self.reported) for recipe in recipes]
         self._score(tests)
-        if any(mean_score(trial, self.store) is None for trial in tests):
+        if any(mean_score(trial.key, self.store) is None for trial in tests):
             return
         panel = bootstrap(tests, self.store, self.config.statistics)
         scores, draws = panel.scores, panel.replicates

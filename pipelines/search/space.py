@@ -21,7 +21,7 @@ from scipy.special import betaincinv
 from conf.errors import UserError, nearest
 from conf.schema import Search
 from mergeopt_core.merging.info import MethodInfo, Parameter
-from pipelines.store import content_key
+from pipelines.store.store import content_key
 
 SAMPLERS = ("random", "grid", "tpe", "cmaes")
 KEYS = ("low", "high", "log", "step", "beta", "choices", "per_expert")

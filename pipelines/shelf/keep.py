@@ -1,8 +1,10 @@
-"""Merged checkpoints of a study on disk: none, the best one of each pool, or all."""
+"""What a study holds on to in the store: its record, and merged checkpoints (none, the best of each pool, or all)."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from conf.schema import Config
@@ -11,11 +13,15 @@ from pipelines.merge.card import model_card
 from pipelines.merge.stream import write_merge
 from pipelines.plan import Plan
 from pipelines.progress import SILENT, Progress
-from pipelines.shelf.scores import mean_score
 from pipelines.sources import Access
-from pipelines.store import Store
+from pipelines.store.records import mean_score, write_record
+from pipelines.store.store import KINDS, Store, content_key
 from pipelines.study import Planned, suites
+from pipelines.trial import Trial
 from pipelines.worker import Worker
+
+IRRELEVANT = ("store", "runs", "out", "executor", "statistics", "keep")
+"""Parts of a configuration that change nothing of what a study refers to."""
 
 
 def keep_merges(config: Config, plan: Plan, access: Access, progress: Progress = SILENT) -> list[str]:
@@ -50,7 +56,7 @@ def _chosen(config: Config, plan: Plan, store: Store) -> list[Planned]:
 
 
 def _score(planned: Planned, store: Store) -> float | None:
-    return mean_score(planned.trial, store) if planned.trial is not None else None
+    return mean_score(planned.trial.key, store) if planned.trial is not None else None
 
 
 def _keep(planned: Planned, worker: Worker) -> None:
@@ -75,3 +81,35 @@ def _keep(planned: Planned, worker: Worker) -> None:
             write_merge(merge, draft, device=str(worker.device))
             (draft / "README.md").write_text(model_card(merge, about["name"]), encoding="utf-8")
             about["weights"] = merge.digest.hexdigest()
+
+
+def record_study(config: Config, plan: Plan, access: Access, kept: Sequence[str] = ()) -> Path:
+    """Write what a study refers to; the same study again takes the place of its earlier record.
+
+    Of merges these are the ``kept`` ones where only the best are kept, otherwise all of its merges that there are.
+    """
+    pending = [unmade.key for unmade in plan.layout.unmade if unmade.key]
+    keys = trial_keys(plan.layout.trials, access.store) | {"pending": pending}
+    if config.keep == "best" and kept:
+        keys["merges"] = sorted(kept)
+    told = {k: v for k, v in dataclasses.asdict(config).items() if k not in IRRELEVANT}
+    pools: dict[str, list[str]] = {name: [] for name in config.pools}
+    for planned in plan.layout.planned:
+        if planned.trial is not None:
+            pools[planned.pool].append(planned.trial.key)
+    return write_record(access.store, plan.name, "sweep", content_key(told), keys, pools)
+
+
+def trial_keys(trials: Iterable[Trial], store: Store) -> dict[str, list[str]]:
+    """Keys of trials, and of the bases, experts, statistics and kept merges of the store that belong to them."""
+    found: dict[str, set[str]] = {kind: set() for kind in KINDS}
+    for trial in trials:
+        found["results"].add(trial.key)
+        found["statistics"].update(source.fingerprint for source in trial.statistics)
+        for source in (trial.base, *trial.experts):
+            kind, key = Path(source.path).parent.name, Path(source.path).name
+            if kind in ("bases", "experts", "merges") and store.has(kind, key):
+                found[kind].add(key)
+        if trial.merge is not None and store.has("merges", trial.model_key):
+            found["merges"].add(trial.model_key)
+    return {kind: sorted(keys) for kind, keys in found.items()}

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from pipelines.executors.ray import _Queue, _Seat
-from pipelines.store import Store
+from pipelines.store.store import Store
 from pipelines.sweep import run_study
 from tests.pipelines.test_sweep import config_of, store, values  # noqa: F401
 

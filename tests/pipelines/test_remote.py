@@ -22,7 +22,7 @@ from pipelines.checkpoints.checkpoint import open_checkpoint
 from pipelines.checkpoints.hub import Looked, RemoteCheckpoint, open_headers
 from pipelines.plan import make_plan
 from pipelines.resources import memory
-from pipelines.store import Store
+from pipelines.store.store import Store
 from pipelines.study import access_of
 from pipelines.sweep import run_study
 

@@ -12,7 +12,7 @@ from conf.errors import UserError
 from pipelines.merge.stream import merge_into
 from pipelines.single import evaluate_model, finetune_expert, merge_checkpoint
 from pipelines.sources import Access
-from pipelines.store import Store
+from pipelines.store.store import Store
 
 SUITE = (
     "suite=custom",

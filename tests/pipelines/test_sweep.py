@@ -22,7 +22,7 @@ from conf.errors import UserError
 from pipelines import worker
 from pipelines.merge.stream import merge_into
 from pipelines.plan import make_plan
-from pipelines.store import Store
+from pipelines.store.store import Store
 from pipelines.study import access_of
 from pipelines.sweep import report_together, run_study
 from pipelines.worker import Worker
@@ -122,7 +122,7 @@ def test_a_failing_trial_is_set_aside_and_tried_again_next_time(tiny_pool, store
 
 
 def test_a_full_disk_keeps_what_was_finished(tiny_pool, store, monkeypatch):
-    from pipelines import store as room
+    from pipelines.store import store as room
 
     config, written = config_of(tiny_pool, store), []
     sync = room._sync

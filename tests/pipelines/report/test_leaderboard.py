@@ -7,9 +7,8 @@ from synthetic import row, study, table
 
 from conf.schema import Statistics
 from mergeopt_core.statistics import paired_bootstrap, share_kept
-from pipelines.report.leaderboard import build_cells, merge_standings
+from pipelines.report.analysis import build_cells, expert_rows, interference_rows, merge_standings
 from pipelines.report.panel import build_panels
-from pipelines.report.skills import expert_rows, interference_rows
 
 
 def judged(rows, **statistics):

@@ -8,9 +8,9 @@ import pytest
 
 from conf.errors import UserError
 from pipelines.search.run import run_search
-from pipelines.shelf.gc import collect_garbage
-from pipelines.shelf.studies import studies
-from pipelines.store import Store
+from pipelines.store.gc import collect_garbage
+from pipelines.store.records import studies
+from pipelines.store.store import Store
 from pipelines.worker import DOCUMENTS, Worker
 
 LAMBDA = "+search.space.lambda={low:0.1,high:1.5}"

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from conf.errors import UserError
-from pipelines.store import Store, content_key
+from pipelines.store.store import Store, content_key
 
 
 def put(store: Store, key: str, text: str = "x", **about) -> None:
@@ -73,7 +73,7 @@ def test_find_by_first_digits(tmp_path):
 
 def test_a_claim_excludes_others_and_dies_with_its_process(tmp_path):
     script = (
-        "import sys, time; from pipelines.store import Store\n"
+        "import sys, time; from pipelines.store.store import Store\n"
         "with Store(sys.argv[1]).claim('results', 'k') as mine:\n"
         "    print(mine, flush=True); time.sleep(60)"
     )

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from conf.errors import UserError
 from conf.schema import Config
 from pipelines.checkpoints.fingerprint import WeightHash
+from pipelines.collect import open_statistics
 from pipelines.merge.card import model_card
-from pipelines.merge.stream import write_merge
+from pipelines.merge.recipe import Recipe
+from pipelines.merge.stream import Merge, write_merge
 from pipelines.progress import SILENT, Progress
-from pipelines.provenance import provenance
-from pipelines.shelf.remake import merge_of, sources_of
-from pipelines.sources import Access
-from pipelines.store import ENTRY, Entry
+from pipelines.sources import Access, Source
+from pipelines.store.results import provenance
+from pipelines.store.store import ENTRY, Entry, Store
 from pipelines.trial import model_key
 from pipelines.worker import Worker
 
@@ -86,3 +89,39 @@ def _tell_scores(card: Path, about: dict[str, Any]) -> None:
     text = card.read_text(encoding="utf-8").rstrip()
     heading = f"\n\n## Scores on {about['suite']}\n\n"
     card.write_text(text + heading + "\n".join(table) + "\n", encoding="utf-8")
+
+
+def located(source: Mapping[str, Any], store: Store) -> Source:
+    """Where recorded weights are now: in their folder, or under their key where the store has moved.
+
+    Raises UserError where they are in neither place.
+    """
+    path = Path(source["path"])
+    if not path.is_dir():
+        path = store.folder(path.parent.name, path.name)
+    if not path.is_dir():
+        do = "put the checkpoint back, or make it again by the command that made it"
+        raise UserError(f"{source['path']} is gone", where=str(store.root), do=do)
+    return Source(str(path), source["fingerprint"])
+
+
+def sources_of(about: Mapping[str, Any], store: Store) -> list[Source]:
+    """The base and the experts of a result or merge, in order."""
+    return [located(source, store) for source in (about["base"], *about["experts"])]
+
+
+def merge_of(about: Mapping[str, Any], access: Access) -> Merge:
+    """The merge that a result's or a kept merge's recipe makes, with its checkpoints open."""
+    base, *experts = sources_of(about, access.store)
+    recipe = dataclasses.replace(
+        Recipe.from_dict(about["recipe"]), base=base.path, experts=tuple(expert.path for expert in experts)
+    )
+    statistics = [open_statistics(located(source, access.store)) for source in about.get("statistics", [])]
+    return Merge(
+        recipe,
+        access.open(base.path),
+        [access.open(expert.path) for expert in experts],
+        [expert.fingerprint for expert in experts],
+        base_id=base.fingerprint,
+        statistics=statistics or None,
+    )

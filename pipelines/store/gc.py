@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from conf.errors import UserError, nearest
-from pipelines.shelf.studies import Record, studies
-from pipelines.store import KINDS, Entry, Store
+from pipelines.store.records import Record, studies
+from pipelines.store.store import KINDS, Entry, Store
 
 DAY = 86400.0
 

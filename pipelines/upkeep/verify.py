@@ -13,9 +13,9 @@ from conf.schema import Executor
 from pipelines.checkpoints.fingerprint import WeightHash
 from pipelines.collect.find import FILE
 from pipelines.progress import SILENT, Progress
-from pipelines.shelf.remake import merge_of, sources_of
 from pipelines.sources import Access
-from pipelines.store import ENTRY, KINDS, Entry
+from pipelines.store.store import ENTRY, KINDS, Entry
+from pipelines.upkeep.export import merge_of, sources_of
 from pipelines.worker import Worker
 
 GOOD, DIFFERS, MISSING, UNKNOWN = "ok", "differs", "missing", "unknown"

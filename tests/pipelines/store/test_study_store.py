@@ -16,14 +16,14 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 from conf.errors import UserError
-from pipelines.shelf.export import export
-from pipelines.shelf.gc import collect_garbage
-from pipelines.shelf.results import format_of, grouped, print_rows, result_rows, write_rows
-from pipelines.shelf.studies import studies
-from pipelines.shelf.verify import chosen_entries, verify
-from pipelines.store import Store
+from pipelines.store.gc import collect_garbage
+from pipelines.store.records import studies
+from pipelines.store.results import format_of, grouped, print_rows, result_rows, write_rows
+from pipelines.store.store import Store
 from pipelines.study import access_of
 from pipelines.sweep import run_study
+from pipelines.upkeep.export import export
+from pipelines.upkeep.verify import chosen_entries, verify
 
 
 @pytest.fixture

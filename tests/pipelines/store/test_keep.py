@@ -8,8 +8,8 @@ from conf.errors import UserError
 from pipelines.checkpoints.fingerprint import WeightHash
 from pipelines.plan import make_plan
 from pipelines.rows import trial_rows
-from pipelines.shelf.studies import studies
-from pipelines.store import Store
+from pipelines.store.records import studies
+from pipelines.store.store import Store
 from pipelines.study import access_of
 from pipelines.sweep import run_study
 

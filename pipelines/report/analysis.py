@@ -1,14 +1,25 @@
-"""The leaderboard: for every method and number of experts, the mean over its merges, and what it beats."""
+"""What a panel's numbers say: leaderboard, experts on their own skill, what merging keeps of it, a line per trial."""
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mergeopt_core.statistics import Interval, Standing, Tally, constructive, difference_p, holm, union_test
+from mergeopt_core.statistics import (
+    Interval,
+    Standing,
+    Tally,
+    constructive,
+    difference_p,
+    holm,
+    union_test,
+)
+from pipelines.report.data import TrialRow
 from pipelines.report.panel import Panel
 
 
@@ -177,3 +188,117 @@ def _gap(
     replicates = gaps.mean(axis=0) if weights is None else (gaps * weights).sum(axis=0)
     estimate = share @ (panel.scores[members] - panel.scores[known])
     return panel.interval(float(estimate), replicates, panel.differing(members, known))
+
+
+@dataclass
+class ExpertRow:
+    """An expert on the task of its own name, and over the whole suite."""
+
+    study: str
+    pool: str
+    panel: str
+    expert: str
+    own: Interval
+    base: Interval
+    gain: Interval
+    suite: Interval
+
+
+@dataclass
+class InterferenceRow:
+    """The share of own-skill gain that the merges of a method at one number of experts keep."""
+
+    study: str
+    pool: str
+    panel: str
+    method: str
+    experts: int
+    merges: int
+    kept: Interval
+    """Σ(merge − base) / Σ(expert − base) over the merged experts' own tasks, averaged over merges."""
+    kept_each: float
+    """Mean over experts of the single shares (merge − base) / (expert − base), where that gain is beyond noise."""
+
+
+def expert_rows(panel: Panel) -> list[ExpertRow]:
+    """Every expert whose name is a task of the suite, on that task against the base."""
+    key = panel.key
+    return [
+        ExpertRow(
+            key.study,
+            key.pool,
+            panel.title,
+            skill.name,
+            skill.score,
+            skill.base,
+            skill.gain,
+            panel.interval(panel.scores[skill.expert], panel.replicates[skill.expert]),
+        )
+        for skill in panel.skills
+    ]
+
+
+def interference_rows(panel: Panel) -> list[InterferenceRow]:
+    """Mean share kept by method and number of experts."""
+    groups: dict[tuple[str, int], list[int]] = defaultdict(list)
+    for m in panel.merges:
+        if np.isfinite(panel.kept[m]):
+            groups[panel.rows[m].method or "?", len(panel.rows[m].experts)].append(m)
+    rows = []
+    for (method, size), members in sorted(groups.items()):
+        replicates = (panel.kept_replicates[members] * panel.cluster(members)).sum(axis=0)
+        kept = panel.interval(float(panel.kept[members].mean()), replicates)
+        each = panel.kept_each[members]
+        mean = float(each[np.isfinite(each)].mean()) if np.isfinite(each).any() else np.nan
+        key = panel.key
+        rows.append(InterferenceRow(key.study, key.pool, panel.title, method, size, len(members), kept, mean))
+    return rows
+
+
+def trial_lines(panel: Panel, standings: dict[int, MergeStanding]) -> list[dict[str, Any]]:
+    """Every trial of the panel as plain columns, best first within base, experts and merges; incomplete ones last."""
+    tail = (1 - panel.statistics.confidence) / 2
+    low, high = np.quantile(panel.replicates, [tail, 1 - tail], axis=1) if panel.rows else ([], [])
+    rank = {"base": 0, "expert": 1, "merge": 2}
+    order = sorted(range(len(panel.rows)), key=lambda i: (rank[panel.rows[i].kind], -panel.scores[i]))
+    lines = []
+    for i in order:
+        line = _describe(panel.rows[i]) | {"score": float(panel.scores[i])}
+        line |= {"score_low": float(low[i]), "score_high": float(high[i])}
+        if panel.base is not None and i != panel.base:
+            line["to_base"] = float(panel.scores[i] - panel.scores[panel.base])
+        judged = standings.get(i)
+        if judged is not None and judged.standing is not None:
+            line |= {"above_base": judged.standing.above_base, "above_mean": judged.standing.above_mean}
+            line |= {"constructive": judged.standing.constructive, "constructive_p": judged.p}
+        if np.isfinite(panel.kept[i]):
+            line["kept"] = float(panel.kept[i])
+        lines.append(line | _measured(panel.rows[i]))
+    for row in panel.incomplete:
+        note = "incomplete: a task has no score" if row.scored else "no result yet"
+        lines.append(_describe(row) | {"note": note} | _measured(row))
+    return lines
+
+
+def _describe(row: TrialRow) -> dict[str, Any]:
+    return {
+        "study": row.study,
+        "pool": row.pool,
+        "suite": row.suite,
+        "attack": row.attack,
+        "kind": row.kind,
+        "method": row.method,
+        "label": row.label,
+        "experts": "+".join(row.experts),
+        "size": len(row.experts),
+        "parameters": json.dumps(dict(row.parameters), sort_keys=True, default=str) if row.parameters else "",
+        "key": row.key,
+        **{name: value for name, value in row.provenance.items() if name != "suite"},
+    }
+
+
+def _measured(row: TrialRow) -> dict[str, Any]:
+    line: dict[str, Any] = {f"task.{task}": float(value) for task, value in row.scores.items()}
+    line["documents"] = sum(row.n.values())
+    line |= {f"seconds.{stage}": float(value) for stage, value in row.seconds.items()}
+    return line | ({"weights": str(row.weights)} if row.weights else {})
