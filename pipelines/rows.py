@@ -51,6 +51,8 @@ def _scored(row: TrialRow, trial: Trial, access: Access) -> TrialRow:
         row,
         scores={name: task["value"] for name, task in tasks.items()},
         n={name: task["n"] for name, task in tasks.items()},
+        metrics={name: task["metric"] for name, task in tasks.items()},
+        stderr={name: task["stderr"] for name, task in tasks.items()},
         documents=_reader(entry.folder / DOCUMENTS),
         seconds=about.get("seconds", {}),
         weights=_kept(trial, access),

@@ -6,21 +6,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mergeopt_core.statistics import Interval
     from pipelines.report.data import TrialRow
-    from pipelines.report.report import Report, write_report
+    from pipelines.report.report import write_report
+    from pipelines.report.tables import Interval, Report
 
+HOMES = {"Interval": "tables", "Report": "tables", "TrialRow": "data", "write_report": "report"}
 __all__ = ["Interval", "Report", "TrialRow", "write_report"]
-HOMES = {
-    "Interval": "mergeopt_core.statistics",
-    "Report": "pipelines.report.report",
-    "TrialRow": "pipelines.report.data",
-    "write_report": "pipelines.report.report",
-}
 
 
 def __getattr__(name: str) -> Any:
     """Load a public name when it is asked for: the command line's help needs none of them."""
     if name in HOMES:
-        return getattr(import_module(HOMES[name]), name)
+        return getattr(import_module(f"{__name__}.{HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

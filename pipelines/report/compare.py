@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,8 +15,7 @@ from mergeopt_core.statistics import (
     percentile_interval,
     performance_drop,
     task_replicates,
-)
-from pipelines.report import words
+)  # fmt: skip
 from pipelines.report.panel import Panel
 
 OVERALL = "all merges"
@@ -71,15 +70,13 @@ def compare(panels: list[Panel]) -> tuple[list[ComparisonRow], list[str]]:
         if not same_documents(reference, other):
             notes.append(f"{other.title} is not compared with {reference.title}: other documents were scored.")
             continue
-        rows += _corrected(_compare(reference, other))
-        done |= {(reference.title, other.title), (other.title, reference.title)}
+        rows += _compare(reference, other)
+        done.add(frozenset((reference.title, other.title)))
     for i, other in enumerate(panels):
         for one in panels[:i]:
-            if (one.title, other.title) not in done and _alike(one, other):
-                rows += [replace(row, main=False) for row in _corrected(_compare(one, other)) if row.what != "merges"]
-    overall = [row for row in rows if row.what == OVERALL]
-    for row, p in zip(overall, holm([_known(row.difference.p) for row in overall])):
-        row.p_holm = float(p)
+            if frozenset((one.title, other.title)) not in done and _alike(one, other):
+                rows += [replace(row, main=False) for row in _compare(one, other) if row.what != "merges"]
+    _correct([row for row in rows if row.what == OVERALL])
     return rows, notes
 
 
@@ -117,15 +114,10 @@ def _alike(a: Panel, b: Panel) -> bool:
     return same and comparable(a, b) and same_documents(a, b)
 
 
-def _corrected(rows: list[ComparisonRow]) -> list[ComparisonRow]:
-    family = [row for row in rows if row.what != OVERALL]
-    for row, p in zip(family, holm([_known(row.difference.p) for row in family])):
-        row.p_holm = float(p)
-    return rows
-
-
-def _known(p: float | None) -> float:
-    return 1.0 if p is None or np.isnan(p) else p
+def _correct(family: list[ComparisonRow]) -> None:
+    p = [row.difference.p for row in family]
+    for row, corrected in zip(family, holm([1.0 if x is None or np.isnan(x) else x for x in p])):
+        row.p_holm = float(corrected)
 
 
 def comparable(a: Panel, b: Panel) -> bool:
@@ -137,10 +129,10 @@ def comparable(a: Panel, b: Panel) -> bool:
 
 def same_documents(a: Panel, b: Panel) -> bool:
     """Whether two panels were scored on the same documents of the same tasks."""
-    tasks = a.samples.tasks
-    if sorted(tasks) != sorted(b.samples.tasks) or a.samples.ids.keys() != b.samples.ids.keys():
+    mine, theirs = a.samples, b.samples
+    if sorted(mine.tasks) != sorted(theirs.tasks) or mine.ids.keys() != theirs.ids.keys():
         return False
-    return all(np.array_equal(a.samples.ids[t], b.samples.ids[t]) for t in a.samples.ids)
+    return all(np.array_equal(mine.ids[t], theirs.ids[t]) for t in mine.ids)
 
 
 def _matches(a: Panel, b: Panel) -> dict[tuple[str, int], Match]:
@@ -149,8 +141,7 @@ def _matches(a: Panel, b: Panel) -> dict[tuple[str, int], Match]:
     groups: dict[tuple[str, int], Match] = defaultdict(lambda: ([], []))
     for recipe, row in by_recipe(a).items():
         if recipe in there:
-            method, experts, _ = recipe
-            mine, theirs = groups[method, len(experts)]
+            mine, theirs = groups[recipe[0], len(recipe[1])]
             mine.append(row)
             theirs.append(there[recipe])
     return dict(sorted(groups.items()))
@@ -158,7 +149,7 @@ def _matches(a: Panel, b: Panel) -> dict[tuple[str, int], Match]:
 
 def by_recipe(panel: Panel) -> dict[tuple[str, tuple[str, ...], int], int]:
     """Rows of a panel's merges by method, experts in order and repetition."""
-    seen: dict[tuple[str, tuple[str, ...]], int] = defaultdict(int)
+    seen: Counter[tuple[str, tuple[str, ...]]] = Counter()
     found = {}
     for m in panel.merges:
         recipe = (panel.rows[m].method or "?", panel.rows[m].experts)
@@ -168,39 +159,35 @@ def by_recipe(panel: Panel) -> dict[tuple[str, tuple[str, ...], int], int]:
 
 
 def _compare(a: Panel, b: Panel) -> list[ComparisonRow]:
-    """All matched merges together, then the experts, then every method at every size."""
+    """All matched merges together, then the experts, then every method at every size; corrected but the first."""
     rows: list[ComparisonRow] = []
     both = [name for name in a.experts if name in b.experts]
     if both:
-        mine, theirs = [a.experts[n] for n in both], [b.experts[n] for n in both]
+        match = [a.experts[n] for n in both], [b.experts[n] for n in both]
         rows += _own_skill(a, b, both)
-        rows.append(_line(a, b, "experts", "", 1, (mine, theirs), _gaps(a, b, (mine, theirs), merges=False)))
+        rows.append(_line(a, b, "experts", "", 1, match, _gaps(a, b, match, _runs(a, len(both)))))
     draws = []
     matches = _matches(a, b)
     for (method, size), match in matches.items():
-        draws.append(_gaps(a, b, match, merges=True))
+        draws.append(_gaps(a, b, match, a.cluster(match[0])))
         rows.append(_line(a, b, "merges", method, size, match, draws[-1]))
+    _correct(rows)
     if len(matches) > 1:
-        every: Match = ([m for mine, _ in matches.values() for m in mine], [m for _, t in matches.values() for m in t])
+        every = [m for mine, _ in matches.values() for m in mine], [m for _, t in matches.values() for m in t]
         share = np.array([len(mine) for mine, _ in matches.values()]) / len(every[0])
         rows.insert(0, _line(a, b, OVERALL, "", 0, every, share @ np.array(draws)))
     return rows
 
 
-def _gaps(a: Panel, b: Panel, match: Match, merges: bool) -> NDArray:
+def _gaps(a: Panel, b: Panel, match: Match, weights: NDArray) -> NDArray:
     """Replicates `[B]` of the mean difference; the draw of subsets, or of training runs, is resampled too."""
-    mine, theirs = match
-    weights = a.cluster(mine) if merges else _runs(a, len(mine))
-    return ((b.replicates[theirs] - a.replicates[mine]) * weights).sum(axis=0)
+    return ((b.replicates[match[1]] - a.replicates[match[0]]) * weights).sum(axis=0)
 
 
 def _line(a: Panel, b: Panel, what: str, method: str, size: int, match: Match, draws: NDArray) -> ComparisonRow:
     mine, theirs = match
     before, after = float(a.scores[mine].mean()), float(b.scores[theirs].mean())
-    differing = sum(
-        int((b.samples.documents[t][theirs] != m[mine]).any(axis=0).sum()) for t, m in a.samples.documents.items()
-    )
-    difference = a.interval(after - before, draws, differing)
+    difference = a.interval(after - before, draws, a.differing(mine, theirs, b))
     return ComparisonRow(a.title, b.title, what, method, size, len(mine), before, after, difference)
 
 
@@ -214,16 +201,15 @@ def _own_skill(a: Panel, b: Panel, names: list[str]) -> list[ComparisonRow]:
     shared = [n for n in names if n in a.samples.documents and n in b.samples.documents]
     if not shared:
         return []
-    gaps, points, differing = [], [], 0
-    for task in shared:
-        before = a.samples.documents[task][a.experts[task]]
-        after = b.samples.documents[task][b.experts[task]]
-        draw = a.statistics
-        gaps.append(task_replicates((after - before)[None], resamples=draw.resamples, seed=draw.seed, task=task)[0])
-        points.append((before.mean(), after.mean()))
-        differing += int((after != before).sum())
-    low, high = (float(x) for x in np.mean(points, axis=0))
-    difference = a.interval(high - low, (np.array(gaps) * _runs(a, len(shared))).sum(axis=0), differing)
+    draw = a.statistics
+    pairs = [(a.samples.documents[t][a.experts[t]], b.samples.documents[t][b.experts[t]]) for t in shared]
+    gaps = np.array([
+        task_replicates((after - before)[None], resamples=draw.resamples, seed=draw.seed, task=task)[0]
+        for task, (before, after) in zip(shared, pairs)
+    ])  # fmt: skip
+    low, high = (float(np.mean([values.mean() for values in side])) for side in zip(*pairs))
+    differing = sum(int((after != before).sum()) for before, after in pairs)
+    difference = a.interval(high - low, (gaps * _runs(a, len(shared))).sum(axis=0), differing)
     return [ComparisonRow(a.title, b.title, "own skill", "", 1, len(shared), low, high, difference)]
 
 
@@ -240,51 +226,19 @@ def robustness(panels: list[Panel]) -> list[RobustnessRow]:
 
 
 def _drops(clean: Panel, attacked: Panel) -> list[RobustnessRow]:
-    groups: list[tuple[str, int, list[int], list[int]]] = []
+    groups: dict[tuple[str, int], Match] = {}
     if clean.base is not None and attacked.base is not None:
-        groups.append(("base", 0, [clean.base], [attacked.base]))
-    both = [name for name in clean.experts if name in attacked.experts]
-    if both:
-        mine = [clean.experts[n] for n in both]
-        groups.append(("mean of experts", 1, mine, [attacked.experts[n] for n in both]))
-    groups += [(method, size, *match) for (method, size), match in _matches(clean, attacked).items()]
+        groups["base", 0] = [clean.base], [attacked.base]
+    if both := [name for name in clean.experts if name in attacked.experts]:
+        groups["mean of experts", 1] = [clean.experts[n] for n in both], [attacked.experts[n] for n in both]
+    title = clean.title if clean.key.pool in clean.title else clean.key.pool
     rows = []
-    for method, size, mine, theirs in groups:
+    for (method, size), (mine, theirs) in {**groups, **_matches(clean, attacked)}.items():
         weights = clean.cluster(mine) if size > 1 else np.full((len(mine), 1), 1 / len(mine))
         draws = performance_drop(
             (clean.replicates[mine] * weights).sum(axis=0), (attacked.replicates[theirs] * weights).sum(axis=0)
         )
         before, after = float(clean.scores[mine].mean()), float(attacked.scores[theirs].mean())
         pdr = percentile_interval(float(performance_drop(before, after)), draws, clean.statistics.confidence)
-        title = clean.title if clean.key.pool in clean.title else clean.key.pool
         rows.append(RobustnessRow(title, attacked.key.attack, method, size, len(mine), before, after, pdr))
     return rows
-
-
-def comparison_verdicts(rows: list[ComparisonRow], confidence: float) -> list[str]:
-    """One sentence for each pair of panels: where the other is higher, lower, or cannot be told apart."""
-    lines = []
-    for reference, other in dict.fromkeys((r.reference, r.other) for r in rows if r.main):
-        pair = [r for r in rows if (r.reference, r.other) == (reference, other)]
-        sides: dict[int, list[str]] = {1: [], -1: [], 0: []}
-        for r in pair:
-            if r.what != OVERALL:
-                sure = r.p_holm < 1 - confidence
-                sides[words.direction(r.difference) if sure else 0].append(_short(r))
-        overall = [r for r in pair if r.what == OVERALL]
-        parts = [
-            f"{words.gap(r.difference)} over all {r.matched} matched merges "
-            f"({'beyond' if r.p_holm < 1 - confidence else 'inside the'} noise)"
-            for r in overall
-        ]
-        parts += [f"higher in {words.listed(sides[1], 4)}"] if sides[1] else []
-        parts += [f"lower in {words.listed(sides[-1], 4)}"] if sides[-1] else []
-        count = len(pair) - len(overall)
-        parts += [f"inside the noise in {len(sides[0])} of {count} comparisons (Holm-corrected)"] if sides[0] else []
-        lines.append(f"{other} against {reference}: {'; '.join(parts)}.")
-    return lines
-
-
-def _short(r: ComparisonRow) -> str:
-    where = f"{r.method} over {words.experts(r.experts)}" if r.what == "merges" else r.what
-    return f"{where} ({words.signed(r.difference.estimate)})"

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
+
+from pipelines.report import words
 
 if TYPE_CHECKING:
     import pyarrow
 
-
 Kind = Literal["base", "expert", "merge"]
+TOLERANCE = 1e-4
+"""How far a task's score may be from the mean over its documents and still be that mean."""
 
 
 @dataclass(frozen=True)
@@ -22,11 +27,8 @@ class TrialRow:
     """One scored model: a base, an expert or a merge."""
 
     study: str
-    """Name of the study."""
     pool: str
-    """Name of the pool."""
     kind: Kind
-    """base, expert or merge."""
     method: str | None
     """Name of the merge method as the study calls it; None for a base or an expert."""
     label: str
@@ -57,6 +59,10 @@ class TrialRow:
     """Pool that this row's pool is compared with; None: the plainly trained one of the same base, or the first."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """How the result came about: base, training, seeds, evaluation settings, machine; empty where it is not known."""
+    metrics: Mapping[str, str] = field(default_factory=dict)
+    """Name of the metric that each task's score is of."""
+    stderr: Mapping[str, float | None] = field(default_factory=dict)
+    """Standard error of each task's score, as the task gives it."""
 
     @property
     def scored(self) -> bool:
@@ -67,13 +73,40 @@ class TrialRow:
         """The per-document scores, loaded if need be."""
         return self.documents() if callable(self.documents) else self.documents
 
-    def complete(self, tasks: list[str]) -> bool:
-        """Whether every one of the tasks has a score."""
-        return all(not math.isnan(self.scores.get(task, math.nan)) for task in tasks)
+    def describe(self) -> dict[str, Any]:
+        """Which trial this is and how its result came about, as plain columns."""
+        return {
+            "study": self.study,
+            "pool": self.pool,
+            "suite": self.suite,
+            "attack": self.attack,
+            "kind": self.kind,
+            "method": self.method,
+            "label": self.label,
+            "experts": "+".join(self.experts),
+            "size": len(self.experts),
+            "parameters": json.dumps(dict(self.parameters), sort_keys=True, default=str) if self.parameters else "",
+            "key": self.key,
+            **{name: value for name, value in self.provenance.items() if name != "suite"},
+        }
 
 
-@dataclass(frozen=True)
-class PanelKey:
+def trial_frame(rows: Sequence[TrialRow]) -> pd.DataFrame:
+    """One tidy table: a line per trial and task, or per trial where it has no score yet.
+
+    Columns: ``trial`` (place of the row), those of ``TrialRow.describe`` (study, pool, suite, attack, kind, method,
+    experts, size, parameters, key, base, training, seed, …), then task, metric, value, stderr and n (documents).
+    """
+    nothing: list[tuple[str | None, float]] = [(None, math.nan)]
+    return pd.DataFrame([
+        {"trial": place, **row.describe(), "task": task, "metric": row.metrics.get(task or ""), "value": float(value),
+         "stderr": row.stderr.get(task or ""), "n": row.n.get(task or "")}
+        for place, row in enumerate(rows)
+        for task, value in list(row.scores.items()) or nothing
+    ])  # fmt: skip
+
+
+class PanelKey(NamedTuple):
     """What must be the same for two trials to stand in one table."""
 
     study: str
@@ -81,32 +114,18 @@ class PanelKey:
     suite: str
     attack: str
 
-    @classmethod
-    def of(cls, row: TrialRow) -> PanelKey:
-        """The panel that a row belongs to."""
-        return cls(row.study, row.pool, row.suite, row.attack)
 
-
-def panel_titles(keys: list[PanelKey]) -> dict[PanelKey, str]:
+def panel_titles(keys: Sequence[PanelKey]) -> list[str]:
     """A short name for every panel: its pool, and of study, suite and attack what is needed to tell them apart."""
     orders: list[tuple[str, ...]] = [("pool",), ("study", "pool"), ("pool", "suite"), ("pool", "attack")]
-    orders += [("study", "pool", "suite"), ("study", "pool", "attack"), ("pool", "suite", "attack")]
-    orders += [("study", "pool", "suite", "attack")]
-    titles: dict[PanelKey, str] = {}
-    for fields in orders:
-        titles = {key: " · ".join(_parts(key, fields)) for key in keys}
-        if len(set(titles.values())) == len(set(keys)):
+    orders += [("study", "pool", "suite"), ("study", "pool", "attack"), ("pool", "suite", "attack"), PanelKey._fields]
+    titles: list[str] = []
+    for names in orders:
+        parts = [{name: getattr(key, name) for name in names} for key in keys]
+        titles = [" · ".join(v for k, v in part.items() if v and (k, v) != ("attack", "none")) for part in parts]
+        if len(set(titles)) == len(keys):
             break
     return titles
-
-
-def _parts(key: PanelKey, fields: tuple[str, ...]) -> list[str]:
-    named = [(field, getattr(key, field)) for field in fields]
-    return [value for field, value in named if value and (field, value) != ("attack", "none")]
-
-
-TOLERANCE = 1e-4
-"""How far a task's score may be from the mean over its documents and still be that mean."""
 
 
 @dataclass
@@ -125,13 +144,14 @@ class Samples:
 
 @dataclass
 class _Layout:
+    """Where each task's documents are in a table, by ascending id, and what these ids are."""
+
     columns: tuple[pyarrow.ChunkedArray, ...]
-    positions: dict[str, NDArray]
-    """Per task, places of its documents in the table, by ascending id."""
-    ids: dict[str, NDArray]
+    positions: dict[str, NDArray] = field(default_factory=dict)
+    ids: dict[str, NDArray] = field(default_factory=dict)
 
 
-def gather(rows: list[TrialRow], tasks: list[str]) -> Samples:
+def gather(rows: Sequence[TrialRow], tasks: list[str]) -> Samples:
     """Put the per-document scores of all rows side by side, paired by document id.
 
     A row that has no documents, or other ones than the rest, gets NaN there: it keeps its score and has no interval.
@@ -146,78 +166,50 @@ def gather(rows: list[TrialRow], tasks: list[str]) -> Samples:
         if table is None or table.num_rows == 0:
             unpaired.append(row.label)
             continue
-        layout = _read_layout(table, row, layout)
+        values = np.asarray(table.column("value").to_numpy(), dtype=float)
+        layout = _layout(table, values, row, layout)
         reference = reference or layout
-        if not _fill(samples, reference, layout, table, i, len(rows)):
-            unpaired.append(row.label)
+        for task in (t for t in tasks if t in reference.ids):
+            ids = samples.ids.setdefault(task, reference.ids[task])
+            matrix = samples.documents.setdefault(task, np.full((len(rows), len(ids)), np.nan))
+            if layout is reference or np.array_equal(layout.ids.get(task, ()), ids):
+                matrix[i] = values[layout.positions[task]]
+            elif row.label not in unpaired:
+                unpaired.append(row.label)
     if unpaired:
-        shown = ", ".join(unpaired[:5]) + (f" and {len(unpaired) - 5} more" if len(unpaired) > 5 else "")
-        samples.notes.append(f"No interval for {shown}: no per-document scores of the same documents as the others.")
+        named = words.listed(unpaired, 5)
+        samples.notes.append(f"No interval for {named}: no per-document scores of the same documents as the others.")
     _keep_means(samples)
     return samples
 
 
-def _columns(table: pyarrow.Table) -> tuple[pyarrow.ChunkedArray, ...]:
+def _layout(table: pyarrow.Table, values: NDArray, row: TrialRow, last: _Layout | None) -> _Layout:
+    """The layout of a row's table: the last row's, without a look at it, where the columns are the same."""
     import pyarrow as pa
 
-    names = [name for name in ("task", "document", "metric") if name in table.column_names]
-    columns = (table.column(name) for name in names)
-    return tuple(c.cast(pa.string()) if pa.types.is_dictionary(c.type) else c for c in columns)
-
-
-def _read_layout(table: pyarrow.Table, row: TrialRow, last: _Layout | None) -> _Layout:
-    """Where each task's documents are in the table; the last row's answer where the columns are the same."""
-    columns = _columns(table)
-    known = last.columns if last is not None else ()
-    if last is not None and len(columns) == len(known) and all(a.equals(b) for a, b in zip(columns, known)):
+    columns = tuple(table.column(name) for name in ("task", "document", "metric") if name in table.column_names)
+    columns = tuple(c.cast(pa.string()) if pa.types.is_dictionary(c.type) else c for c in columns)
+    if last and len(columns) == len(last.columns) and all(a.equals(b) for a, b in zip(columns, last.columns)):
         return last
     tasks, documents = (np.array(c.to_pylist()) for c in columns[:2])
     metrics = np.array(columns[2].to_pylist()) if len(columns) > 2 else np.full(len(tasks), "")
-    values = _values(table)
-    layout = _Layout(columns, {}, {})
+    layout = _Layout(columns)
     for task, score in row.scores.items():
         places = np.flatnonzero(tasks == task)
         if len(places) == 0:
             continue
-        places = _one_metric(places, metrics, values, score)
+        # of several metrics on the same documents, the one whose mean is the score; the first where none is
+        sets = [places[metrics[places] == name] for name in dict.fromkeys(metrics[places].tolist())]
+        places = min(sets, key=lambda s: abs(float(values[s].mean()) - score) > TOLERANCE)
         places = places[np.argsort(documents[places], kind="stable")]
         layout.positions[task], layout.ids[task] = places, documents[places]
     return layout
 
 
-def _one_metric(places: NDArray, metrics: NDArray, values: NDArray, score: float) -> NDArray:
-    """Of several metrics on the same documents, the one whose mean is the score (the first where none is)."""
-    names: list[Any] = list(dict.fromkeys(metrics[places].tolist()))
-    sets = [places[metrics[places] == name] for name in names]
-    return min(sets, key=lambda s: abs(float(values[s].mean()) - score) > TOLERANCE)
-
-
-def _values(table: pyarrow.Table) -> NDArray:
-    return np.asarray(table.column("value").to_numpy(), dtype=float)
-
-
-def _fill(samples: Samples, reference: _Layout, layout: _Layout, table: pyarrow.Table, i: int, rows: int) -> bool:
-    """Write row i's documents; False when they are not those of the reference."""
-    values, paired = _values(table), True
-    for task in samples.tasks:
-        ids = reference.ids.get(task)
-        if ids is None:
-            continue
-        samples.ids.setdefault(task, ids)
-        matrix = samples.documents.setdefault(task, np.full((rows, len(ids)), np.nan))
-        own = layout.ids.get(task)
-        if layout is reference or (own is not None and np.array_equal(own, ids)):
-            matrix[i] = values[layout.positions[task]]
-        else:
-            paired = False
-    return paired
-
-
 def _keep_means(samples: Samples) -> None:
     """Drop the documents of tasks whose score is not their mean."""
     for task, matrix in list(samples.documents.items()):
-        gap = np.abs(matrix.mean(axis=1) - samples.scores[task])
-        if (gap > TOLERANCE).any():
+        if (np.abs(matrix.mean(axis=1) - samples.scores[task]) > TOLERANCE).any():
             del samples.documents[task], samples.ids[task]
     constant = [t for t in samples.tasks if t not in samples.documents]
     if constant and samples.documents:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from conf.schema import Statistics
 from mergeopt_core.statistics import Interval, cluster_weights, difference_p, percentile_interval, task_replicates
-from pipelines.report.data import PanelKey, Samples, TrialRow, gather, panel_titles
+from pipelines.report.data import PanelKey, Samples, TrialRow, gather, panel_titles, trial_frame
 from pipelines.store.results import joined
 
 
@@ -36,6 +37,8 @@ class Panel:
     key: PanelKey
     title: str
     rows: list[TrialRow]
+    incomplete: list[TrialRow]
+    """Models without a result, or with a task that failed."""
     samples: Samples
     statistics: Statistics
     base: int | None = None
@@ -51,14 +54,21 @@ class Panel:
     kept_each: NDArray = field(default_factory=lambda: np.empty(0))
     """Mean of the shares of the single experts whose own gain is beyond noise `[rows]`."""
     kept_replicates: NDArray = field(default_factory=lambda: np.empty((0, 0)))
-    incomplete: list[TrialRow] = field(default_factory=list)
-    """Models without a result, or with a task that failed."""
+
+    def __post_init__(self) -> None:
+        for i, row in enumerate(self.rows):
+            if row.kind == "base":
+                self.base = i
+            elif row.kind == "expert":
+                self.experts[row.experts[0]] = i
+            else:
+                self.merges.append(i)
 
     @property
     def provenance(self) -> dict[str, Any]:
         """How the panel's results came about; of columns in which they differ, all values."""
         columns = [row.provenance for row in (*self.rows, *self.incomplete) if row.provenance]
-        return {name: joined(told[name] for told in columns) for name in columns[0]} if columns else {}
+        return {name: joined(values[name] for values in columns) for name in columns[0]} if columns else {}
 
     @property
     def plain(self) -> bool:
@@ -76,14 +86,22 @@ class Panel:
         """Number of documents that a row is scored on."""
         return sum(matrix.shape[1] for matrix in self.samples.documents.values())
 
+    def cells(self, merges: Iterable[int] | None = None) -> dict[tuple[str, int], list[int]]:
+        """Rows of the merges (default: all) by method and number of experts."""
+        groups: dict[tuple[str, int], list[int]] = defaultdict(list)
+        for m in self.merges if merges is None else merges:
+            groups[self.rows[m].method or "?", len(self.rows[m].experts)].append(m)
+        return groups
+
     def interval(self, estimate: float, replicates: NDArray, differing: int | None = None) -> Interval:
         """Percentile interval at the report's confidence; with a p-value when it is a difference."""
         p = None if differing is None else difference_p(estimate, replicates, differing)
         return percentile_interval(estimate, replicates, self.statistics.confidence, p=p)
 
-    def differing(self, rows: list[int], others: list[int]) -> int:
-        """Documents on which any of the rows differs from its counterpart."""
-        return sum(int((m[rows] != m[others]).any(axis=0).sum()) for m in self.samples.documents.values())
+    def differing(self, rows: list[int], others: list[int], panel: Panel | None = None) -> int:
+        """Documents on which any of the rows differs from its counterpart, in this panel or another."""
+        theirs = (panel or self).samples.documents
+        return sum(int((m[rows] != theirs[t][others]).any(axis=0).sum()) for t, m in self.samples.documents.items())
 
     def cluster(self, rows: list[int]) -> NDArray:
         """Weights `[rows, B]` that average the rows, resampling the draw of their expert subsets.
@@ -105,98 +123,65 @@ class Panel:
         return weights
 
 
-def build_panels(rows: list[TrialRow], statistics: Statistics) -> list[Panel]:
-    """Group the rows by study, pool, suite and attack, pair their documents, and draw the replicates."""
-    groups: dict[PanelKey, list[TrialRow]] = defaultdict(list)
-    for row in rows:
-        groups[PanelKey.of(row)].append(row)
-    titles = panel_titles(list(groups))
-    return [_build(key, titles[key], members, statistics) for key, members in groups.items()]
-
-
-def _build(key: PanelKey, title: str, rows: list[TrialRow], statistics: Statistics) -> Panel:
-    tasks = list(dict.fromkeys(t for row in rows for t, s in row.scores.items() if not math.isnan(s)))
-    complete = [row for row in rows if tasks and row.complete(tasks)]
-    panel = Panel(key, title, complete, gather(complete, tasks), statistics)
-    panel.incomplete = [row for row in rows if not (tasks and row.complete(tasks))]
-    for i, row in enumerate(complete):
-        if row.kind == "base":
-            panel.base = i
-        elif row.kind == "expert":
-            panel.experts[row.experts[0]] = i
-        else:
-            panel.merges.append(i)
-    _replicate(panel)
-    return panel
+def build_panels(rows: Sequence[TrialRow], statistics: Statistics) -> list[Panel]:
+    """Group the trials by study, pool, suite and attack, pair their documents, and draw the replicates."""
+    frame = trial_frame(rows)
+    groups = {PanelKey(*map(str, key)): lines for key, lines in frame.groupby(list(PanelKey._fields), sort=False)}
+    panels = []
+    for (key, lines), title in zip(groups.items(), panel_titles(list(groups))):
+        tasks = list(lines.dropna(subset="value")["task"].unique())
+        scored = lines.groupby("trial")["value"].count()  # tasks with a score
+        whole = (scored == len(tasks)) & bool(tasks)
+        complete, incomplete = ([rows[trial] for trial in scored.index[mask].tolist()] for mask in (whole, ~whole))
+        panels.append(Panel(key, title, complete, incomplete, gather(complete, tasks), statistics))
+        _replicate(panels[-1])
+    return panels
 
 
 def _replicate(panel: Panel) -> None:
-    """Draw every task's replicates once: they go into the suite score and into what is kept of each skill."""
-    samples, draw = panel.samples, panel.statistics
-    total = np.zeros((len(panel.rows), draw.resamples))
-    kept = _Kept(panel)
+    """Draw every task's replicates once, for the suite score and for what merges keep of their experts' own skill.
+
+    What a merge keeps is Σ(merge − base) / Σ(expert − base) over its experts' own tasks; it is said of those merges
+    whose experts' gains together are beyond noise. Task by task, as the draws of all tasks at once would not fit.
+    """
+    samples, draw, count = panel.samples, panel.statistics, len(panel.rows)
+    total, won_draws, gain_draws = np.zeros((3, count, draw.resamples))
+    won, gain, ratios, counted = np.zeros((4, count))
     for task in samples.tasks:
+        point = samples.scores[task]
         if task in samples.documents:
             drawn = task_replicates(samples.documents[task], resamples=draw.resamples, seed=draw.seed, task=task)
         else:
-            drawn = np.repeat(samples.scores[task][:, None], draw.resamples, axis=1)
+            drawn = np.repeat(point[:, None], draw.resamples, axis=1)
         total += drawn
-        skill = _skill(panel, task, drawn)
-        if skill is not None:
-            panel.skills.append(skill)
-            kept.add(panel, skill, drawn)
-    tasks = max(1, len(samples.tasks))
-    panel.scores = sum(samples.scores.values(), np.zeros(len(panel.rows))) / tasks
-    panel.replicates = total / tasks if samples.documents else np.full_like(total, np.nan)
-    kept.finish(panel)
-
-
-class _Kept:
-    """Gathers, task by task, what merges keep of their experts' own-skill gain: Σ(merge − base) / Σ(expert − base)."""
-
-    def __init__(self, panel: Panel):
-        rows = len(panel.rows)
-        self.won, self.gain = np.zeros(rows), np.zeros(rows)
-        self.won_draws, self.gain_draws = np.zeros((2, rows, panel.statistics.resamples))
-        self.ratios, self.counted = np.zeros(rows), np.zeros(rows)
-
-    def add(self, panel: Panel, skill: Skill, drawn: NDArray) -> None:
-        point, base, expert = panel.samples.scores[skill.name], panel.base, skill.expert
-        members = [m for m in panel.merges if skill.name in panel.rows[m].experts]
-        self.won[members] += point[members] - point[base]
-        self.gain[members] += skill.gain.estimate
-        self.won_draws[members] += drawn[members] - drawn[base]
-        self.gain_draws[members] += drawn[expert] - drawn[base]
+        if (skill := _skill(panel, task, drawn)) is None:
+            continue
+        panel.skills.append(skill)
+        members = [m for m in panel.merges if task in panel.rows[m].experts]
+        won[members] += point[members] - point[panel.base]
+        gain[members] += skill.gain.estimate
+        won_draws[members] += drawn[members] - drawn[panel.base]
+        gain_draws[members] += drawn[skill.expert] - drawn[panel.base]
         if skill.gain.low > 0:
-            self.ratios[members] += (point[members] - point[base]) / skill.gain.estimate
-            self.counted[members] += 1
-
-    def finish(self, panel: Panel) -> None:
-        """Keep the shares of those merges whose experts' gains together are beyond noise."""
-        low = np.quantile(self.gain_draws, (1 - panel.statistics.confidence) / 2, axis=1) if len(self.gain) else 0.0
-        sure = np.where(low > 0, 1.0, np.nan)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            panel.kept = self.won / self.gain * sure
-            panel.kept_each = self.ratios / self.counted
-            panel.kept_replicates = self.won_draws / self.gain_draws * sure[:, None]
+            ratios[members] += (point[members] - point[panel.base]) / skill.gain.estimate
+            counted[members] += 1
+    tasks = max(1, len(samples.tasks))
+    panel.scores = sum(samples.scores.values(), np.zeros(count)) / tasks
+    panel.replicates = total / tasks if samples.documents else np.full_like(total, np.nan)
+    low = np.quantile(gain_draws, (1 - draw.confidence) / 2, axis=1) if count else 0.0
+    sure = np.where(low > 0, 1.0, np.nan)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        panel.kept, panel.kept_each = won / gain * sure, ratios / counted
+        panel.kept_replicates = won_draws / gain_draws * sure[:, None]
 
 
 def _skill(panel: Panel, task: str, drawn: NDArray) -> Skill | None:
     """The expert of this task's name against the base, on this task; None when either was not scored."""
-    expert = panel.experts.get(task)
-    if expert is None or panel.base is None or task not in panel.samples.documents:
+    expert, base = panel.experts.get(task), panel.base
+    if expert is None or base is None or task not in panel.samples.documents:
         return None
-    point = panel.samples.scores[task]
-    matrix = panel.samples.documents[task]
-    gain = panel.interval(
-        point[expert] - point[panel.base],
-        drawn[expert] - drawn[panel.base],
-        int((matrix[expert] != matrix[panel.base]).sum()),
-    )
-    return Skill(
-        task,
-        expert,
-        panel.interval(point[expert], drawn[expert]),
-        panel.interval(point[panel.base], drawn[panel.base]),
-        gain,
-    )
+    point, matrix = panel.samples.scores[task], panel.samples.documents[task]
+    differing = int((matrix[expert] != matrix[base]).sum())
+    gain = panel.interval(point[expert] - point[base], drawn[expert] - drawn[base], differing)
+    own, plain = (panel.interval(point[row], drawn[row]) for row in (expert, base))
+    return Skill(task, expert, own, plain, gain)

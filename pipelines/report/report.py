@@ -2,87 +2,27 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from conf.errors import UserError
 from conf.schema import Statistics
-from pipelines.report import figures as plots
-from pipelines.report import page, tables
+from pipelines.report import figures, tables, words
 from pipelines.report.analysis import (
     Cell,
-    ExpertRow,
-    InterferenceRow,
-    LeaderRow,
     build_cells,
     expert_rows,
     interference_rows,
     merge_standings,
     trial_lines,
-)
-from pipelines.report.compare import ComparisonRow, RobustnessRow, compare, comparison_verdicts, robustness
+)  # fmt: skip
+from pipelines.report.compare import compare, robustness
 from pipelines.report.data import TrialRow
-from pipelines.report.overall import overall_verdicts
+from pipelines.report.page import render
 from pipelines.report.panel import Panel, build_panels
-from pipelines.report.verdict import Verdict, judge
-
-
-@dataclass
-class Report:
-    """What a study found, and the files that tell it."""
-
-    title: str
-    out: Path
-    statistics: Statistics
-    leaderboard: list[LeaderRow] = field(default_factory=list)
-    experts: list[ExpertRow] = field(default_factory=list)
-    interference: list[InterferenceRow] = field(default_factory=list)
-    comparisons: list[ComparisonRow] = field(default_factory=list)
-    robustness: list[RobustnessRow] = field(default_factory=list)
-    trials: list[dict[str, Any]] = field(default_factory=list)
-    verdicts: list[str] = field(default_factory=list)
-    """Plain sentences: the winner of each pool and how sure that is, then how the pools compare."""
-    details: dict[str, list[str]] = field(default_factory=dict)
-    """Further sentences by pool."""
-    scored: int = 0
-    """Models that have a score on every task."""
-    planned: int = 0
-    """Models of the study; more than are scored where it was stopped, or a part of it failed."""
-    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """By pool, how its results came about: base, training, seeds, evaluation settings, machine."""
-    left_out: list[str] = field(default_factory=list)
-    """What was asked for and did not run or is told elsewhere, and why."""
-    notes: list[str] = field(default_factory=list)
-    """What a reader must know about how the numbers were made."""
-    paths: dict[str, Path] = field(default_factory=dict)
-    """Files by name: leaderboard.csv, report.html, …"""
-
-    @property
-    def partial(self) -> str:
-        """That results are missing, and how many; nothing where the study is complete."""
-        if self.scored == self.planned:
-            return ""
-        return f"Partial: {self.scored} of {self.planned} trials have a result; the same command goes on."
-
-    def to_dict(self) -> dict[str, Any]:
-        """The report as plain JSON values; numbers that are not known are None."""
-        return _json(
-            asdict(self)
-            | {"partial": bool(self.partial), "paths": {name: str(path) for name, path in self.paths.items()}}
-        )
-
-
-def _json(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(k): _json(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_json(v) for v in value]
-    if isinstance(value, Path):
-        return str(value)
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+from pipelines.report.tables import Report
+from pipelines.report.verdict import comparison_verdicts, judge, overall_verdicts
 
 
 def write_report(
@@ -104,23 +44,21 @@ def write_report(
     """
     _check(rows, statistics)
     report = Report(title, Path(out), statistics, left_out=list(left_out), notes=list(left_out))
-    panels = build_panels(list(rows), statistics)
+    panels = build_panels(rows, statistics)
     report.planned, report.scored = _count(rows), _count(row for panel in panels for row in panel.rows)
-    judged = [_judge(report, panel, alone=len(panels) == 1) for panel in panels]
+    cells = [_judge(report, panel, several=len(panels) > 1) for panel in panels]
     report.comparisons, unlike = compare(panels)
     report.robustness = robustness(panels)
     report.verdicts += [report.partial] if report.partial else []
-    report.verdicts += overall_verdicts(panels, [cells for cells, _ in judged])
+    report.verdicts += overall_verdicts(panels, cells)
     report.verdicts += comparison_verdicts(report.comparisons, statistics.confidence)
-    for panel, (_, verdict) in zip(panels, judged):
-        report.details[panel.title] = [*(verdict.headline if len(panels) > 1 else ()), *verdict.details]
     report.notes += [*unlike, *_method_notes(statistics, panels)]
     if report.comparisons:
         report.notes.append(
             "Pools compared: experts are resampled as training runs. Merges are not: each pool's experts were trained "
             "once, and a difference between merges can be the luck of that training."
         )
-    _write(report, panels)
+    _write(report)
     return report
 
 
@@ -128,15 +66,11 @@ def _check(rows: Sequence[TrialRow], statistics: Statistics) -> None:
     if not any(row.scored for row in rows):
         raise UserError("no trials to report on", do="run the study first (mergebench sweep …)")
     if not 0 < statistics.confidence < 1:
-        raise UserError(
-            f"confidence {statistics.confidence} is no coverage", where="statistics.confidence", do="give e.g. 0.95"
-        )
+        what = f"confidence {statistics.confidence} is no coverage"
+        raise UserError(what, where="statistics.confidence", do="give e.g. 0.95")
     if statistics.resamples < 100:
-        raise UserError(
-            f"{statistics.resamples} resamples are too few for an interval",
-            where="statistics.resamples",
-            do="give at least 100",
-        )
+        what = f"{statistics.resamples} resamples are too few for an interval"
+        raise UserError(what, where="statistics.resamples", do="give at least 100")
 
 
 def _count(rows: Iterable[TrialRow]) -> int:
@@ -145,7 +79,7 @@ def _count(rows: Iterable[TrialRow]) -> int:
     return len(set(filter(None, keys))) + keys.count("")
 
 
-def _judge(report: Report, panel: Panel, alone: bool) -> tuple[list[Cell], Verdict]:
+def _judge(report: Report, panel: Panel, several: bool) -> list[Cell]:
     standings = merge_standings(panel)
     cells = build_cells(panel, standings)
     kept = interference_rows(panel)
@@ -153,13 +87,14 @@ def _judge(report: Report, panel: Panel, alone: bool) -> tuple[list[Cell], Verdi
     report.experts += expert_rows(panel)
     report.interference += kept
     report.trials += trial_lines(panel, standings)
-    verdict = judge(panel, cells, standings, kept)
-    prefix = "" if alone else f"{panel.title}: "
+    report.details[panel.title] = judge(panel, cells, standings, kept, winner=several)
     report.settings[panel.title] = panel.provenance
+    prefix = f"{panel.title}: " if several else ""
     report.notes += [prefix + note for note in panel.samples.notes]
-    if count := sum(row.scored for row in panel.incomplete):
-        report.notes.append(f"{prefix}{count} trial{'s' * (count > 1)} left out: a task has no score (see trials.csv).")
-    return cells, verdict
+    if failed := sum(row.scored for row in panel.incomplete):
+        out = f"{words.count(failed, 'trial')} left out: a task has no score (see trials.csv)."
+        report.notes.append(prefix + out)
+    return cells
 
 
 def _method_notes(statistics: Statistics, panels: list[Panel]) -> list[str]:
@@ -181,8 +116,10 @@ def _method_notes(statistics: Statistics, panels: list[Panel]) -> list[str]:
     return notes
 
 
-def _write(report: Report, panels: list[Panel]) -> None:
-    report.out.mkdir(parents=True, exist_ok=True)
+def _write(report: Report) -> None:
+    """Write every file, and remove those of an earlier report that this one has no rows for."""
+    out = report.out
+    out.mkdir(parents=True, exist_ok=True)
     named: dict[str, Sequence[Any]] = {
         "leaderboard": report.leaderboard,
         "experts": report.experts,
@@ -190,27 +127,24 @@ def _write(report: Report, panels: list[Panel]) -> None:
         "compare": report.comparisons,
         "robustness": report.robustness,
     }
+    paths = []
     for name, rows in named.items():
-        for stale in (report.out / f"{name}.csv", report.out / f"{name}.md"):
-            stale.unlink(missing_ok=True)
+        file, text = out / f"{name}.csv", out / f"{name}.md"
+        file.unlink(missing_ok=True)
+        text.unlink(missing_ok=True)
         if rows:
-            lines = [_told(report, tables.flat(row), getattr(row, "panel", "")) for row in rows]
-            _add(report, tables.write_csv(report.out / f"{name}.csv", lines))
-            path = report.out / f"{name}.md"
-            path.write_text(tables.markdown(rows), encoding="utf-8")
-            _add(report, path)
-    _add(report, tables.write_csv(report.out / "trials.csv", report.trials))
-    for path in plots.draw_all(report):
-        _add(report, path)
-    for name, text in (("report.md", page.markdown(report)), ("report.html", page.html(report))):
-        (report.out / name).write_text(text, encoding="utf-8")
-        _add(report, report.out / name)
+            tables.write_csv(file, [_with_settings(report, row) for row in rows])
+            text.write_text(tables.markdown(rows), encoding="utf-8")
+            paths += [file, text]
+    paths.append(tables.write_csv(out / "trials.csv", report.trials))
+    paths += figures.draw_all(report.leaderboard, report.interference, out)
+    report.paths = {path.name: path for path in paths}
+    for name, page in render(report).items():
+        report.paths[name] = out / name
+        report.paths[name].write_text(page, encoding="utf-8")
 
 
-def _told(report: Report, line: dict[str, Any], panel: str) -> dict[str, Any]:
-    """A line with how the results of its pool came about; what the line itself has a column for gets another name."""
-    return line | {f"{k}_name" if k in line else k: v for k, v in report.settings.get(panel, {}).items()}
-
-
-def _add(report: Report, path: Path) -> None:
-    report.paths[path.name] = path
+def _with_settings(report: Report, row: Any) -> dict[str, Any]:
+    """A row with how the results of its pool came about; what the row itself has a column for gets another name."""
+    line, settings = tables.flat(row), report.settings.get(getattr(row, "panel", ""), {})
+    return line | {f"{name}_name" if name in line else name: value for name, value in settings.items()}

@@ -1,93 +1,143 @@
-"""Tables as CSV for machines and Markdown for people."""
+"""What a report holds: its tables, with the columns that people are shown, and how they are written."""
 
 from __future__ import annotations
 
-import csv
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import fields
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
+from conf.schema import Statistics
 from mergeopt_core.statistics import Interval
 from pipelines.report import words
 from pipelines.report.analysis import ExpertRow, InterferenceRow, LeaderRow
-from pipelines.report.compare import OVERALL, ComparisonRow, RobustnessRow
+from pipelines.report.compare import ComparisonRow, RobustnessRow
 
-Column = tuple[str, Callable[[Any], str]]
+Column = tuple[str, Callable[[Any], Any]]
 """A heading, and what stands below it for a row."""
 
 
-def _of(merges: int, planned: int) -> str:
-    return str(merges) if merges == planned else f"{merges} of {planned}"
+@dataclass
+class Report:
+    """What a study found, and the files that tell it."""
+
+    title: str
+    out: Path
+    statistics: Statistics
+    leaderboard: list[LeaderRow] = field(default_factory=list)
+    experts: list[ExpertRow] = field(default_factory=list)
+    interference: list[InterferenceRow] = field(default_factory=list)
+    comparisons: list[ComparisonRow] = field(default_factory=list)
+    robustness: list[RobustnessRow] = field(default_factory=list)
+    trials: list[dict[str, Any]] = field(default_factory=list)
+    verdicts: list[str] = field(default_factory=list)
+    """Plain sentences: the winner of each pool and how sure that is, then how the pools compare."""
+    details: dict[str, list[str]] = field(default_factory=dict)
+    """Further sentences by pool."""
+    scored: int = 0
+    """Models that have a score on every task."""
+    planned: int = 0
+    """Models of the study; more than are scored where it was stopped, or a part of it failed."""
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By pool, how its results came about: base, training, seeds, evaluation settings, machine."""
+    left_out: list[str] = field(default_factory=list)
+    """What was asked for and did not run or is told elsewhere, and why."""
+    notes: list[str] = field(default_factory=list)
+    """What a reader must know about how the numbers were made."""
+    paths: dict[str, Path] = field(default_factory=dict)
+    """Files by name: leaderboard.csv, report.html, …"""
+
+    @property
+    def partial(self) -> str:
+        """That results are missing, and how many; nothing where the study is complete."""
+        if self.scored == self.planned:
+            return ""
+        return f"Partial: {self.scored} of {self.planned} trials have a result; the same command goes on."
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain JSON values; numbers that are not known are None."""
+        return _json(asdict(self) | {"partial": bool(self.partial)})
 
 
-LEADERBOARD: list[Column] = [
-    ("pool", lambda r: r.panel),
-    ("method", lambda r: r.method),
-    ("experts", lambda r: str(r.experts) if r.kind == "merge" else words.UNKNOWN),
-    ("merges", lambda r: _of(r.merges, r.planned) if r.kind == "merge" else words.UNKNOWN),
-    ("score", lambda r: words.score(r.score)),
-    ("Δ base", lambda r: words.gap(r.to_base)),
-    ("Δ best expert", lambda r: words.gap(r.to_best)),
-    ("above base", lambda r: words.UNKNOWN if r.above_base is None else f"{r.above_base.k}/{r.above_base.n}"),
-    ("constructive", lambda r: words.tally(r.constructive)),
-    ("beyond noise", lambda r: words.UNKNOWN if r.significant is None else str(r.significant)),
-]
-EXPERTS: list[Column] = [
-    ("pool", lambda r: r.panel),
-    ("expert", lambda r: r.expert),
-    ("own skill", lambda r: words.score(r.own)),
-    ("base on it", lambda r: words.score(r.base)),
-    ("Δ", lambda r: words.gap(r.gain)),
-    ("whole suite", lambda r: words.score(r.suite)),
-]
-INTERFERENCE: list[Column] = [
-    ("pool", lambda r: r.panel),
-    ("method", lambda r: r.method),
-    ("experts", lambda r: str(r.experts)),
-    ("merges", lambda r: str(r.merges)),
-    ("share of own-skill gain kept", lambda r: words.score(r.kept, 2)),
-    ("mean of single shares", lambda r: words.number(r.kept_each, 2)),
-]
-COMPARISONS: list[Column] = [
-    ("reference", lambda r: r.reference),
-    ("other", lambda r: r.other),
-    ("what", lambda r: r.what),
-    ("method", lambda r: r.method or words.UNKNOWN),
-    ("experts", lambda r: str(r.experts or words.UNKNOWN)),
-    ("matched", lambda r: str(r.matched)),
-    ("reference score", lambda r: words.number(r.reference_score)),
-    ("other score", lambda r: words.number(r.other_score)),
-    ("difference", lambda r: words.gap(r.difference)),
-    ("p (Holm)", lambda r: words.p_value(r.p_holm)),
-]
-ROBUSTNESS: list[Column] = [
-    ("pool", lambda r: r.panel),
-    ("attack", lambda r: r.attack),
-    ("method", lambda r: r.method),
-    ("experts", lambda r: str(r.experts)),
-    ("models", lambda r: str(r.matched)),
-    ("clean", lambda r: words.number(r.clean)),
-    ("attacked", lambda r: words.number(r.attacked)),
-    ("PDR", lambda r: words.score(r.pdr)),
-]
-__all__ = ["OVERALL", "columns", "flat", "markdown", "write_csv"]
-DIFFERENCES = {"to_base", "to_best", "gain", "difference"}
-"""Fields that have a p-value."""
+def _json(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(k): _json(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_json(v) for v in value]
+    if isinstance(value, Path):
+        return str(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _merge(r: LeaderRow, text: str) -> str:
+    return text if r.kind == "merge" else words.UNKNOWN
+
+
+def _known(value: Any, text: Callable[[Any], str] = str) -> str:
+    return words.UNKNOWN if value is None else text(value)
+
+
 COLUMNS: dict[type, list[Column]] = {
-    LeaderRow: LEADERBOARD,
-    ExpertRow: EXPERTS,
-    InterferenceRow: INTERFERENCE,
-    ComparisonRow: COMPARISONS,
-    RobustnessRow: ROBUSTNESS,
+    LeaderRow: [
+        ("pool", lambda r: r.panel),
+        ("method", lambda r: r.method),
+        ("experts", lambda r: _merge(r, str(r.experts))),
+        ("merges", lambda r: _merge(r, f"{r.merges}" + f" of {r.planned}" * (r.merges != r.planned))),
+        ("score", lambda r: words.score(r.score)),
+        ("Δ base", lambda r: words.gap(r.to_base)),
+        ("Δ best expert", lambda r: words.gap(r.to_best)),
+        ("above base", lambda r: _known(r.above_base, lambda t: f"{t.k}/{t.n}")),
+        ("constructive", lambda r: words.tally(r.constructive)),
+        ("beyond noise", lambda r: _known(r.significant)),
+    ],
+    ExpertRow: [
+        ("pool", lambda r: r.panel),
+        ("expert", lambda r: r.expert),
+        ("own skill", lambda r: words.score(r.own)),
+        ("base on it", lambda r: words.score(r.base)),
+        ("Δ", lambda r: words.gap(r.gain)),
+        ("whole suite", lambda r: words.score(r.suite)),
+    ],
+    InterferenceRow: [
+        ("pool", lambda r: r.panel),
+        ("method", lambda r: r.method),
+        ("experts", lambda r: r.experts),
+        ("merges", lambda r: r.merges),
+        ("share of own-skill gain kept", lambda r: words.score(r.kept, 2)),
+        ("mean of single shares", lambda r: words.number(r.kept_each, 2)),
+    ],
+    ComparisonRow: [
+        ("reference", lambda r: r.reference),
+        ("other", lambda r: r.other),
+        ("what", lambda r: r.what),
+        ("method", lambda r: r.method or words.UNKNOWN),
+        ("experts", lambda r: r.experts or words.UNKNOWN),
+        ("matched", lambda r: r.matched),
+        ("reference score", lambda r: words.number(r.reference_score)),
+        ("other score", lambda r: words.number(r.other_score)),
+        ("difference", lambda r: words.gap(r.difference)),
+        ("p (Holm)", lambda r: words.p_value(r.p_holm)),
+    ],
+    RobustnessRow: [
+        ("pool", lambda r: r.panel),
+        ("attack", lambda r: r.attack),
+        ("method", lambda r: r.method),
+        ("experts", lambda r: r.experts),
+        ("models", lambda r: r.matched),
+        ("clean", lambda r: words.number(r.clean)),
+        ("attacked", lambda r: words.number(r.attacked)),
+        ("PDR", lambda r: words.score(r.pdr)),
+    ],
 }
+DIFFERENCES = {"Δ base": "to_base", "Δ best expert": "to_best", "Δ": "gain", "difference": "difference"}
+"""Headings of differences and their fields, which have a p-value."""
 
 
 def columns(rows: Sequence[Any]) -> list[Column]:
     """The columns that people are shown for rows of this kind; the pool only where there are several."""
-    if not rows:
-        return []
     found = COLUMNS[type(rows[0])]
     if found[0][0] == "pool" and len({r.panel for r in rows}) == 1:
         found = found[1:]
@@ -97,23 +147,23 @@ def columns(rows: Sequence[Any]) -> list[Column]:
 def markdown(rows: Sequence[Any]) -> str:
     """The rows as a Markdown table."""
     shown = columns(rows)
-    lines = ["| " + " | ".join(name for name, _ in shown) + " |", "|" + "---|" * len(shown)]
-    for row in rows:
-        lines.append("| " + " | ".join(cell(row).replace("|", "\\|") for _, cell in shown) + " |")
-    return "\n".join(lines) + "\n"
+    lines = [[name for name, _ in shown], *([str(cell(row)).replace("|", "\\|") for _, cell in shown] for row in rows)]
+    head, *body = ("| " + " | ".join(line) + " |" for line in lines)
+    return "\n".join([head, "|" + "---|" * len(shown), *body]) + "\n"
 
 
 def flat(row: Any) -> dict[str, Any]:
     """A row as plain columns: an interval is its estimate, `_low`, `_high` and `_p`, a tally `_k`, `_n` and bounds."""
     values: dict[str, Any] = {}
+    unknown = Interval(math.nan, math.nan, math.nan)
     for item in fields(row):
         value, name = getattr(row, item.name), item.name
         if "Interval" in str(item.type):
-            interval = value or Interval(math.nan, math.nan, math.nan)
+            interval = value or unknown
             values |= {name: interval.estimate, f"{name}_low": interval.low, f"{name}_high": interval.high}
-            values |= {f"{name}_p": interval.p} if name in DIFFERENCES else {}
+            values |= {f"{name}_p": interval.p} if name in DIFFERENCES.values() else {}
         elif "Tally" in str(item.type):
-            share = value.share if value else Interval(math.nan, math.nan, math.nan)
+            share = value.share if value else unknown
             values |= {f"{name}_k": value and value.k, f"{name}_n": value and value.n}
             values |= {f"{name}_low": share.low, f"{name}_high": share.high}
         else:
@@ -121,20 +171,14 @@ def flat(row: Any) -> dict[str, Any]:
     return values
 
 
-def write_csv(path: Path, rows: Iterable[dict[str, Any]]) -> Path:
+def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
     """Write the rows; columns in the order in which they first appear, empty where a value is not known."""
-    rows = list(rows)
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(names)
-        writer.writerows([_plain(row.get(name)) for name in names] for row in rows)
+    frame = pd.DataFrame(rows, dtype=object).map(_plain)
+    frame.to_csv(path, index=False, lineterminator="\n", encoding="utf-8")
     return path
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
-    if isinstance(value, bool):
-        return int(value)
-    return f"{value:.6g}" if isinstance(value, float) else value
+    return f"{value:.6g}" if isinstance(value, (float, bool)) else str(value)

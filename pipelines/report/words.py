@@ -1,48 +1,40 @@
-"""Numbers as people read them."""
+"""Numbers and lists as people read them."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from mergeopt_core.statistics import Interval, Tally
+from mergeopt_core.statistics import Interval, Tally
 
 UNKNOWN = "–"
 
 
-def number(x: float, digits: int = 3) -> str:
+def number(x: float, digits: int = 3, sign: str = "") -> str:
     """0.612, with a real minus sign; a dash where it is not known."""
-    return UNKNOWN if math.isnan(x) else f"{x:.{digits}f}".replace("-", "−")
+    return UNKNOWN if math.isnan(x) else f"{x:{sign}.{digits}f}".replace("-", "−")
 
 
 def signed(x: float, digits: int = 3) -> str:
     """+0.092 or −0.092."""
-    return UNKNOWN if math.isnan(x) else f"{x:+.{digits}f}".replace("-", "−")
+    return number(x, digits, "+")
 
 
-def bounds(interval: Interval, digits: int = 3) -> str:
+def bounds(interval: Interval, digits: int = 3, sign: str = "") -> str:
     """[0.590, 0.633], or nothing where there is no interval."""
-    if not interval.known:
-        return ""
-    return f"[{number(interval.low, digits)}, {number(interval.high, digits)}]"
+    low, high = (number(x, digits, sign) for x in (interval.low, interval.high))
+    return f"[{low}, {high}]" if interval.known else ""
 
 
-def score(interval: Interval | None, digits: int = 3) -> str:
+def score(interval: Interval | None, digits: int = 3, sign: str = "") -> str:
     """0.612 [0.590, 0.633]."""
     if interval is None:
         return UNKNOWN
-    return f"{number(interval.estimate, digits)} {bounds(interval, digits)}".strip()
+    return f"{number(interval.estimate, digits, sign)} {bounds(interval, digits, sign)}".strip()
 
 
 def gap(interval: Interval | None, digits: int = 3) -> str:
     """+0.092 [+0.070, +0.114]."""
-    if interval is None:
-        return UNKNOWN
-    if not interval.known:
-        return signed(interval.estimate, digits)
-    between = f"[{signed(interval.low, digits)}, {signed(interval.high, digits)}]"
-    return f"{signed(interval.estimate, digits)} {between}"
+    return score(interval, digits, "+")
 
 
 def tally(count: Tally | None) -> str:
@@ -64,9 +56,9 @@ def direction(interval: Interval | None) -> int:
     return 1 if interval.low > 0 else -1
 
 
-def experts(count: int) -> str:
+def count(n: int, noun: str) -> str:
     """1 expert, 12 experts."""
-    return f"{count} expert" + ("" if count == 1 else "s")
+    return f"{n} {noun}{'' if n == 1 else 's'}"
 
 
 def listed(names: list[str], limit: int = 6) -> str:

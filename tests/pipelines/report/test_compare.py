@@ -7,8 +7,9 @@ from synthetic import study
 from conf.schema import Statistics
 from mergeopt_core.statistics import holm, paired_bootstrap
 from pipelines.report import write_report
-from pipelines.report.compare import compare, comparison_verdicts, robustness
+from pipelines.report.compare import compare, robustness
 from pipelines.report.panel import build_panels
+from pipelines.report.verdict import comparison_verdicts
 
 METHODS = {"ties": 0.02, "linear": 0.0}
 SHAPE = {"skills": 4, "n": 80, "sizes": (2, 4), "samples": 6, "methods": METHODS}

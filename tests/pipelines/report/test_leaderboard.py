@@ -8,6 +8,7 @@ from synthetic import row, study, table
 from conf.schema import Statistics
 from mergeopt_core.statistics import paired_bootstrap, share_kept
 from pipelines.report.analysis import build_cells, expert_rows, interference_rows, merge_standings
+from pipelines.report.data import trial_frame
 from pipelines.report.panel import build_panels
 
 
@@ -170,3 +171,17 @@ def test_pools_are_judged_apart():
     assert [p.title for p in panels] == ["tiny", "other"]
     twice = study(skills=3, n=20) + [replace(r, study="second") for r in study(skills=3, n=20)]
     assert [p.title for p in build_panels(twice, Statistics())] == ["demo · tiny", "second · tiny"]
+
+
+def test_one_tidy_table_holds_every_score_of_every_trial():
+    rows = study(skills=3, n=20, sizes=(2,), samples=2, methods={"ties": 0.0})
+    rows[-1] = replace(rows[-1], scores={}, n={})
+    frame = trial_frame([replace(r, provenance={"base": "b", "seed": 7}, metrics={"add": "acc"}) for r in rows])
+    assert len(frame) == 3 * (len(rows) - 1) + 1
+    (line,) = frame[(frame["method"] == "ties") & (frame["task"] == "add")].to_dict("records")
+    merge = rows[-2]
+    assert (line["value"], line["n"], line["metric"]) == (merge.scores["add"], 20, "acc")
+    assert (line["experts"], line["size"], line["base"], line["seed"]) == ("+".join(merge.experts), 2, "b", 7)
+    wide = frame.pivot(index="trial", columns="task", values="value")
+    assert wide.loc[0].dropna().to_dict() == pytest.approx(rows[0].scores)
+    assert frame[frame["trial"] == len(rows) - 1]["value"].isna().all()
