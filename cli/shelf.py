@@ -69,7 +69,8 @@ def register(app: typer.Typer) -> None:
 
 def _told(entry: Entry, records: list[Record]) -> dict[str, Any]:
     """What an entry says of itself; of a result also its pool and provenance as plain columns."""
-    from pipelines.store.results import pools_of, provenance
+    from pipelines.store.provenance import provenance
+    from pipelines.store.results import pools_of
 
     about = entry.describe()
     if "trial" not in about:
@@ -81,7 +82,8 @@ def _table(entries: list[Entry], root: str, records: list[Record]) -> Any:
     from rich.markup import escape
     from rich.table import Table
 
-    from pipelines.store.results import apart, pools_of, provenance, said, training_of
+    from pipelines.store.provenance import apart, provenance, said, training_of
+    from pipelines.store.results import pools_of
 
     told = [(entry, entry.describe()) for entry in entries]
     table = Table(title=f"{len(entries)} entries in {escape(root)}", title_justify="left", box=None, pad_edge=False)

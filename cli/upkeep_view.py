@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from cli.plan_view import gigabytes
-from pipelines.store.results import UNKNOWN, said
+from pipelines.store.provenance import UNKNOWN, said
 
 if TYPE_CHECKING:
     from pipelines.store.gc import Collection

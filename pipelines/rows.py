@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from pipelines.plan import Plan
 from pipelines.report.data import Kind, TrialRow
 from pipelines.sources import Access
-from pipelines.store.results import provenance
+from pipelines.store.provenance import provenance
 from pipelines.study import Planned
 from pipelines.trial import Trial
 from pipelines.worker import DOCUMENTS

@@ -26,7 +26,7 @@ from pipelines.merge.cache import Kept
 from pipelines.merge.stream import Merge, alone, merge_into
 from pipelines.merge.write import write_tokenizer
 from pipelines.sources import Access, Source
-from pipelines.store.results import training_of
+from pipelines.store.provenance import training_of
 from pipelines.store.store import content_key
 from pipelines.threads import threads
 from pipelines.trial import Trial

@@ -97,14 +97,12 @@ def merge_standings(panel: Panel) -> dict[int, MergeStanding]:
     found: dict[int, Standing] = {}
     p = []
     for m in panel.merges:
-        rivals = [panel.base, *(panel.experts.get(name) for name in panel.rows[m].experts)]
-        known = [rival for rival in rivals if rival is not None]
-        if len(known) < len(rivals):
+        experts = panel.parents(m)
+        if panel.base is None or not experts:
             p.append(1.0)
             continue
-        base, *experts = panel.scores[known].tolist()
-        found[m] = constructive(panel.scores[m], base, experts)
-        p.append(_beats_all(panel, m, known) if found[m].constructive else 1.0)
+        found[m] = constructive(panel.scores[m], panel.scores[panel.base], panel.scores[experts].tolist())
+        p.append(_beats_all(panel, m, [panel.base, *experts]) if found[m].constructive else 1.0)
     corrected = dict(zip(panel.merges, holm(np.array(p))))
     return {m: MergeStanding(standing, float(corrected[m])) for m, standing in found.items()}
 
@@ -160,7 +158,8 @@ def _merge_cell(panel: Panel, method: str, size: int, members: list[int], standi
     missing = sum((row.method, len(row.experts)) == (method, size) for row in panel.incomplete)
     cell = _cell(panel, "merge", method, size, members, missing, weights, draws)
     row, confidence = cell.row, panel.statistics.confidence
-    row.to_best = _gap(panel, members, [_best_expert(panel, m) for m in members], weights, draws)
+    best = [max(panel.parents(m) or (), key=lambda i: panel.scores[i], default=None) for m in members]
+    row.to_best = _gap(panel, members, best, weights, draws)
     judged = [standings[m] for m in members if m in standings]
     if len(judged) == len(members):
         row.above_base = Tally.of([j.standing.above_base for j in judged], confidence)
@@ -168,12 +167,6 @@ def _merge_cell(panel: Panel, method: str, size: int, members: list[int], standi
         row.constructive = Tally.of([j.standing.constructive for j in judged], confidence)
         row.significant = sum(j.p < 1 - confidence for j in judged)
     return cell
-
-
-def _best_expert(panel: Panel, merge: int) -> int | None:
-    rows = [panel.experts.get(name) for name in panel.rows[merge].experts]
-    found = [row for row in rows if row is not None]
-    return max(found, key=lambda i: panel.scores[i]) if found and len(found) == len(rows) else None
 
 
 def _gap(

@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 from pipelines.report import tables, words
 from pipelines.report.compare import OVERALL
 from pipelines.report.tables import Report
-from pipelines.store.results import apart, said
+from pipelines.store.provenance import apart, said
 
 SECTIONS: list[tuple[str, str, str, str, str]] = [
     (

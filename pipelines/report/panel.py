@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from conf.schema import Statistics
 from mergeopt_core.statistics import Interval, cluster_weights, difference_p, percentile_interval, task_replicates
 from pipelines.report.data import PanelKey, Samples, TrialRow, gather, panel_titles, trial_frame
-from pipelines.store.results import joined
+from pipelines.store.provenance import joined
 
 
 @dataclass
@@ -85,6 +85,11 @@ class Panel:
     def documents(self) -> int:
         """Number of documents that a row is scored on."""
         return sum(matrix.shape[1] for matrix in self.samples.documents.values())
+
+    def parents(self, merge: int) -> list[int] | None:
+        """Rows of the experts that a merge is of; None where one of them has no score."""
+        found = [self.experts[name] for name in self.rows[merge].experts if name in self.experts]
+        return found if len(found) == len(self.rows[merge].experts) else None
 
     def cells(self, merges: Iterable[int] | None = None) -> dict[tuple[str, int], list[int]]:
         """Rows of the merges (default: all) by method and number of experts."""

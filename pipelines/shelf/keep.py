@@ -14,6 +14,7 @@ from pipelines.merge.stream import write_merge
 from pipelines.plan import Plan
 from pipelines.progress import SILENT, Progress
 from pipelines.sources import Access
+from pipelines.store.provenance import markdown, training_columns, training_of
 from pipelines.store.records import mean_score, write_record
 from pipelines.store.store import KINDS, Store, content_key
 from pipelines.study import Planned, suites
@@ -79,7 +80,9 @@ def _keep(planned: Planned, worker: Worker) -> None:
         }
         with store.commit("merges", trial.model_key, about) as draft:
             write_merge(merge, draft, device=str(worker.device))
-            (draft / "README.md").write_text(model_card(merge, about["name"]), encoding="utf-8")
+            trained = training_columns(training_of(expert.path) for expert in trial.experts)
+            card = f"{model_card(merge, about['name']).rstrip()}\n\n{markdown({'pool': planned.pool, **trained})}"
+            (draft / "README.md").write_text(card, encoding="utf-8")
             about["weights"] = merge.digest.hexdigest()
 
 

@@ -8,10 +8,11 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from conf.errors import UserError, nearest
 from pipelines.store.records import Record, studies
-from pipelines.store.store import KINDS, Entry, Store
+from pipelines.store.store import KINDS, Store, title
 
 DAY = 86400.0
 
@@ -70,8 +71,8 @@ def collect_garbage(
         if entry.key in live or time.time() - entry.describe()["made"] < days * DAY:
             found.kept += 1
         else:
-            found.waste.append(Waste(entry.kind, entry.key, entry.folder, _size(entry.folder), _what(entry)))
-    found.waste += _drafts(store) + _training(store, live)
+            found.waste.append(_waste(entry.kind, entry.folder, _what(entry.describe())))
+    found.waste += _drafts(store, live)
     if not kinds:
         held = [record.file.stem for record in records if record not in forgotten]
         found.waste += [waste for waste in _searches(store, held) if time.time() - _touched(waste.path) >= days * DAY]
@@ -86,20 +87,15 @@ def _check_names(names: Sequence[str], known: Sequence[str], where: str, what: s
             raise UserError(f"there is no {what} {name!r}", where=where, do=nearest(name, known))
 
 
-def _drafts(store: Store) -> list[Waste]:
-    """Drafts that nothing has touched for a day: their process is gone."""
-    old = [p for p in sorted((store.root / "tmp").iterdir()) if time.time() - p.stat().st_mtime > DAY]
-    return [Waste("draft", path.name, path, _size(path), "left behind by a killed process") for path in old]
-
-
-def _training(store: Store, live: set[str]) -> list[Waste]:
-    """States of training that nothing has touched for a day, of experts that are finished or that no study wants."""
-    found = []
-    for path in sorted((store.root / "work").glob("*")):
-        wanted = path.name in live and not store.has("experts", path.name)
-        if not wanted and time.time() - _touched(path) > DAY:
-            found.append(Waste("draft", path.name, path, _size(path), "state of an interrupted training"))
-    return found
+def _drafts(store: Store, live: set[str]) -> list[Waste]:
+    """What a killed process left behind a day ago or more: drafts, and states of training of experts that are finished
+    or that no study wants.
+    """
+    states = sorted((store.root / "work").glob("*"))
+    states = [path for path in states if path.name not in live or store.has("experts", path.name)]
+    old = [(path, "left behind by a killed process") for path in sorted((store.root / "tmp").iterdir())]
+    old += [(path, "state of an interrupted training") for path in states]
+    return [_waste("draft", path, what) for path, what in old if time.time() - _touched(path) > DAY]
 
 
 def _touched(folder: Path) -> float:
@@ -111,7 +107,7 @@ def _searches(store: Store, kept: Sequence[str]) -> list[Waste]:
     """Proposals and tables of searches whose record is gone; a record's name ends as the search's identity begins."""
     folders = sorted((store.root / "searches").glob("*"))
     gone = [path for path in folders if not any(name.endswith(f"-{path.name[:8]}") for name in kept)]
-    return [Waste("searches", path.name, path, _size(path), "proposals of a forgotten search") for path in gone]
+    return [_waste("searches", path, "proposals of a forgotten search") for path in gone]
 
 
 def _delete(found: Collection, store: Store) -> None:
@@ -140,16 +136,10 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
 
 
-def _size(path: Path) -> int:
-    if path.is_symlink() or path.is_file():
-        return path.lstat().st_size
-    return sum(file.lstat().st_size for file in path.rglob("*") if not file.is_dir())
+def _waste(kind: str, path: Path, what: str) -> Waste:
+    files = [path] if path.is_symlink() or path.is_file() else path.rglob("*")
+    return Waste(kind, path.name, path, sum(file.lstat().st_size for file in files if not file.is_dir()), what)
 
 
-def _what(entry: Entry) -> str:
-    about = entry.describe()
-    names = ", ".join(about.get("names", []))
-    recipe = about.get("recipe")
-    if recipe and entry.kind == "results":
-        return f"{recipe['method']} of {names} on {about['suite']}"
-    return f"{about['trial']} {names} on {about['suite']}" if "trial" in about else str(about.get("name", ""))
+def _what(about: dict[str, Any]) -> str:
+    return title(about) + (f" on {about['suite']}" if "suite" in about else "")

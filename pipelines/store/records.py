@@ -7,11 +7,10 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from pipelines.store.store import Store
 
@@ -43,19 +42,13 @@ class Record:
 
 
 def write_record(
-    store: Store,
-    name: str,
-    kind: str,
-    identity: str,
-    keys: Mapping[str, list[str]],
-    pools: Mapping[str, list[str]] | None = None,
+    store: Store, name: str, kind: str, key: str, keys: dict[str, list[str]], pools: dict[str, list[str]] | None = None
 ) -> Path:
-    """Write a record beside its place and rename it, so that a reader sees all or nothing."""
+    """Write the record of a study, whose ``key`` tells it from others of its name, whole or not at all."""
     plain = re.sub(r"[^\w.-]+", "_", name)
-    file = store.root / FOLDER / f"{plain}-{identity[:8]}.json"
+    file = store.root / FOLDER / f"{plain}-{key[:8]}.json"
     file.parent.mkdir(exist_ok=True)
-    record: dict[str, Any] = {"name": name, "kind": kind, "made": time.time(), "keys": dict(keys)}
-    record |= {"pools": dict(pools or {})}
+    record = {"name": name, "kind": kind, "made": time.time(), "keys": keys, "pools": pools or {}}
     beside = store.root / "tmp" / f"{file.name}-{uuid.uuid4().hex[:8]}"
     beside.write_text(json.dumps(record, indent=1) + "\n")
     os.replace(beside, file)
@@ -64,17 +57,18 @@ def write_record(
 
 def studies(store: Store) -> list[Record]:
     """All records, by name and age."""
-    found = []
-    for file in sorted((store.root / FOLDER).glob("*.json")):
-        record = json.loads(file.read_text())
-        told = (record["name"], record["kind"], record["made"], record["keys"], record.get("pools", {}))
-        found.append(Record(file, *told))
-    return sorted(found, key=lambda record: (record.name, record.made))
+    files = sorted((store.root / FOLDER).glob("*.json"))
+    return sorted((Record(file, **json.loads(file.read_text())) for file in files), key=lambda r: (r.name, r.made))
+
+
+def mean(values: Sequence[float | None]) -> float | None:
+    """The mean score, of tasks or of models; None where one is missing."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known and len(known) == len(values) else None
 
 
 def mean_score(key: str, store: Store) -> float | None:
     """Mean over the tasks of a trial's result; None where the store holds no complete one."""
     if not store.has("results", key, complete=True):
         return None
-    values = [task["value"] for task in store.entry("results", key).describe()["tasks"].values()]
-    return sum(values) / len(values) if values and None not in values else None
+    return mean([task["value"] for task in store.entry("results", key).describe()["tasks"].values()])

@@ -13,7 +13,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,16 @@ def content_key(payload: Any) -> str:
     """Hex key of what can change a number: SHA-256 over the canonical JSON (sorted keys, exact floats), 32 digits."""
     text = json.dumps(payload, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def title(about: Mapping[str, Any]) -> str:
+    """What an entry is, in a few words, from what it says of itself: ``ties of a, b``, ``expert a``, a name."""
+    names = ", ".join(about.get("names", ()))
+    if "statistic" in about:
+        return f"{about['statistic']} of {about['name']} on {about['task']}"
+    if "name" in about or "trial" not in about:
+        return str(about.get("name", ""))
+    return f"{about['recipe']['method']} of {names}" if about["recipe"] else f"{about['trial']} {names}".strip()
 
 
 @dataclass(frozen=True)
@@ -151,13 +161,6 @@ class Store:
             yield True
         finally:
             lock.release()
-
-    def sweep_drafts(self, older_than: float = 86400.0) -> int:
-        """Remove drafts that a killed process left behind; returns how many."""
-        stale = [p for p in (self.root / "tmp").iterdir() if time.time() - p.stat().st_mtime > older_than]
-        for path in stale:
-            shutil.rmtree(path, ignore_errors=True)
-        return len(stale)
 
 
 def _sync(folder: Path) -> None:

@@ -17,8 +17,10 @@ from pipelines.merge.recipe import Recipe
 from pipelines.merge.stream import Merge, write_merge
 from pipelines.progress import SILENT, Progress
 from pipelines.sources import Access, Source
-from pipelines.store.results import provenance
-from pipelines.store.store import ENTRY, Entry, Store
+from pipelines.store.provenance import markdown, provenance
+from pipelines.store.records import Record, studies
+from pipelines.store.results import pools_of
+from pipelines.store.store import ENTRY, Entry, Store, title
 from pipelines.trial import model_key
 from pipelines.worker import Worker
 
@@ -35,22 +37,24 @@ def export(key: str, config: Config, access: Access, progress: Progress = SILENT
     out = Path(config.out).expanduser()
     if out.exists() and (out.is_file() or any(out.iterdir())):
         raise UserError("the folder is not empty", where=str(out), do="name a new folder with out=DIR")
-    entry = access.store.find(key)
+    store = access.store
+    entry = store.find(key)
     if entry.kind == "statistics":
-        raise UserError(
-            "statistics are no checkpoint", where=f"statistics:{entry.key}", do="export an expert or a merge"
-        )
+        where = f"statistics:{entry.key}"
+        raise UserError("statistics are no checkpoint", where=where, do="export an expert or a merge")
     about = entry.describe()
     if entry.kind != "results":
         _copy(entry.folder, out)
     elif about["recipe"] is None:
-        _copy(Path(sources_of(about, access.store)[-1].path), out)
-    elif access.store.has("merges", model_key(about["model"])):
-        _copy(access.store.folder("merges", model_key(about["model"])), out)
+        _copy(Path(sources_of(about, store)[-1].path), out)
+    elif store.has("merges", model_key(about["model"])):
+        _copy(store.folder("merges", model_key(about["model"])), out)
     else:
         _merge_again(about, out, config, access, progress)
     if entry.kind == "results":
-        _tell_scores(out / "README.md", about)
+        card = out / "README.md"
+        text = f"{card.read_text(encoding='utf-8').rstrip()}\n\n{_scores(about, studies(store))}"
+        card.write_text(text, encoding="utf-8")
     return entry
 
 
@@ -67,7 +71,7 @@ def _merge_again(about: dict[str, Any], out: Path, config: Config, access: Acces
     merge = merge_of(about, access)
     merge.digest = WeightHash()
     write_merge(merge, out, progress, device=str(device))
-    (out / "README.md").write_text(model_card(merge, f"{merge.recipe.method} of {', '.join(about['names'])}"))
+    (out / "README.md").write_text(model_card(merge, title(about)))
     if about.get("weights") in (None, merge.digest.hexdigest()):
         return
     shutil.rmtree(out)
@@ -76,19 +80,16 @@ def _merge_again(about: dict[str, Any], out: Path, config: Config, access: Acces
     raise UserError(what, where=f"executor.device={config.executor.device}", do=do)
 
 
-def _tell_scores(card: Path, about: dict[str, Any]) -> None:
-    """Add the scores to the model card."""
+def _scores(about: dict[str, Any], records: list[Record]) -> str:
+    """The scores as a part of the model card, and how they came about."""
     rows = []
     for task, score in about["tasks"].items():
         value = "failed" if score["value"] is None else f"{score['value']:.4f}"
         half = "" if score["stderr"] is None else f" ± {1.96 * score['stderr']:.4f}"
         rows.append(f"| {task} | {score['metric']} | {value}{half} | {score['n']} |")
-    table = ["| task | metric | score, 95 % | documents |", "|---|---|---|---|", *rows, "", "| how | |", "|---|---|"]
-    known = {name: value for name, value in provenance(about).items() if value is not None}
-    table += [f"| {name.replace('_', ' ')} | {value} |" for name, value in known.items()]
-    text = card.read_text(encoding="utf-8").rstrip()
-    heading = f"\n\n## Scores on {about['suite']}\n\n"
-    card.write_text(text + heading + "\n".join(table) + "\n", encoding="utf-8")
+    head = [f"## Scores on {about['suite']}", "", "| task | metric | score, 95 % | documents |", "|---|---|---|---|"]
+    how = {"pool": pools_of(about["key"], records), **provenance(about)}
+    return "\n".join([*head, *rows, "", markdown(how)])
 
 
 def located(source: Mapping[str, Any], store: Store) -> Source:

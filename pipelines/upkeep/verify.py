@@ -14,7 +14,7 @@ from pipelines.checkpoints.fingerprint import WeightHash
 from pipelines.collect.find import FILE
 from pipelines.progress import SILENT, Progress
 from pipelines.sources import Access
-from pipelines.store.store import ENTRY, KINDS, Entry
+from pipelines.store.store import ENTRY, KINDS, Entry, title
 from pipelines.upkeep.export import merge_of, sources_of
 from pipelines.worker import Worker
 
@@ -79,28 +79,25 @@ class _Verifier:
             state, told = MISSING, error.what
         except (OSError, json.JSONDecodeError) as error:
             state, told = MISSING, str(error)
-        return Check(entry.kind, entry.key, _what(about), state, told)
+        return Check(entry.kind, entry.key, title(about) or f"no {ENTRY}", state, told)
 
     def _check_bases(self, entry: Entry, about: dict[str, Any]) -> tuple[str, str]:
         recorded = about.get("fingerprint")
         if recorded is None:
             return UNKNOWN, "no fingerprint was recorded when it was made"
-        same = self._fingerprint(str(entry.folder)) == recorded
-        return (GOOD, "") if same else (DIFFERS, "its files are not those that were committed")
+        return _compared(self._fingerprint(str(entry.folder)), recorded, "its files are not those that were committed")
 
     _check_experts = _check_bases
 
     def _check_results(self, entry: Entry, about: dict[str, Any]) -> tuple[str, str]:
-        changed = self._changed(about)
-        if changed:
-            return DIFFERS, f"{changed} is not what was scored"
+        for source in sources_of(about, self.store):
+            if self._fingerprint(source.path) != source.fingerprint:
+                return DIFFERS, f"{source.path} is not what was scored"
         if about["recipe"] is None:
             return GOOD, ""
         if about.get("weights") is None:
             return UNKNOWN, "no hash of the merged weights was recorded"
-        merge = merge_of(about, self.access)
-        device = str(self.worker.device)
-        if _hash(merge.tensors(device)) == about["weights"]:
+        if _hash(merge_of(about, self.access).tensors(str(self.worker.device))) == about["weights"]:
             return GOOD, ""
         if about["device"] != self.worker.device_name:
             return UNKNOWN, f"merged on {about['device']}; on {self.worker.device_name} its last bits may be others"
@@ -109,20 +106,11 @@ class _Verifier:
     def _check_merges(self, entry: Entry, about: dict[str, Any]) -> tuple[str, str]:
         checkpoint = self.access.open(str(entry.folder))
         found = _hash((name, checkpoint.tensor(name)) for name in sorted(checkpoint.header))
-        return (
-            (GOOD, "") if found == about["weights"] else (DIFFERS, "its files do not hold the weights that were merged")
-        )
+        return _compared(found, about["weights"], "its files do not hold the weights that were merged")
 
     def _check_statistics(self, entry: Entry, about: dict[str, Any]) -> tuple[str, str]:
         found = hashlib.sha256((entry.folder / FILE).read_bytes()).hexdigest()
-        return (GOOD, "") if found == about["sha256"] else (DIFFERS, "its file is not the one that was committed")
-
-    def _changed(self, about: dict[str, Any]) -> str | None:
-        """The first checkpoint of a result whose files are others than those that were scored."""
-        for source in sources_of(about, self.store):
-            if self._fingerprint(source.path) != source.fingerprint:
-                return source.path
-        return None
+        return _compared(found, about["sha256"], "its file is not the one that was committed")
 
     def _fingerprint(self, path: str) -> str:
         """The fingerprint of a checkpoint, read from its files and from no cache."""
@@ -131,17 +119,12 @@ class _Verifier:
         return self._fresh[path]
 
 
+def _compared(found: str, recorded: str, otherwise: str) -> tuple[str, str]:
+    return (GOOD, "") if found == recorded else (DIFFERS, otherwise)
+
+
 def _hash(tensors: Iterable[tuple[str, Any]]) -> str:
     digest = WeightHash()
     for name, tensor in tensors:
         digest.add(name, tensor)
     return digest.hexdigest()
-
-
-def _what(about: dict[str, Any]) -> str:
-    """A few words for an entry."""
-    recipe = about.get("recipe")
-    names = ", ".join(about.get("names", []))
-    if recipe:
-        return f"{recipe['method']} of {names}"
-    return about.get("name") or f"{about.get('trial', '')} {names}".strip() or f"no {ENTRY}"

@@ -46,6 +46,9 @@ def test_best_keeps_the_highest_mean_and_its_bits(sweep):
     assert [row.weights for row in rows if row.weights] == [str(kept.folder)]
     assert access.open(f"{kept.folder}").config["model_type"] == "llama"
     assert kept.describe()["name"].split(" of ")[0] in (kept.folder / "README.md").read_text()
+    card = (kept.folder / "README.md").read_text()
+    assert "| pool | tiny |\n| training | plain, adamw lr=0.001" in card
+    assert "| training seed | 0 |" in card
     (record,) = studies(access.store)
     assert record.keys["merges"] == [kept.key]
     assert done.complete

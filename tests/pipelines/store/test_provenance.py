@@ -2,7 +2,7 @@
 
 import json
 
-from pipelines.store.results import apart, provenance, said, training_of
+from pipelines.store.provenance import apart, provenance, said, training_of
 
 TASK = {"num_fewshot": None, "limit": None, "split": None}
 SETTINGS = {

@@ -246,6 +246,7 @@ def test_every_result_says_how_it_came_about(study, tmp_path):
     export(merge["key"], study, access_of(study))
     card = (tmp_path / "card" / "README.md").read_text()
     for name in (
+        "pool",
         "base",
         "training",
         "seed",

@@ -1,0 +1,172 @@
+"""How a result came about, from its entry in the store: what two results must share to be averaged."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import lru_cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import conf
+from conf.schema import Lora, Optimizer, Training
+from pipelines.finetune.card import base_name
+from pipelines.store.store import ENTRY, content_key
+
+UNKNOWN = "—"
+"""What an older entry does not say, and what a checkpoint that was found does not tell."""
+NO_TRAINING = ("steps", "epochs", "batch_size", "accumulation", "save_steps", "reporters")
+"""Fields of a training that its description gives in another way, or that change nothing."""
+
+
+def provenance(about: Mapping[str, Any], task: str | None = None) -> dict[str, Any]:
+    """Base, training, seeds, evaluation settings and machine of a result as plain columns.
+
+    ``training`` and ``training_seed`` are those of the experts that the model is made of (None for a base),
+    ``settings`` is a hash over all that an evaluation depends on. Where experts, or tasks (unless one is named),
+    differ: all values.
+    """
+    settings, base = about["settings"], Path(about["base"]["path"])
+    tasks = [settings["tasks"][task]] if task else list(settings["tasks"].values())
+    trained = about.get("training") or [training_of(expert["path"]) for expert in about["experts"]]
+    return {
+        "base": _entry(base).get("name") or base_name(base),
+        **training_columns(trained),
+        "seed": about["model"].get("seed"),
+        "merge_dtype": (about["recipe"] or {}).get("dtype"),
+        "suite": about["suite"],
+        "fewshot": joined("the task's own" if t["num_fewshot"] is None else t["num_fewshot"] for t in tasks),
+        "sample": joined(_sample(t, settings) for t in tasks),
+        "attack": settings.get("attack", "none"),
+        "chat_template": settings["chat_template"],
+        "max_length": settings["max_length"],
+        "dtype": settings["dtype"],
+        "device": about.get("device") or UNKNOWN,
+        "batch_size": about.get("batch_size") or UNKNOWN,
+        "engine": _engine(about),
+        "settings": content_key(settings)[:8],
+    }
+
+
+def training_columns(trained: Iterable[Mapping[str, Any] | None]) -> dict[str, Any]:
+    """``training`` and ``training_seed`` of experts; all values where these differ."""
+    experts = [training or {"how": UNKNOWN, "seed": UNKNOWN} for training in trained]
+    return {"training": joined(e["how"] for e in experts), "training_seed": joined(e["seed"] for e in experts)}
+
+
+def training_of(folder: str) -> dict[str, Any] | None:
+    """How the expert in a folder was fine-tuned (all but defaults) and its seed; None for one not made here."""
+    about = _entry(Path(folder))
+    if "finetuning" not in about:
+        return None
+    method, optimizer, training = (dict(about[part]) for part in ("finetuning", "optimizer", "training"))
+    name, lora = method.pop("method", "plain"), training.pop("lora")
+    batch = training["batch_size"] * training["accumulation"]
+    training = {key: value for key, value in training.items() if key not in NO_TRAINING}
+    how = [
+        _changed(name, method, _defaults(name)),
+        _changed(f"{optimizer.pop('name')} lr={optimizer.pop('lr'):g}", optimizer, vars(Optimizer())),
+        _changed(f"{_length(about)} of {batch}", training, vars(Training())),
+        *([_changed("lora", lora, vars(Lora()))] if lora["rank"] else []),
+    ]
+    return {"how": ", ".join(how), "method": name, "seed": about["seed"]}
+
+
+@lru_cache
+def _defaults(method: str) -> dict[str, Any]:
+    """The parameters of a fine-tuning method as its YAML gives them, which are the method's own defaults."""
+    return yaml.safe_load((files(conf) / "finetuning" / f"{method}.yaml").read_text())
+
+
+def joined(values: Iterable[Any]) -> Any:
+    """The one value that all share; otherwise all that there are, as one text; None for none."""
+    found = list(dict.fromkeys(value for value in values if value is not None))
+    return found[0] if len(found) == 1 else " + ".join(map(str, found)) or None
+
+
+def apart(
+    rows: Sequence[Mapping[str, Any]], always: Collection[str], measured: Collection[str] = ()
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Rows for people, cut down to the columns that tell them apart, and what all of them share.
+
+    Kept are the columns of ``always`` and ``measured``, and those in which rows differ that agree in all columns kept
+    before but the measured ones. Of trainings only the method and what is not common to all of them is left.
+    """
+    trainings = [(row.get("training") or "").split(" + ") for row in rows]
+    parts = [text.split(", ")[1:] for texts in trainings for text in texts if text]
+    common = set.intersection(*map(set, parts)) if parts else set()
+    cut = []
+    for row, texts in zip(rows, trainings):
+        own = (", ".join(part for part in text.split(", ") if part not in common) for text in texts)
+        cut.append({**row, "training": joined(text or None for text in own)})
+    names, same = list(always), {}
+    for name in rows[0] if rows else ():
+        kept = {tuple(row[n] for n in names) for row in cut}
+        if len({row[name] for row in rows}) == 1:
+            same[name] = rows[0][name]
+        elif name not in measured and len(kept) < len({tuple(row[n] for n in (*names, name)) for row in cut}):
+            names.append(name)
+    if common:
+        same["all training"] = ", ".join(part for part in parts[0] if part in common)
+    same.pop("settings", None)
+    shown = [name for name in (cut[0] if cut else ()) if name in {*names, *measured}]
+    return [{name: row[name] for name in shown} for row in cut], {k: v for k, v in same.items() if k not in shown}
+
+
+def said(columns: Mapping[str, Any]) -> str:
+    """Columns as one line for people, without those that are not there or switched off."""
+    return ", ".join(
+        f"{name.replace('_', ' ')} {value}".strip()
+        for name, value in columns.items()
+        if value not in (None, "", "none") and value is not False
+    )
+
+
+def markdown(columns: Mapping[str, Any]) -> str:
+    """Columns as a table of a model card, without those that are not known."""
+    rows = [f"| {name.replace('_', ' ')} | {value} |" for name, value in columns.items() if value is not None]
+    return "\n".join(["| how | |", "|---|---|", *rows, ""])
+
+
+@lru_cache(maxsize=4096)
+def _entry(folder: Path) -> dict[str, Any]:
+    """What the entry in a folder says of itself; nothing where there is none."""
+    file = folder / ENTRY
+    return json.loads(file.read_text()) if file.is_file() else {}
+
+
+def _length(about: Mapping[str, Any]) -> str:
+    """Epochs where these were asked for, else steps (as taken, where an older entry does not say what was asked)."""
+    if "epochs" not in about:
+        return f"{about['summary']['steps']} steps"
+    training, epochs = about["training"], about["epochs"]
+    if epochs is None and training["steps"]:
+        return f"{training['steps']} steps"
+    return f"{training['epochs'] if epochs is None else epochs:g} epochs"
+
+
+def _changed(start: str, values: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
+    """A name, and the values that are not the defaults."""
+    return " ".join([start, *(f"{k}={str(v).replace(' ', '')}" for k, v in values.items() if v != defaults.get(k))])
+
+
+def _sample(task: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    """All documents of a split, or how many of them and how they were chosen."""
+    split = f" of {task['split']}" if task.get("split") else ""
+    if task["limit"] is None:
+        return f"all{split}"
+    count = f"{task['limit']}" if task["limit"] >= 1 else f"{task['limit']:.0%}"
+    first = task.get("sample") == "first"
+    return f"first {count}{split}" if first else f"{count}{split} drawn by seed {settings['seed']}"
+
+
+def _engine(about: Mapping[str, Any]) -> str:
+    """What scored, and whether contexts were really computed once for all of their options."""
+    settings, versions = about["settings"], about.get("versions", {})
+    packages = {**settings, **versions.get("packages", {})}
+    parts = [f"{name} {packages[name]}" for name in ("lm_eval", "transformers", "torch") if name in packages]
+    shared = versions.get("share_prefix", settings["share_prefix"])
+    return ", ".join([*parts, "contexts shared" if shared else "nothing shared"])
