@@ -14,7 +14,7 @@ from pipelines.plan import Plan
 from pipelines.report.data import Kind, TrialRow
 from pipelines.sources import Access
 from pipelines.store.provenance import provenance
-from pipelines.study import Planned
+from pipelines.store.store import model_title
 from pipelines.trial import Trial
 from pipelines.worker import DOCUMENTS
 
@@ -28,7 +28,7 @@ def trial_rows(plan: Plan, access: Access) -> list[TrialRow]:
             pool=planned.pool,
             kind=cast(Kind, planned.kind),
             method=planned.label if planned.kind == "merge" else None,
-            label=_title(planned),
+            label=model_title("merge", planned.experts, planned.label) if planned.kind == "merge" else planned.label,
             experts=planned.experts,
             parameters=planned.parameters,
             key=planned.trial.key if planned.trial else "",
@@ -64,10 +64,6 @@ def _scored(row: TrialRow, trial: Trial, access: Access) -> TrialRow:
 def _kept(trial: Trial, access: Access) -> str | None:
     kept = trial.merge is not None and access.store.has("merges", trial.model_key)
     return str(access.store.folder("merges", trial.model_key)) if kept else None
-
-
-def _title(planned: Planned) -> str:
-    return f"{planned.label} of {', '.join(planned.experts)}" if planned.kind == "merge" else planned.label
 
 
 def _reader(file: Path) -> Callable[[], pyarrow.Table]:

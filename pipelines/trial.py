@@ -10,7 +10,7 @@ from typing import Any
 from conf.schema import Suite
 from pipelines.merge.recipe import Recipe
 from pipelines.sources import VOCABULARY_FILES, Source, tokenizer_fingerprint
-from pipelines.store.store import content_key
+from pipelines.store.store import content_key, model_title
 
 RESULT_VERSION = 1
 """Part of every key: raised when the same trial would give other numbers."""
@@ -82,8 +82,7 @@ class Trial:
     @property
     def title(self) -> str:
         """The model's name in messages."""
-        named = ", ".join(self.names) or self.base.path
-        return f"{self.merge.method} of {named}" if self.merge else f"{self.kind} {named}"
+        return model_title(self.kind, self.names or [self.base.path], self.merge.method if self.merge else None)
 
     @property
     def source(self) -> dict[str, Any]:

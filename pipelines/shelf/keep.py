@@ -16,7 +16,7 @@ from pipelines.progress import SILENT, Progress
 from pipelines.sources import Access
 from pipelines.store.provenance import markdown, training_columns, training_of
 from pipelines.store.records import mean_score, write_record
-from pipelines.store.store import KINDS, Store, content_key
+from pipelines.store.store import KINDS, Store, content_key, model_title
 from pipelines.study import Planned, suites
 from pipelines.trial import Trial
 from pipelines.worker import Worker
@@ -70,7 +70,7 @@ def _keep(planned: Planned, worker: Worker) -> None:
         merge.digest = WeightHash()
         told = trial.about()
         about: dict[str, Any] = {
-            "name": f"{planned.label} of {', '.join(planned.experts)}",
+            "name": model_title("merge", planned.experts, planned.label),
             "model": told["model"],
             "names": list(planned.experts),
             "base": dataclasses.asdict(trial.base),

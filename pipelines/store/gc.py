@@ -93,9 +93,11 @@ def _drafts(store: Store, live: set[str]) -> list[Waste]:
     """
     states = sorted((store.root / "work").glob("*"))
     states = [path for path in states if path.name not in live or store.has("experts", path.name)]
-    old = [(path, "left behind by a killed process") for path in sorted((store.root / "tmp").iterdir())]
-    old += [(path, "state of an interrupted training") for path in states]
-    return [_waste("draft", path, what) for path, what in old if time.time() - _touched(path) > DAY]
+    drafts = [
+        (path, path.stat().st_mtime, "left behind by a killed process") for path in (store.root / "tmp").iterdir()
+    ]
+    drafts += [(path, _touched(path), "state of an interrupted training") for path in states]
+    return [_waste("draft", path, what) for path, touched, what in sorted(drafts) if time.time() - touched > DAY]
 
 
 def _touched(folder: Path) -> float:

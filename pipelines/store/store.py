@@ -13,7 +13,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,14 +33,19 @@ def content_key(payload: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
+def model_title(kind: str, names: Iterable[str], method: str | None = None) -> str:
+    """A model's name in messages and tables: ``ties of a, b``, ``expert a``, ``base``."""
+    named = ", ".join(names)
+    return f"{method} of {named}" if method else f"{kind} {named}".strip()
+
+
 def title(about: Mapping[str, Any]) -> str:
-    """What an entry is, in a few words, from what it says of itself: ``ties of a, b``, ``expert a``, a name."""
-    names = ", ".join(about.get("names", ()))
+    """What an entry is, in a few words, from what it says of itself."""
     if "statistic" in about:
         return f"{about['statistic']} of {about['name']} on {about['task']}"
     if "name" in about or "trial" not in about:
         return str(about.get("name", ""))
-    return f"{about['recipe']['method']} of {names}" if about["recipe"] else f"{about['trial']} {names}".strip()
+    return model_title(about["trial"], about["names"], (about["recipe"] or {}).get("method"))
 
 
 @dataclass(frozen=True)
