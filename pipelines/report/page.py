@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -15,26 +14,6 @@ from pipelines.report.compare import OVERALL
 from pipelines.report.tables import Report
 from pipelines.store.provenance import apart, said
 
-SECTIONS: list[tuple[str, str, str, str, str]] = [
-    (
-        "leaderboard", "Leaderboard", "Mean over the merges of a method at one number of experts.",
-        "score_by_experts", "Mean score by number of experts merged, one line per method",
-    ),
-    (
-        "comparisons", "Pools compared",
-        "The same subsets, methods and documents: other minus reference. Experts are resampled as training runs; the "
-        "experts of the merges were trained once, and the intervals of merges do not hold the noise of that.",
-        "", "",
-    ),
-    ("robustness", "Robustness", "Performance drop rate (clean − attacked) / clean.", "", ""),
-    ("experts", "Experts on their own skill", "Each expert against the base on the task of its name.", "", ""),
-    (
-        "interference", "Interference", "How much of the experts' own-skill gain the merges keep.",
-        "interference_by_experts", "Share of own-skill gain kept by number of experts merged",
-    ),
-]  # fmt: skip
-"""Field of the report, heading, what it shows, its figure and what that shows."""
-
 
 def render(report: Report) -> dict[str, str]:
     """``report.md``, whose figures are files beside it, and ``report.html``, which needs nothing else and no script."""
@@ -42,20 +21,14 @@ def render(report: Report) -> dict[str, str]:
         loader=FileSystemLoader(Path(__file__).parent), autoescape=select_autoescape(["html.jinja"]),
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
-    environment.filters.update(small=_small, inline=_inline, number=words.number, markdown=tables.markdown)
-    sections = []
-    for name, heading, about, figure, alt in SECTIONS:
-        if rows := getattr(report, name):
-            section = {"name": name, "heading": heading, "about": about, "rows": rows, "table": _table(rows)}
-            sections.append({**section, "figure": figure if f"{figure}.svg" in report.paths else "", "alt": alt})
-    values = {
-        "report": report,
-        "sections": sections,
-        "settings": settings_lines(report),
-        "counts": _counts(report),
-        "unknown": words.UNKNOWN,
+    environment.filters.update(small=_small, inline=_inline, number=words.number)
+    environment.filters.update(markdown=tables.markdown, columns=tables.columns, side=_side)
+    values = {"report": report, "settings": settings_lines(report), "counts": _counts(report)}
+    constants = {"unknown": words.UNKNOWN, "overall": OVERALL}
+    return {
+        name: environment.get_template(f"{name}.jinja").render(values | constants)
+        for name in ("report.md", "report.html")
     }
-    return {name: environment.get_template(f"{name}.jinja").render(values) for name in ("report.md", "report.html")}
 
 
 def settings_lines(report: Report) -> list[str]:
@@ -74,25 +47,9 @@ def _counts(report: Report) -> str:
     return f"{words.listed(parts)} scored on {words.count(len(tasks), 'task')}."
 
 
-def _table(rows: Sequence[Any]) -> dict[str, Any]:
-    """Headings, and of each row its cells with their classes; a heading per pool takes the place of that column."""
-    shown = tables.columns(rows)
-    grouped = shown[0][0] == "pool"
-    shown = shown[grouped:]
-    lines = []
-    group = None
-    for row in rows:
-        heading = row.panel if grouped and row.panel != group else None
-        group = row.panel if grouped else None
-        aside = getattr(row, "kind", "merge") != "merge" or getattr(row, "what", "") == OVERALL
-        cells = [(cell(row), _side(name, row)) for name, cell in shown]
-        lines.append({"group": heading, "aside": aside, "cells": cells})
-    return {"names": [name for name, _ in shown], "lines": lines}
-
-
-def _side(name: str, row: Any) -> str:
+def _side(row: Any, heading: str) -> str:
     """up or down for a difference whose interval lies on one side of zero."""
-    field = tables.DIFFERENCES.get(name)
+    field = tables.DIFFERENCES.get(heading)
     return {1: "up", -1: "down", 0: ""}[words.direction(getattr(row, field)) if field else 0]
 
 
