@@ -22,9 +22,11 @@ from lm_eval.utils import handle_non_serializable, hash_string
 
 from conf.errors import UserError, nearest
 from conf.schema import Suite, SuiteTask
-from pipelines.evaluate.definitions import HUB_FILE, OWN_TASKS, PACKAGED
+from pipelines.evaluate.definitions import HUB_FILE, OWN_TASKS, PACKAGED, leaves
 from pipelines.evaluate.index import TaskIndex
+from pipelines.evaluate.quiet import data_cache
 from pipelines.evaluate.sandbox import refusal
+from pipelines.evaluate.suite import data_hashes
 
 
 @dataclass
@@ -135,7 +137,8 @@ def _skill(key: str, spec: SuiteTask, suite: Suite) -> Task:
 def _built(name: str, spec: SuiteTask, suite: Suite, index: TaskIndex, datasets: str | None) -> Any:
     factory = _Factory(datasets, spec.split or suite.split, suite)
     registry = _Registry(index)
-    return factory.build(registry[name], overrides=None, registry=registry)
+    with data_cache(data_hashes(leaves(name, index), datasets)):
+        return factory.build(registry[name], overrides=None, registry=registry)
 
 
 def _settle(leaf: Leaf, spec: SuiteTask, suite: Suite) -> None:
@@ -194,8 +197,9 @@ class _Factory(TaskFactory):
         if self.mirror is not None and config.get("dataset_path"):
             config["dataset_path"] = mirrored(config["dataset_path"], self.mirror)
             config["dataset_kwargs"] = _mirrored_files(config.get("dataset_kwargs"), self.mirror)
-        elif self.mirror is not None and getattr(own := config.get("class"), "DATASET_PATH", None):
-            config["class"] = type(own.__name__, (own,), {"DATASET_PATH": mirrored(own.DATASET_PATH, self.mirror)})
+        elif self.mirror is not None and (dataset := getattr(config.get("class"), "DATASET_PATH", None)):
+            written: Any = config["class"]
+            config["class"] = type(written.__name__, (written,), {"DATASET_PATH": mirrored(dataset, self.mirror)})
         return config
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -98,6 +101,24 @@ def fresh_maps() -> Iterator[None]:
     finally:
         if active:
             datasets.enable_caching()
+
+
+@contextmanager
+def data_cache(hashes: dict[str, str | None]) -> Iterator[None]:
+    """Keep what ``datasets`` makes of local data apart by the data's hashes.
+
+    Its own cache takes a folder for any other whose README says the same, and an edited file for what it was.
+    """
+    import datasets.config
+
+    usual = datasets.config.HF_DATASETS_CACHE
+    if any(content != "hub" for content in hashes.values()):
+        name = hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()[:16]
+        datasets.config.HF_DATASETS_CACHE = Path(usual) / "mergebench" / name
+    try:
+        yield
+    finally:
+        datasets.config.HF_DATASETS_CACHE = usual
 
 
 @contextmanager

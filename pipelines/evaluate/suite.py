@@ -178,11 +178,7 @@ def _task_fingerprint(
     found = leaves(name, index) if name in index else []
     above = [Definition(group, path, read_task_file(path)) for group, path in groups(name, index).items()]
     own = {part.name: _definition_hash(part) for part in (*above, *found) if not _stock(part.path)}
-    mirror = Path(datasets).expanduser() if datasets is not None else Path()
-    data = {file: _content_hash(file) for leaf in found for file in leaf.files}
-    for dataset in {leaf.dataset for leaf in found if leaf.dataset is not None}:
-        local = datasets is not None or Path(dataset).exists()  # load_dataset prefers a folder to the hub
-        data[dataset] = folder_hash(mirror / dataset) if local else "hub"
+    data = data_hashes(found, datasets)
     return {**common, "task": name, "version": TASKS_VERSION, "definitions": own, "data": data}
 
 
@@ -190,6 +186,16 @@ def _attack_model(attack: str) -> dict[str, Any]:
     """What fixes an attack that asks a model, beside its name: a version of its own, and a local model's content."""
     _, _, model = attack.partition(":")
     return {"attack_model": [2, folder_hash(Path(model).expanduser())]} if model else {}
+
+
+def data_hashes(found: list[Definition], datasets: str | None) -> dict[str, str | None]:
+    """Hashes of what tasks read on this machine, by name; "hub" for a data set that comes from there."""
+    data = {file: _content_hash(file) for leaf in found for file in leaf.files}
+    for name in {leaf.dataset for leaf in found if leaf.dataset is not None}:
+        local = Path(datasets or "").expanduser() / name
+        here = datasets is not None or local.exists()  # load_dataset prefers a folder to the hub
+        data[name] = folder_hash(local) if here else "hub"
+    return data
 
 
 def _definition_hash(part: Definition) -> str:

@@ -84,6 +84,7 @@ def theirs(pages, where, tmp_path, monkeypatch, **settings):
     """Arguments of lm-eval's requests, by task, in order; ``pages`` are tasks with what is put over their files."""
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "-".join(["cache", *pages])))
     monkeypatch.chdir(where)
     index = task_index()
     include = tmp_path / "pages"
@@ -142,10 +143,20 @@ def test_prompts_of_another_split_are_lm_evals(hub, folder, tmp_path, monkeypatc
 def test_what_task_code_draws_is_what_lm_eval_draws(hub, folder, tmp_path, monkeypatch):
     spec = SuiteTask(metric="acc_norm")
     for name in ("leaderboard_gpqa", "leaderboard_gpqa_extended"):
-        monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / name))
         want = theirs({name: {}}, hub, tmp_path, monkeypatch)
         for tasks in ({name: spec}, {"hellaswag": SuiteTask(limit=5), "leaderboard_gpqa_main": spec, name: spec}):
             got = ours(tasks, hub, folder)[1]
             assert {leaf: got.get(f"{name}/{leaf}", got[leaf]) for leaf in want} == want
     seeds = [ours({"leaderboard_gpqa_main": spec}, hub, folder, seed=seed)[1] for seed in (1, 2, 1)]
     assert seeds[0] == seeds[2] != seeds[1]
+
+
+def test_data_are_what_the_files_hold_now(folder, tmp_path):
+    def questions(mirror, count):
+        rows = [json.dumps({"sentence": f"{mirror} {i}", "label": i % 2}) + "\n" for i in range(count)]
+        write(tmp_path / mirror / "nyu-mll" / "glue", {"cola": {"train": rows, "validation": rows}})
+        ((_, prompts),) = ours({"cola": SuiteTask()}, tmp_path / mirror, folder)[1].items()
+        return [document[0][0].partition("\n")[0] for document in prompts]
+
+    for mirror, count in (("one", 5), ("two", 5), ("one", 7)):
+        assert questions(mirror, count) == [f"{mirror} {i}" for i in range(count)]
