@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,11 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mergeopt_core.merging.blocks import BLOCK, blocks, flat
-from mergeopt_core.merging.mergekit_api import PerExpert, TensorGroup, fast_path, method
+from mergeopt_core.merging.mergekit_api import PerExpert, fast_path, method
 from mergeopt_core.merging.randomness import tensor_seed
 from mergeopt_core.merging.trimming import agreeing_, trim
-from mergeopt_core.merging.updates import Updates, merged, total
+from mergeopt_core.merging.updates import BLOCK, Updates, block_size, blocks, flat, total
 
 Rescale = Literal["paper", "realised", "l1", "none"]
 
@@ -47,6 +46,12 @@ def keep_mask(seed: int, expert: object, tensor: str, shape: torch.Size, drop_ra
     return torch.cat(pieces).view(shape) if pieces else torch.empty(shape, dtype=torch.bool)
 
 
+def drop(delta: Tensor, seed: int, expert: object, tensor: str, drop_rate: float) -> Tensor:
+    """Δ ⊙ m / (1 − p) ``[*shape]``, m the expert's mask of the tensor."""
+    keep = keep_mask(seed, expert, tensor, delta.shape, drop_rate)
+    return delta * keep.to(delta) * (1 / (1 - drop_rate) if drop_rate < 1 else 1.0)
+
+
 @dataclass(frozen=True)
 class Dropped:
     """One expert's task vector with entries dropped, made a block at a time."""
@@ -56,15 +61,18 @@ class Dropped:
     seed: int
     drop_rate: float
 
+    def masks(self) -> Iterator[Tensor]:
+        """``mask_pieces`` of this expert."""
+        updates = self.updates
+        return mask_pieces(self.seed, updates.keys[self.k], updates.name, updates.base.numel(), self.drop_rate)
+
     def pieces(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """Δ_k and Δ_k ⊙ m_k of the flat tensor by blocks, in memory that the next block overwrites."""
         base, expert = flat([self.updates.base, self.updates.experts[self.k]])
-        key, name, count = self.updates.keys[self.k], self.updates.name, base.numel()
-        masks: Iterable[Tensor] = mask_pieces(self.seed, key, name, count, self.drop_rate)
+        masks: Iterable[Tensor] = self.masks()
         if base.device.type != "cpu":
-            masks = [torch.cat(list(masks)).to(base.device)] if count else []
-        size = min(BLOCK, count) if base.device.type == "cpu" else count
-        delta, left = base.new_empty(size), base.new_empty(size)
+            masks = [torch.cat(list(masks)).to(base.device)] if base.numel() else []
+        delta, left = base.new_empty(2, block_size(base))
         for block, keep in zip(blocks(base), masks):
             width = block.stop - block.start
             torch.sub(expert[block], base[block], out=delta[:width])
@@ -79,10 +87,8 @@ class Dropped:
         if rescale == "paper":
             return 1 / (1 - self.drop_rate) if self.drop_rate < 1 else 1.0
         if rescale == "realised":
-            key, name, count = self.updates.keys[self.k], self.updates.name, self.updates.base.numel()
-            masks = mask_pieces(self.seed, key, name, count, self.drop_rate)
-            kept = sum(int(piece.count_nonzero()) for piece in masks)
-            return count / kept if kept else 1.0
+            kept = sum(int(piece.count_nonzero()) for piece in self.masks())
+            return self.updates.base.numel() / kept if kept else 1.0
         if rescale == "l1":
             before = after = 0.0
             for _, delta, left in self.pieces():
@@ -91,21 +97,16 @@ class Dropped:
         return 1.0
 
 
-def drop(delta: Tensor, keep: Tensor, drop_rate: float) -> Tensor:
-    """Δ ⊙ keep / (1 − p) ``[*shape]``."""
-    return delta * keep.to(delta) * (1 / (1 - drop_rate) if drop_rate < 1 else 1.0)
-
-
 @method("dare", pretty="DARE", url="https://arxiv.org/abs/2311.03099", random=True, propagates=True)
 def dare(
-    group: TensorGroup,
-    weight: PerExpert[float] = 1.0,  # type: ignore[assignment]
+    updates: Updates,
+    weight: PerExpert[float] = 1.0,
     lambda_: float = 1.0,
     normalize: bool = False,
-    drop_rate: PerExpert[float] = 0.9,  # type: ignore[assignment]
+    drop_rate: PerExpert[float] = 0.9,
     rescale: Rescale = "paper",
     base_method: Literal["task_arithmetic", "average", "ties"] = "task_arithmetic",
-    density: PerExpert[float] = 1.0,  # type: ignore[assignment]
+    density: PerExpert[float] = 1.0,
     matrices_only: bool = False,
     seed: int = 0,
 ) -> Tensor:
@@ -118,30 +119,26 @@ def dare(
     sum, and what agrees is summed, or averaged with ``normalize``. With ``matrices_only``, tensors of one dimension
     keep all entries. The masks depend on the recipe's seed, the expert and the tensor only.
     """
-    updates = Updates(group)
-    weights, rates = updates.values(weight), updates.values(drop_rate)
-    if matrices_only and updates.base.dim() < 2:
-        rates = [0.0] * len(updates)
-    dropped = [Dropped(updates, k, seed, rate) for k, rate in enumerate(rates)]
+    spared = matrices_only and updates.base.dim() < 2
+    dropped = [Dropped(updates, k, seed, 0.0 if spared else rate) for k, rate in enumerate(drop_rate)]
     if base_method == "ties":
-        return _by_ties(updates, dropped, rescale, updates.values(density), weights, normalize, lambda_)
+        return updates.merged(_ties(updates, dropped, rescale, density, weight, normalize), lambda_)
     update = torch.zeros_like(updates.base).flatten()
-    for one, share in zip(dropped, weights):
+    for one, share in zip(dropped, weight):
         factor = one.factor(rescale)
         for block, _, left in one.pieces():
             update[block].add_(left, alpha=share * factor)
-    scale = lambda_ / total(weights) if normalize or base_method == "average" else lambda_
-    return merged(updates, update.view(updates.shape), scale)
+    divided = normalize or base_method == "average"
+    return updates.merged(update.view(updates.shape), lambda_ / total(weight) if divided else lambda_)
 
 
-def _by_ties(
+def _ties(
     updates: Updates,
     dropped: Sequence[Dropped],
     rescale: Rescale,
     density: Sequence[float],
     weights: Sequence[float],
     normalize: bool,
-    scale: float,
 ) -> Tensor:
     rows = updates.base.new_empty(len(updates), updates.base.numel())
     for row, one, share in zip(rows, dropped, density):
@@ -154,34 +151,25 @@ def _by_ties(
     for block in blocks(update):
         summed, divisor = agreeing_(rows[:, block], weights)
         update[block] = summed.div_(divisor) if normalize else summed
-    return merged(updates, update.view(updates.shape), scale)
+    return update.view(updates.shape)
 
 
 def _as_in_mergekit(base_method: Literal["task_arithmetic", "ties"]) -> Callable[..., Tensor]:
     """A kernel with the parameters of mergekit's ``dare_linear`` and ``dare_ties``, its masks those of ``dare``."""
 
     def kernel(
-        group: TensorGroup,
+        updates: Updates,
         weight: PerExpert[float],
         int8_mask: bool = False,
         normalize: bool = False,
         rescale: bool = True,
         lambda_: float = 1.0,
-        density: PerExpert[float] = 1.0,  # type: ignore[assignment]
+        density: PerExpert[float] = 1.0,
         seed: int = 0,
     ) -> Tensor:
-        shares: Mapping[Any, float] = density  # type: ignore[assignment]
-        return dare(
-            group,
-            weight=weight,
-            lambda_=lambda_,
-            normalize=normalize,
-            drop_rate={key: 1 - share for key, share in shares.items()},
-            rescale="l1" if rescale else "none",
-            base_method=base_method,
-            density=dict.fromkeys(shares, 1.0),
-            seed=seed,
-        )
+        given: dict[str, Any] = {"weight": weight, "lambda_": lambda_, "normalize": normalize, "seed": seed}
+        given |= {"drop_rate": [1 - share for share in density], "density": [1.0] * len(updates)}
+        return dare(updates, rescale="l1" if rescale else "none", base_method=base_method, **given)
 
     return kernel
 

@@ -9,20 +9,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mergeopt_core.merging.dare import drop, keep_mask
-from mergeopt_core.merging.mergekit_api import PerExpert, TensorGroup, method
-from mergeopt_core.merging.preparation import GlobalThresholds
+from mergeopt_core.merging.dare import drop
+from mergeopt_core.merging.mergekit_api import PerExpert, method
 from mergeopt_core.merging.randomness import tensor_seed
-from mergeopt_core.merging.ties_global import kept_globally
-from mergeopt_core.merging.trimming import disjoint_merge, trim
-from mergeopt_core.merging.updates import Updates, merged
+from mergeopt_core.merging.ties import kept_globally
+from mergeopt_core.merging.trimming import Models, disjoint_merge, global_thresholds, trim
+from mergeopt_core.merging.updates import Updates
 
 Weights = Literal["auto", "beta", "dirichlet", "p_series"]
 BaseMethod = Literal["average", "task_arithmetic", "ties", "dare", "dare_ties"]
 
 
 def mixing_weights(kind: Weights, count: int, *, alpha: float = 1.0, p: float = 1.0, seed: int = 0) -> list[float]:
-    """λ_1 … λ_K in the order of the experts, summing to 1; drawn once a merge from the recipe's seed.
+    """λ_1 … λ_K in the order of the experts, summing to 1; drawn once per merge from the recipe's seed.
 
     ``beta``: λ ~ Beta(α, α) and 1 − λ, for two. ``dirichlet``: Dirichlet(α, …, α), our extension to more, which for
     two is ``beta``. ``p_series``: k^(−p) / Σ_j j^(−p). ``auto``: beta for two, dirichlet for more. α = 0 is the limit
@@ -46,35 +45,28 @@ def interpolate_agreeing(deltas: Tensor, weights: Sequence[float]) -> Tensor:
     Signs are elected by the unweighted sum. An entry that one expert alone keeps is taken whole, whatever its λ; where
     the agreeing λ add up to 0, the plain mean is taken.
     """
-    ones = [1.0] * deltas.shape[0]
     elected = deltas.sum(dim=0)
     agree = torch.where(elected >= 0, deltas > 0, deltas < 0)
     lambdas = torch.tensor(list(weights), dtype=deltas.dtype, device=deltas.device).view(-1, *[1] * (deltas.dim() - 1))
     divisor = (lambdas * agree).sum(dim=0)
     mixed = (deltas * agree * lambdas).sum(dim=0) / torch.where(divisor == 0, 1.0, divisor)
-    return torch.where(divisor == 0, disjoint_merge(deltas, ones, True), mixed)
+    return torch.where(divisor == 0, disjoint_merge(deltas, [1.0] * len(deltas), True), mixed)
 
 
-def _masked(parameters: Mapping[str, Any]) -> bool:
-    return str(parameters["base_method"]).startswith("dare")
-
-
-def _prepare(parameters: Mapping[str, Any], keys: Sequence[str], seed: int = 0, cache: Any = None) -> Any:
-    if not str(parameters["base_method"]).endswith("ties") or parameters["trim_scope"] != "global":
+def _prepare(models: Models, parameters: Mapping[str, Any], keys: Sequence[str], seed: int, cache: Any) -> Any:
+    base_method, density, rates = (parameters[key] for key in ("base_method", "density", "drop_rate"))
+    if not base_method.endswith("ties") or parameters["trim_scope"] != "global":
         return None
-    density = parameters["density"]
+
+    def kept(n: int, key: str) -> int:
+        return kept_globally(n, density[key], "mergelm")
 
     def dropped(delta: Tensor, key: str, tensor: str) -> Tensor:
-        rate = parameters["drop_rate"][key]
-        return drop(delta, keep_mask(seed, key, tensor, delta.shape, rate), rate)
+        return drop(delta, seed, key, tensor, rates[key])
 
-    return GlobalThresholds(
-        keys,
-        lambda n, key: kept_globally(n, density[key], "mergelm"),
-        {key: f"mergelm {density[key]!r}" for key in keys},
-        transform=dropped if _masked(parameters) else None,
-        cache=cache,
-    )
+    labels = {key: f"mergelm {density[key]!r}" for key in keys}
+    transform = dropped if base_method == "dare_ties" else None
+    return {"thresholds": global_thresholds(models, keys, kept, labels, transform=transform, cache=cache)}
 
 
 def _check(parameters: Mapping[str, Any], experts: int) -> None:
@@ -94,16 +86,16 @@ def _check(parameters: Mapping[str, Any], experts: int) -> None:
     check=_check,
 )
 def mixup(
-    group: TensorGroup,
+    updates: Updates,
     weights: Weights = "auto",
     alpha: float = 1.0,
     p: float = 1.0,
-    weight: PerExpert[Optional[float]] = None,  # type: ignore[assignment]
+    weight: PerExpert[Optional[float]] = None,
     scale: float = 1.0,
     base_method: BaseMethod = "task_arithmetic",
-    density: PerExpert[float] = 0.5,  # type: ignore[assignment]
+    density: PerExpert[float] = 0.5,
     trim_scope: Literal["global", "tensor"] = "global",
-    drop_rate: PerExpert[float] = 0.2,  # type: ignore[assignment]
+    drop_rate: PerExpert[float] = 0.2,
     seed: int = 0,
     prepared: Any = None,
 ) -> Tensor:
@@ -118,25 +110,22 @@ def mixup(
     on is interpolated, Σ λ_k Δ_k / Σ λ_k, what one alone keeps is taken whole), ``dare`` and ``dare_ties`` (entries
     dropped at ``drop_rate`` and the others divided by 1 − p first).
     """
-    updates = Updates(group)
-    drawn = dict(zip(updates.given, mixing_weights(weights, len(updates), alpha=alpha, p=p, seed=seed)))
-    stated = updates.values(weight)
-    lambdas = [drawn[key] if value is None else float(value) for key, value in zip(updates.keys, stated)]
+    drawn = updates.values(dict(zip(updates.given, mixing_weights(weights, len(updates), alpha=alpha, p=p, seed=seed))))
+    lambdas = [one if stated is None else float(stated) for one, stated in zip(drawn, weight)]
     deltas = list(updates)
     if base_method.startswith("dare"):
-        rates = updates.values(drop_rate)
-        masks = [keep_mask(seed, k, updates.name, updates.shape, rate) for k, rate in zip(updates.keys, rates)]
-        deltas = [drop(delta, mask, rate) for delta, mask, rate in zip(deltas, masks, rates)]
-    if base_method.endswith("ties"):
-        if trim_scope == "global":
-            if prepared is None:
-                raise ValueError(f"{updates.name}: a global trim needs a pass over all tensors first (see prepare)")
-            limits = [prepared["thresholds"][key] for key in updates.keys]
-            trimmed = [delta * (delta.abs() >= limit) for delta, limit in zip(deltas, limits)]
-        else:
-            trimmed = [trim(delta, share) for delta, share in zip(deltas, updates.values(density))]
-        return merged(updates, interpolate_agreeing(torch.stack(trimmed), lambdas), scale)
-    update = torch.zeros_like(updates.base)
-    for delta, share in zip(deltas, lambdas):
-        update.add_(delta, alpha=share)
-    return merged(updates, update, scale)
+        of = zip(deltas, updates.keys, drop_rate)
+        deltas = [drop(delta, seed, key, updates.name, rate) for delta, key, rate in of]
+    if not base_method.endswith("ties"):
+        update = torch.zeros_like(updates.base)
+        for delta, share in zip(deltas, lambdas):
+            update.add_(delta, alpha=share)
+        return updates.merged(update, scale)
+    if trim_scope == "tensor":
+        trimmed = [trim(delta, share) for delta, share in zip(deltas, density)]
+    elif prepared is None:
+        raise ValueError(f"{updates.name}: a global trim needs a pass over all tensors first (see prepare)")
+    else:
+        limits = updates.values(prepared["thresholds"])
+        trimmed = [delta * (delta.abs() >= limit) for delta, limit in zip(deltas, limits)]
+    return updates.merged(interpolate_agreeing(torch.stack(trimmed), lambdas), scale)

@@ -1,4 +1,4 @@
-"""mergekit's ``model_stock`` from one Gram matrix of the task vectors instead of a pass a pair."""
+"""mergekit's ``model_stock`` from one Gram matrix of the task vectors instead of a pass per pair."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mergeopt_core.merging.blocks import BLOCK, blocks
-from mergeopt_core.merging.mergekit_api import TensorGroup, fast_path
-from mergeopt_core.merging.updates import Updates, merged
+from mergeopt_core.merging.mergekit_api import fast_path
+from mergeopt_core.merging.updates import Updates, block_size, blocks, flat
 from mergeopt_core.spectral.decompositions import one_blas_thread
 
 _PIECE = 1 << 14  # entries of a float32 dot product: long enough to be worth a call, short enough to be exact
@@ -23,18 +22,17 @@ def inner_products(updates: Updates) -> tuple[Tensor, Tensor]:
     pair do not depend on who else is merged.
     """
     count = len(updates)
-    base, experts = updates.base.reshape(-1), [expert.reshape(-1) for expert in updates.experts]
-    mean = torch.zeros_like(base)
+    base, *experts = flat([updates.base, *updates.experts])
     if base.device.type != "cpu":
-        stacked = updates.stack().reshape(count, -1)
+        stacked = torch.stack(list(updates)).reshape(count, -1)
         return (stacked.double() @ stacked.double().mT).unsqueeze(0), stacked.mean(dim=0).view(updates.shape)
-    products = np.zeros((count, count))
-    rows = torch.empty(count, min(BLOCK, base.numel()), dtype=updates.dtype)
+    mean, products = torch.zeros_like(base), np.zeros((count, count))
+    rows = base.new_empty(count, block_size(base))
     with one_blas_thread():  # a dot product's bits may depend on the number of threads
         for block in blocks(base):
-            anchor, width = base[block], block.stop - block.start
+            width = block.stop - block.start
             for row, expert in zip(rows, experts):
-                mean[block].add_(torch.sub(expert[block], anchor, out=row[:width]))
+                mean[block].add_(torch.sub(expert[block], base[block], out=row[:width]))
             for start in range(0, width, _PIECE):
                 pieces = list(rows[:, start : min(start + _PIECE, width)].numpy())
                 for i, left in enumerate(pieces):
@@ -49,9 +47,8 @@ def row_products(updates: Updates) -> tuple[Tensor, Tensor]:
     deltas = [delta.reshape(-1, updates.shape[-1]) for delta in updates]
     rows, count = len(deltas[0]), len(deltas)
     products = torch.zeros(rows, count, count, dtype=torch.float64, device=updates.base.device)
-    for i in range(count):
-        for j in range(i, count):
-            products[:, i, j] = products[:, j, i] = torch.linalg.vecdot(deltas[i].double(), deltas[j].double())
+    for i, j in torch.combinations(torch.arange(count), with_replacement=True).tolist():
+        products[:, i, j] = products[:, j, i] = torch.linalg.vecdot(deltas[i].double(), deltas[j].double())
     return products, (torch.stack(deltas).sum(dim=0) / count).view(updates.shape)
 
 
@@ -75,7 +72,7 @@ def interpolation(products: Tensor, average: Literal["cosine", "angle"], clamp: 
 
 @fast_path("model_stock", propagates=True)
 def model_stock(
-    group: TensorGroup,
+    updates: Updates,
     filter_wise: bool = False,
     average: Literal["cosine", "angle"] = "cosine",
     clamp: float = 1e-6,
@@ -86,34 +83,27 @@ def model_stock(
 
     The inner products of a pair do not depend on the other experts and are kept in ``cache``.
     """
-    updates = Updates(group)
     by_row = filter_wise and len(updates.shape) > 1
-    products, mean = _known(updates, cache, by_row) or (row_products if by_row else inner_products)(updates)
-    if cache is not None:
-        for place, (i, j) in _places(updates, by_row).items():
-            cache[place] = products[:, i, j].clone()
+    products, mean = _with_cache(updates, by_row, cache)
     t = interpolation(products, average, clamp, eps).to(updates.dtype)
-    scale = t.view(*updates.shape[:-1], 1) if by_row else t.squeeze(0)
-    return merged(updates, mean.mul_(scale))
+    return updates.merged(mean.mul_(t.view(*updates.shape[:-1], 1) if by_row else t.squeeze(0)))
 
 
-def _places(updates: Updates, by_row: bool) -> dict[tuple[str, ...], tuple[int, int]]:
-    """Where the inner product of each pair is kept."""
-    keys = [str(key) for key in updates.keys]
+def _with_cache(updates: Updates, by_row: bool, cache: Any) -> tuple[Tensor, Tensor]:
+    """Inner products and the mean task vector, the former from the cache where it holds those of every pair."""
+    compute = row_products if by_row else inner_products
+    if cache is None:
+        return compute(updates)
+    keys, count = [str(key) for key in updates.keys], len(updates)
     kind = "row products" if by_row else "product"
-    pairs = [(i, j) for i in range(len(keys)) for j in range(i, len(keys))]
-    return {(kind, keys[i], keys[j], updates.name): (i, j) for i, j in pairs}
-
-
-def _known(updates: Updates, cache: Any, by_row: bool) -> tuple[Tensor, Tensor] | None:
-    """Inner products from the cache, and the mean task vector; None where a pair is missing."""
-    places = _places(updates, by_row)
-    kept = {pair: cache.get(place) if cache is not None else None for place, pair in places.items()}
-    found = {pair: value for pair, value in kept.items() if value is not None}
-    if len(found) < len(kept):
-        return None
-    rows, count = len(found[0, 0]), len(updates)
-    products = torch.empty(rows, count, count, dtype=torch.float64, device=updates.base.device)
-    for (i, j), value in found.items():
+    places = {(kind, keys[i], keys[j], updates.name): (i, j) for i in range(count) for j in range(i, count)}
+    known = {pair: cache.get(place) for place, pair in places.items()}
+    if any(value is None for value in known.values()):
+        products, mean = compute(updates)
+        for place, (i, j) in places.items():
+            cache[place] = products[:, i, j].clone()
+        return products, mean
+    products = torch.empty(len(known[0, 0]), count, count, dtype=torch.float64, device=updates.base.device)
+    for (i, j), value in known.items():
         products[:, i, j] = products[:, j, i] = value
     return products, updates.weighted_sum([1.0] * count).div_(count)

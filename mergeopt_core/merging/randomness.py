@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 
 
@@ -16,11 +18,6 @@ def tensor_seed(seed: int, *parts: object) -> int:
     """
     text = "\x1f".join([str(int(seed)), *(str(part) for part in parts)])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
-
-
-def generator(seed: int, *parts: object) -> torch.Generator:
-    """A CPU generator seeded by ``tensor_seed``: masks drawn with it are the same whatever the device."""
-    return torch.Generator(device="cpu").manual_seed(tensor_seed(seed, *parts))
 
 
 @contextmanager
@@ -38,12 +35,14 @@ def one_thread() -> Iterator[None]:
 
 
 @contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's global generators (the CPU's and the device's) for a while, then put them back as they were."""
-    cuda = [torch.cuda.current_device() if device.index is None else device.index] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda):
-        torch.default_generator.manual_seed(seed)
-        for index in cuda:
-            with torch.cuda.device(index):
-                torch.cuda.manual_seed(seed)
-        yield
+def random_state_restored(seed: int | None = None) -> Iterator[None]:
+    """Put Python's, numpy's and torch's (all devices) global generators back at the end; ``seed`` seeds torch's."""
+    python, array = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []):
+        if seed is not None:
+            torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(array)

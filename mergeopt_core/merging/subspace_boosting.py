@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from mergeopt_core.merging import mergekit_api as api
-from mergeopt_core.merging.mergekit_api import PerExpert, TensorGroup, method
-from mergeopt_core.merging.run import merge_tensor
-from mergeopt_core.merging.trimming import agreeing_, trim
-from mergeopt_core.merging.updates import Updates, is_selected, merged, note_rank, total
+from mergeopt_core.merging.matrices import is_selected, note_rank
+from mergeopt_core.merging.mergekit_api import PerExpert, method
+from mergeopt_core.merging.run import merge_tensor, prepare
+from mergeopt_core.merging.trimming import Models, agreeing_, trim
+from mergeopt_core.merging.updates import Updates, total
 from mergeopt_core.spectral.decompositions import Path
 from mergeopt_core.spectral.spectrum import spectrum
 
@@ -33,28 +34,19 @@ def boosted_values(sigma: Tensor, beta: float, rank_tolerance: float = 0.0) -> T
     return torch.where(sigma > rank_tolerance * sigma[0], lifted, 0.0) if rank_tolerance > 0 else lifted
 
 
-def boost(
-    update: Tensor,
-    beta: float,
-    rank_tolerance: float = 0.0,
-    path: Path = "gram",
-    *,
-    dtype: torch.dtype | None = None,
-    report: Any = None,
-    name: str = "",
-) -> Tensor:
-    """U diag(boosted σ) Vᵀ of a merged update ``[m, n]``, in ``dtype`` (its own by default)."""
-    found = spectrum(update, path, rank_tolerance, dtype)
-    note_rank(report, name, found.sigma, rank_tolerance)
+def boost(updates: Updates, update: Tensor, beta: float, rank_tolerance: float, path: Path, report: Any) -> Tensor:
+    """U diag(boosted σ) Vᵀ ``[m, n]`` of a merged update of these task vectors, in their dtype."""
+    found = spectrum(update, path, rank_tolerance, updates.dtype)
+    note_rank(report, updates.name, found.sigma, rank_tolerance)
     if found.rank(0.0) == 0:
-        return torch.zeros_like(update, dtype=dtype)
+        return torch.zeros_like(updates.base)
     return found.replaced(boosted_values(found.sigma, beta, rank_tolerance))
 
 
 @method("task_arithmetic_sb", pretty="Task Arithmetic + Subspace Boosting", url=URL)
 def task_arithmetic_sb(
-    group: TensorGroup,
-    weight: PerExpert[float] = 1.0,  # type: ignore[assignment]
+    updates: Updates,
+    weight: PerExpert[float] = 1.0,
     lambda_: float = 1.0,
     normalize: bool = True,
     beta: float = 0.2,
@@ -71,23 +63,21 @@ def task_arithmetic_sb(
     ``rank_tolerance`` t, directions with σ ≤ t · σ₁ are left out instead of lifted. ``tensors`` says which tensors are
     boosted (``linear``: 2-D without embeddings and head); the others are plain Task Arithmetic.
     """
-    updates = Updates(group)
-    weights = updates.values(weight)
     treated = is_selected(updates.name, updates.shape, tensors)
-    update = updates.weighted_sum(weights, torch.float64 if treated else None)
-    update /= total(weights) if normalize else 1.0
+    update = updates.weighted_sum(weight, torch.float64 if treated else None)
+    update /= total(weight) if normalize else 1.0
     if treated:
-        update = boost(update, beta, rank_tolerance, spectral, dtype=updates.dtype, report=report, name=updates.name)
-    return merged(updates, update, lambda_)
+        update = boost(updates, update, beta, rank_tolerance, spectral, report)
+    return updates.merged(update, lambda_)
 
 
 @method("ties_sb", pretty="TIES + Subspace Boosting", url=URL)
 def ties_sb(
-    group: TensorGroup,
-    weight: PerExpert[float] = 1.0,  # type: ignore[assignment]
+    updates: Updates,
+    weight: PerExpert[float] = 1.0,
     lambda_: float = 1.0,
     normalize: bool = True,
-    density: PerExpert[float] = 0.2,  # type: ignore[assignment]
+    density: PerExpert[float] = 0.2,
     beta: float = 0.2,
     boosted: Literal["mean", "sum"] = "mean",
     rank_tolerance: float = 0.0,
@@ -103,17 +93,16 @@ def ties_sb(
     The divisor D differs between entries, so the order matters: ``boosted: mean`` boosts S / D, ``boosted: sum``
     boosts S and divides afterwards. Trimming is per tensor; the other parameters are those of ``task_arithmetic_sb``.
     """
-    updates = Updates(group)
-    trimmed = torch.stack([trim(delta, share) for delta, share in zip(updates, updates.values(density))])
-    summed, divisor = agreeing_(trimmed, updates.values(weight))
+    trimmed = torch.stack([trim(delta, share) for delta, share in zip(updates, density)])
+    summed, divisor = agreeing_(trimmed, weight)
     update = summed / divisor if normalize and boosted == "mean" else summed
     if is_selected(updates.name, updates.shape, tensors):
-        update = boost(update, beta, rank_tolerance, spectral, dtype=updates.dtype, report=report, name=updates.name)
-    return merged(updates, update / divisor if normalize and boosted == "sum" else update, lambda_)
+        update = boost(updates, update, beta, rank_tolerance, spectral, report)
+    return updates.merged(update / divisor if normalize and boosted == "sum" else update, lambda_)
 
 
-def _prepare(parameters: Mapping[str, Any], keys: Sequence[str], seed: int = 0, cache: Any = None) -> Any:
-    return api.prepare(parameters["base_method"], parameters["base_parameters"], keys, seed=seed, cache=cache)
+def _prepare(models: Models, parameters: Mapping[str, Any], keys: Sequence[str], seed: int, cache: Any) -> Any:
+    return prepare(parameters["base_method"], models, parameters["base_parameters"], keys, seed=seed, cache=cache)
 
 
 def _check(parameters: Mapping[str, Any], experts: int) -> None:
@@ -126,7 +115,7 @@ def _check(parameters: Mapping[str, Any], experts: int) -> None:
     "subspace_boosting", pretty="Subspace Boosting", url=URL, random=True, ordered=True, prepare=_prepare, check=_check
 )
 def subspace_boosting(
-    group: TensorGroup,
+    updates: Updates,
     base_method: str = "task_arithmetic",
     base_parameters: Mapping[str, Any] = MappingProxyType({}),
     lambda_: float = 1.0,
@@ -145,11 +134,11 @@ def subspace_boosting(
     ``base_parameters`` are the base method's own. Its merge runs in float64, so that Δ is not rounded to the size of
     θ0. Tensors that are not boosted take Δ as it is.
     """
-    updates = Updates(group)
+    by_id = dict(zip(updates.keys, updates.experts))
     plain = merge_tensor(
         base_method,
         updates.base.double(),
-        [entry.tensor.double() for entry in group.non_base],
+        [by_id[key].double() for key in updates.given],
         tensor_name=updates.name,
         ids=updates.given,
         parameters=base_parameters,
@@ -158,5 +147,5 @@ def subspace_boosting(
     )
     update = plain - updates.base.double()
     if is_selected(updates.name, updates.shape, tensors):
-        update = boost(update, beta, rank_tolerance, spectral, dtype=updates.dtype, report=report, name=updates.name)
-    return merged(updates, update, lambda_)
+        update = boost(updates, update, beta, rank_tolerance, spectral, report)
+    return updates.merged(update, lambda_)

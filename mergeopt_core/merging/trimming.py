@@ -1,8 +1,8 @@
-"""Trim by selection, elect signs, merge what agrees: the three steps of TIES as pure functions."""
+"""Trim by selection, per tensor or over a whole model, elect signs, merge what agrees: the three steps of TIES."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,28 +31,19 @@ def kth_largest(magnitudes: Tensor, k: int) -> float:
     return float(array[position])
 
 
-def bounds_from(make: Callable[[], Tensor], k: int) -> Bounds:
+def trim_bounds(make: Callable[[], Tensor], n: int, k: int) -> Bounds:
     """The bounds that keep the k largest of n magnitudes; ``make()`` gives them ``[n]`` in memory that may be
     reused."""
-    magnitudes = make()
-    n = magnitudes.numel()
     if k <= 0 or k >= n:
         return (0.0, n) if k > 0 else (float("inf"), -1)
+    magnitudes = make()
     threshold = kth_largest(magnitudes, k)
-    above, tied = _count(magnitudes, np.greater, threshold), _count(magnitudes, np.equal, threshold)
+    values = magnitudes.cpu().numpy()
+    above, tied = np.count_nonzero(values > threshold), np.count_nonzero(values == threshold)
     if above + tied <= k:  # less only where a magnitude is NaN
         return threshold, n
     places = np.flatnonzero(make().cpu().numpy() == threshold)
     return threshold, int(places[k - above - 1])
-
-
-def _count(values: Tensor, compare: Callable[..., Any], threshold: float) -> int:
-    return int(np.count_nonzero(compare(values.cpu().numpy(), threshold)))
-
-
-def trim_bounds(delta: Tensor, k: int) -> Bounds:
-    """The bounds that keep the k largest magnitudes of ``[*shape]``."""
-    return bounds_from(lambda: delta.abs().flatten(), k)
 
 
 def trim_(piece: Tensor, bounds: Bounds, start: int = 0) -> Tensor:
@@ -74,8 +65,8 @@ def trim(delta: Tensor, density: float) -> Tensor:
     k = kept_count(delta.numel(), density)
     if k == delta.numel():
         return delta
-    flat = delta.flatten().clone()
-    return trim_(flat, trim_bounds(delta, k)).view_as(delta)
+    flat = delta.flatten()
+    return trim_(flat.clone(), trim_bounds(lambda: flat.abs(), len(flat), k)).view_as(delta)
 
 
 def agreeing_(rows: Tensor, weights: Sequence[float], zero_sign: int = 1) -> tuple[Tensor, Tensor]:
@@ -89,7 +80,7 @@ def agreeing_(rows: Tensor, weights: Sequence[float], zero_sign: int = 1) -> tup
         if weight != 1:
             row.mul_(weight)
     sign = rows.sum(dim=0)
-    sign = sign.ge_(0).mul_(2).sub_(1) if zero_sign > 0 else sign.gt_(0).mul_(2).sub_(1)
+    sign = (sign.ge_(0) if zero_sign > 0 else sign.gt_(0)).mul_(2).sub_(1)
     divisor = torch.zeros_like(sign)
     rows.mul_(sign).clamp_(min=0)
     summed = rows.sum(dim=0).mul_(sign)
@@ -105,6 +96,84 @@ def disjoint_merge(deltas: Tensor, weights: Sequence[float], normalize: bool, ze
     return summed.div_(divisor) if normalize else summed
 
 
-def bits(values: Tensor) -> np.ndarray:
-    """Magnitudes of a float32 tensor as ``[n]`` integers that sort as they do."""
-    return values.detach().abs().flatten().contiguous().cpu().numpy().view(np.uint32)
+Models = Callable[[], Iterable[tuple[str, Tensor, Sequence[Tensor]]]]
+"""One pass over all tensors of a model: name, the base's tensor, the experts' in the order of their ids."""
+
+_HIGH_BITS, _LOW_BITS = 16, 15  # a magnitude has 31 bits: the sign bit is 0
+
+
+def global_thresholds(
+    models: Models,
+    keys: Sequence[str],
+    kept: Callable[[int, str], int],
+    labels: Mapping[str, str],
+    *,
+    transform: Callable[[Tensor, str, str], Tensor] | None = None,
+    cache: Any = None,
+) -> dict[str, float]:
+    """Exact k-th largest |Δ_k| over all tensors of each expert, in two passes and 512 KiB per expert.
+
+    The first pass counts magnitudes by the upper 16 bits of their float32 pattern, which order as the values do; the
+    second counts the lower 15 bits of those that share the upper bits of the k-th largest. ``kept(n, expert)`` is how
+    many of n entries are to stay; the threshold is that entry's magnitude, and all entries equal to it stay too.
+    ``labels`` say what else fixes a threshold, for the cache; ``transform(delta, expert, tensor)`` comes first (and
+    forbids a cache). Tensors of whole numbers are left out.
+    """
+    cache = {} if transform or cache is None else cache
+    places = {key: ("threshold", str(key), labels[key]) for key in keys}
+    missing = {key for key in keys if cache.get(places[key]) is None}
+
+    def histograms(bits: int, bin_of: Callable[[np.ndarray, str], np.ndarray]) -> dict[str, np.ndarray]:
+        counts = {key: np.zeros(1 << bits, dtype=np.int64) for key in missing}
+        for name, base, experts in models() if missing else ():
+            for key, delta in _deltas(base, keys, experts, missing):
+                delta = transform(delta, key, name) if transform else delta
+                patterns = delta.abs().flatten().contiguous().cpu().numpy().view(np.uint32)
+                counts[key] += np.bincount(bin_of(patterns, key), minlength=1 << bits)
+        return counts
+
+    upper: dict[str, tuple[int, int]] = {}  # upper bits of the threshold, and its rank among those
+    for key, counts in histograms(_HIGH_BITS, lambda patterns, key: patterns >> _LOW_BITS).items():
+        wanted = min(kept(int(counts.sum()), key), int(counts.sum()))
+        if wanted > 0:
+            upper[key] = _descend(counts, wanted)
+        else:  # nothing stays
+            cache[places[key]] = float("inf")
+    missing = set(upper)
+
+    def lower_bits(patterns: np.ndarray, key: str) -> np.ndarray:
+        return patterns[(patterns >> _LOW_BITS) == upper[key][0]] & ((1 << _LOW_BITS) - 1)
+
+    for key, counts in histograms(_LOW_BITS, lower_bits).items():
+        prefix, rank = upper[key]
+        pattern = np.array([(prefix << _LOW_BITS) | _descend(counts, rank)[0]], dtype=np.uint32)
+        cache[places[key]] = float(pattern.view(np.float32)[0])
+    return {key: float(cache[places[key]]) for key in keys}
+
+
+def majority_sign(models: Models, keys: Sequence[str], thresholds: Mapping[str, float]) -> int:
+    """The sign that most entries of the summed trimmed task vectors have over the whole model: -1, or 1 in a tie."""
+    signs = 0
+    for _, base, experts in models():
+        summed = torch.zeros(base.shape, device=base.device)
+        for key, delta in sorted(_deltas(base, keys, experts, keys), key=lambda pair: str(pair[0])):
+            summed += delta * (delta.abs() >= thresholds[key])
+        signs += int(torch.sign(summed).sum(dtype=torch.float64))
+    return -1 if signs < 0 else 1
+
+
+def _deltas(
+    base: Tensor, keys: Sequence[str], experts: Sequence[Tensor], wanted: Collection[str]
+) -> Iterator[tuple[str, Tensor]]:
+    """The wanted experts' task vectors in float32; none of a tensor of whole numbers."""
+    anchor = base.to(torch.float32)
+    for key, expert in zip(keys, experts) if base.is_floating_point() else ():
+        if key in wanted:
+            yield key, expert.to(torch.float32) - anchor
+
+
+def _descend(counts: np.ndarray, wanted: int) -> tuple[int, int]:
+    """Bin of the ``wanted``-th largest value, and its rank within that bin."""
+    from_top = np.cumsum(counts[::-1])
+    place = int(np.searchsorted(from_top, wanted))
+    return len(counts) - 1 - place, wanted - (int(from_top[place - 1]) if place else 0)

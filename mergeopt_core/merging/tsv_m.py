@@ -4,23 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import accumulate
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from mergeopt_core.merging.mergekit_api import PerExpert, TensorGroup, method
-from mergeopt_core.merging.updates import (
-    NormMatch,
-    Rest,
-    Updates,
-    is_selected,
-    match_norm,
-    merged,
-    note_rank,
-    rest_update,
-    total,
-)
+from mergeopt_core.merging.matrices import matrix_method, note_rank
+from mergeopt_core.merging.updates import Updates
 from mergeopt_core.spectral.decompositions import Path
 from mergeopt_core.spectral.spectrum import Factors, cross, cut, factors, orthonormal, polar
 
@@ -28,7 +19,7 @@ Remainder = Literal["drop", "share"]
 
 
 def ranks(rank: int, spectra: Sequence[Tensor], remainder: Remainder = "drop", tolerance: float = 0.0) -> list[int]:
-    """Triplets an expert keeps: k = ⌊r · (1/K)⌋ of its spectrum ``[r]``, fewer where σ ≤ tolerance · σ₁.
+    """Triplets each expert keeps: k = ⌊r · (1/K)⌋ of its spectrum ``[r]``, fewer where σ ≤ tolerance · σ₁.
 
     ``share`` hands the r mod K ranks that this leaves over to the experts whose next σ is largest, one each.
     """
@@ -70,13 +61,9 @@ def orthogonal_sum(
 
 
 def _grams(parts: Sequence[Factors], experts: Sequence[str], tensor: str, cache: Any) -> dict[str, Tensor]:
-    """The lower parts of [U]ᵀ[U] and [V]ᵀ[V] ``[p, p]`` from blocks a pair of experts."""
-    edges = [0]
-    for part in parts:
-        edges.append(edges[-1] + part["U"].shape[1])
-    grams = {
-        side: torch.zeros(edges[-1], edges[-1], dtype=torch.float64, device=parts[0][side].device) for side in "UV"
-    }
+    """The lower parts of [U]ᵀ[U] and [V]ᵀ[V] ``[p, p]`` from one block per pair of experts."""
+    edges = list(accumulate((part["U"].shape[1] for part in parts), initial=0))
+    grams = {side: parts[0][side].new_zeros(edges[-1], edges[-1], dtype=torch.float64) for side in "UV"}
     for i, a in enumerate(parts):
         for j, b in enumerate(parts[: i + 1]):
             block = cross(b, a, experts=(experts[j], experts[i]), tensor=tensor, cache=cache)
@@ -85,18 +72,12 @@ def _grams(parts: Sequence[Factors], experts: Sequence[str], tensor: str, cache:
     return grams
 
 
-@method("tsv_m", pretty="TSV-M", url="https://arxiv.org/abs/2412.00081")
+@matrix_method("tsv_m", pretty="TSV-M", url="https://arxiv.org/abs/2412.00081")
 def tsv_m(
-    group: TensorGroup,
-    weight: PerExpert[float] = 1.0,  # type: ignore[assignment]
-    lambda_: float = 1.0,
-    normalize: bool = False,
-    norm_matched: NormMatch = "none",
+    updates: Updates,
+    weight: Sequence[float],
     remainder: Remainder = "drop",
     rank_tolerance: float = 0.0,
-    tensors: str = "linear",
-    rest: Rest = "mean",
-    rest_scale: float = 1.0,
     spectral: Path = "gram",
     cache: Any = None,
     report: Any = None,
@@ -110,27 +91,15 @@ def tsv_m(
     rounding drops. ``rank_tolerance`` leaves out triplets with σ at or below that share of σ₁, as updates of low rank
     need. Σ_k is multiplied by w_k. ``tensors``, ``rest`` and ``rest_scale`` are those of ``iso_c``.
     """
-    updates = Updates(group)
-    weights = updates.values(weight)
-    if not is_selected(updates.name, updates.shape, tensors):
-        return merged(updates, rest_update(updates, weights, rest, rest_scale), lambda_)
     if len(updates) == 1 and rank_tolerance == 0:
-        return merged(updates, updates.delta(0) * weights[0], lambda_)
-    parts, names = _leading(updates, remainder, rank_tolerance, spectral, cache, report)
-    update = orthogonal_sum(parts, weights, experts=names, tensor=updates.name, cache=cache, path=spectral)
-    update = update / (total(weights) if normalize else 1.0)
-    return merged(updates, match_norm(update, updates, weights, norm_matched), lambda_)
-
-
-def _leading(
-    updates: Updates, remainder: Remainder, tolerance: float, path: Path, cache: Any, report: Any
-) -> tuple[list[Factors], list[str]]:
-    rank, names = min(updates.shape), [str(key) for key in updates.keys]
+        return updates.delta(0) * weight[0]
+    rank, tensor, names = min(updates.shape), updates.name, [str(key) for key in updates.keys]
     most = -(-rank // len(updates))  # ⌈r / K⌉
     found = []
     for k, name in enumerate(names):
         make = partial(updates.delta, k)
-        found.append(factors(make, most, expert=name, tensor=updates.name, cache=cache, path=path))
-        note_rank(report, f"{updates.name} of {name}", found[-1]["S"][:most], tolerance)
-    kept = ranks(rank, [part["S"] for part in found], remainder, tolerance)
-    return [cut(part, k) for part, k in zip(found, kept)], names
+        found.append(factors(make, most, expert=name, tensor=tensor, cache=cache, path=spectral))
+        note_rank(report, f"{tensor} of {name}", found[-1]["S"][:most], rank_tolerance)
+    kept = ranks(rank, [part["S"] for part in found], remainder, rank_tolerance)
+    parts = [cut(part, k) for part, k in zip(found, kept)]
+    return orthogonal_sum(parts, weight, experts=names, tensor=tensor, cache=cache, path=spectral)

@@ -8,8 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mergeopt_core.merging.mergekit_api import PerExpert, TensorGroup, method
-from mergeopt_core.merging.updates import Rest, Updates, is_selected, merged, rest_update
+from mergeopt_core.merging.matrices import Rest, is_selected, rest_update
+from mergeopt_core.merging.mergekit_api import PerExpert, method
+from mergeopt_core.merging.updates import Updates
 
 
 def interference(update: Tensor, deltas: Sequence[Tensor]) -> Tensor:
@@ -23,26 +24,22 @@ def gradient_of(deltas: Sequence[Tensor]) -> Callable[[Tensor], Tensor]:
 
     For layers much wider than high, m A is (m Vᵀ) V with V = [Δ_1/‖Δ_1‖; …] ``[K·out, in]``, which is then cheaper.
     """
-    m, n = deltas[0].shape
-    scaled = [delta / norm for delta in deltas if float(norm := torch.linalg.matrix_norm(delta)) > 0]
-    if not scaled:
+    n = deltas[0].shape[1]
+    deltas = [delta for delta in deltas if bool(delta.any())]
+    if not deltas:
         return torch.zeros_like
-    v = torch.cat(scaled)  # [K·out, in]
+    scaled = [delta / torch.linalg.matrix_norm(delta) for delta in deltas]
+    b, v = torch.zeros_like(deltas[0]), torch.cat(scaled)  # [K·out, in]
     if 2 * len(v) < n:
-        b = sum(
-            ((delta @ part.mT) @ part for delta, part in zip(_nonzero(deltas), scaled)), torch.zeros_like(deltas[0])
-        )
+        for delta, part in zip(deltas, scaled):
+            b += (delta @ part.mT) @ part
         return lambda update: torch.addmm(b, update @ v.mT, v, beta=-2.0, alpha=2.0)
-    a, b = deltas[0].new_zeros(n, n), deltas[0].new_zeros(m, n)
-    for delta, part in zip(_nonzero(deltas), scaled):
+    a = b.new_zeros(n, n)
+    for delta, part in zip(deltas, scaled):
         gram = part.mT @ part
         a += gram
         b += delta @ gram
     return lambda update: torch.addmm(b, update, a, beta=-2.0, alpha=2.0)
-
-
-def _nonzero(deltas: Sequence[Tensor]) -> list[Tensor]:
-    return [delta for delta in deltas if bool(delta.any())]
 
 
 def _through_the_loss(deltas: Sequence[Tensor]) -> Callable[[Tensor], Tensor]:
@@ -78,8 +75,8 @@ def descend(
 
 @method("wudi", pretty="WUDI-Merging", url="https://arxiv.org/abs/2503.08099")
 def wudi(
-    group: TensorGroup,
-    weight: PerExpert[float] = 1.0,  # type: ignore[assignment]
+    updates: Updates,
+    weight: PerExpert[float] = 1.0,
     lambda_: float = 1.0,
     iterations: int = 300,
     lr: float = 1e-5,
@@ -101,8 +98,6 @@ def wudi(
     counts in tensors that are not linear weights only, which take ``rest`` (weighted mean, sum, or the base as in the
     official code).
     """
-    updates = Updates(group)
     if not is_selected(updates.name, updates.shape, tensors):
-        return merged(updates, rest_update(updates, updates.values(weight), rest, rest_scale), lambda_)
-    update = descend(list(updates), iterations, lr, (beta1, beta2), eps, gradient)
-    return merged(updates, update, lambda_)
+        return updates.merged(rest_update(updates, weight, rest, rest_scale), lambda_)
+    return updates.merged(descend(list(updates), iterations, lr, (beta1, beta2), eps, gradient), lambda_)

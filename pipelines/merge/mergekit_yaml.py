@@ -14,8 +14,8 @@ import yaml
 
 from conf.errors import UserError, nearest
 from mergeopt_core import merging
-from mergeopt_core.merging.checks import check_values
-from mergeopt_core.merging.mergekit_run import run_config
+from mergeopt_core.merging.info import check_values
+from mergeopt_core.merging.mergekit_api import run_config
 from pipelines.checkpoints.checkpoint import open_checkpoint
 from pipelines.checkpoints.folder import locate
 from pipelines.checkpoints.write import RECIPE, placed

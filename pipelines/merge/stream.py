@@ -14,7 +14,6 @@ from torch import Tensor
 
 from conf.errors import UserError, raise_all
 from mergeopt_core import merging
-from mergeopt_core.merging.checks import unique_ids
 from mergeopt_core.spectral.decompositions import one_blas_thread
 from pipelines.checkpoints.adapters import AdaptedCheckpoint, Model
 from pipelines.checkpoints.checkpoint import OpenCheckpoint
@@ -94,6 +93,12 @@ class Merge:
         given = {k: v if k in shared else self._in_order(k, v) for k, v in self.recipe.parameters.items()}
         return merging.check_parameters(self.recipe.method, given, len(self._given))
 
+    @cached_property
+    def method(self) -> merging.BoundMethod:
+        """The method with its checked parameters, for all tensors."""
+        more: dict[str, Any] = {"seed": self.recipe.seed, "cache": self.cache, "report": self.report}
+        return merging.BoundMethod(self.recipe.method, self.parameters, self.ids, **more)
+
     def problems(self) -> list[Problem]:
         """Everything that keeps this merge from being made, all at once; no weight is read."""
         method, found = self.recipe.method, []
@@ -132,44 +137,28 @@ class Merge:
         outputs = self.layout.outputs.values()
         if device.type != "cpu" or sum(info.size for info in outputs) < WORTH_THREADS:
             return 1
-        if not merging.side_by_side(self.recipe.method, self.parameters):
+        if not self.method.side_by_side:
             return 1
         group = 4 * (len(self.experts) + 4) * max(info.count for info in outputs)  # float32, and a few more for working
         return max(1, min(torch.get_num_threads(), psutil.virtual_memory().available // 2 // group))
 
     def _prepared(self, device: torch.device) -> Mapping[str, Any] | None:
         """What the method learns from all tensors before the first is merged; None for most methods."""
-        preparation = merging.prepare(
-            self.recipe.method, self.parameters, self.ids, seed=self.recipe.seed, cache=self.cache
-        )
-        if preparation is None:
-            return None
-        for _ in range(preparation.passes):
-            for name in self.layout.outputs:
-                base, *experts = self._inputs(name, device)
-                preparation.visit(name, base, experts)
-                self._release(name)
-            preparation.end_pass()
-        return preparation.finish()
+        return self.method.prepare(lambda: self._all_inputs(device))
+
+    def _all_inputs(self, device: torch.device) -> Iterator[tuple[str, Tensor, list[Tensor]]]:
+        for name in self.layout.outputs:
+            base, *experts = self._inputs(name, device)
+            yield name, base, experts
+            self._release(name)
 
     def _merged(self, name: str, device: torch.device, prepared: Mapping[str, Any] | None) -> Tensor:
         """One merged tensor ``[*shape]``."""
         base, *experts = self._inputs(name, device)
         out = getattr(torch, self.layout.outputs[name].dtype)
         try:
-            merged = merging.merge_tensor(
-                self.recipe.method,
-                base,
-                experts,
-                tensor_name=name,
-                ids=self.ids,
-                parameters=self.parameters,
-                seed=self.recipe.seed,
-                statistics=self._statistics(name, device),
-                prepared=prepared,
-                cache=self.cache,
-                report=self.report,
-            )
+            statistics = self._statistics(name, device)
+            merged = self.method.merge(name, base, experts, statistics=statistics, prepared=prepared)
         except ValueError as error:
             raise UserError(self._with_names(str(error)), do="check that checkpoint, or the parameters") from error
         if merged.dtype == out:
@@ -217,7 +206,7 @@ class Merge:
 
     def _with_names(self, message: str) -> str:
         """An error's text with the experts' names where it has their ids."""
-        for key, expert in zip(unique_ids(self.ids), self.experts):
+        for key, expert in zip(self.method.keys, self.experts):
             message = message.replace(key, expert.name)
         return message
 

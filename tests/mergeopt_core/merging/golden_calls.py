@@ -1,29 +1,16 @@
 """Golden rows as calls of our methods: which method and parameters follow the convention that a row states."""
 
-import importlib.util
-from pathlib import Path
-
-import torch
-
 from mergeopt_core.merging import describe, merge_tensor, prepare
-
-
-def compare(shared: Path):
-    spec = importlib.util.spec_from_file_location("golden_compare", shared / "golden" / "compare.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def merge_model(name, base, experts, parameters, seed=0, ids=None, cache=None, **more):
     """All tensors of a model in sorted order, with the passes that the method asks for."""
     ids = ids or [f"e{k:02d}" for k in range(len(experts))]
-    preparation = prepare(name, parameters, ids, seed=seed, cache=cache)
-    for _ in range(preparation.passes if preparation else 0):
-        for tensor in sorted(base):
-            preparation.visit(tensor, base[tensor], [e[tensor] for e in experts])
-        preparation.end_pass()
-    prepared = preparation.finish() if preparation else None
+
+    def models():
+        return ((tensor, base[tensor], [e[tensor] for e in experts]) for tensor in sorted(base))
+
+    prepared = prepare(name, models, parameters, ids, seed=seed, cache=cache)
     return {
         tensor: merge_tensor(
             name,
@@ -133,12 +120,3 @@ def call(row):
         "m3": _m3,
     }
     return table.get(method, _spectral)(row, p)
-
-
-def golden_masks(expected, row):
-    """The DARE masks of a row, by expert and tensor, as boolean tensors."""
-    return {
-        (f"e{k:02d}", tensor): mask.to(torch.bool)
-        for k in range(row["T"])
-        for tensor, mask in expected.get(f"keep{k}", {}).items()
-    }

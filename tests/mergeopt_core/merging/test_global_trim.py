@@ -7,8 +7,8 @@ from golden_calls import merge_model
 from mergekit.merge_methods.api import merge_state_dicts
 
 from mergeopt_core.merging import merge_tensor, prepare
-from mergeopt_core.merging.preparation import GlobalThresholds
-from mergeopt_core.merging.ties_global import kept_globally, largest_agreeing
+from mergeopt_core.merging.ties import kept_globally, largest_agreeing
+from mergeopt_core.merging.trimming import global_thresholds
 
 
 def model(shapes, seed, dtype=torch.float32, scale=1.0):
@@ -25,12 +25,11 @@ def flat(tensors):
 
 def thresholds(base, experts, kept, visits=None):
     ids = [f"e{k}" for k in range(len(experts))]
-    found = GlobalThresholds(ids, lambda n, key: kept, dict.fromkeys(ids, ""))
-    for _ in range(found.passes):
-        for name in visits or base:
-            found.visit(name, base[name], [e[name] for e in experts])
-        found.end_pass()
-    return [found.finish()["thresholds"][key] for key in ids]
+
+    def models():
+        return ((name, base[name], [e[name] for e in experts]) for name in visits or base)
+
+    return list(global_thresholds(models, ids, lambda n, key: kept, dict.fromkeys(ids, "")).values())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -102,8 +101,16 @@ def test_a_density_for_each_expert_and_thresholds_from_the_cache():
     cache: dict = {}
     given = {"density": {"x": 0.1, "y": 0.5}}
     one = merge_model("ties_global", base, experts, given, ids=["x", "y"], cache=cache)
-    assert prepare("ties_global", given, ["y", "x"], cache=cache).passes == 0
-    assert prepare("ties_global", {"density": 0.2}, ["y", "x"], cache=cache).passes == 2
+    passes = []
+
+    def models():
+        passes.append(1)
+        return ((name, base[name], [e[name] for e in experts[::-1]]) for name in base)
+
+    prepare("ties_global", models, given, ["y", "x"], cache=cache)
+    assert len(passes) == 0
+    prepare("ties_global", models, {"density": 0.2}, ["y", "x"], cache=cache)
+    assert len(passes) == 2
     again = merge_model("ties_global", base, experts[::-1], given, ids=["y", "x"], cache=cache)
     assert all(torch.equal(one[name], again[name]) for name in base)
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from golden_calls import merge_model
 
-from mergeopt_core.merging import dare, mixup, regmean, wudi
+from mergeopt_core.merging import dare, fisher_regmean, mixup, wudi
 from mergeopt_core.merging.randomness import tensor_seed
 
 NAME = "model.layers.0.self_attn.q_proj.weight"
@@ -294,7 +294,7 @@ def test_regmean_keeps_the_mean_where_no_inputs_were_seen():
     deltas = [torch.from_numpy(d) for d in updates(*world())]
     seen = torch.zeros(24, 24, dtype=torch.float64)
     seen[:5, :5] = torch.eye(5) * 2
-    solved = regmean.regression_mean(deltas, [seen, seen * 0, seen * 0], [1.0] * 3, 1.0)
+    solved = fisher_regmean.regression_mean(deltas, [seen, seen * 0, seen * 0], [1.0] * 3, 1.0)
     torch.testing.assert_close(solved[:, 5:], sum(deltas)[:, 5:] / 3)
     torch.testing.assert_close(solved[:, :5], deltas[0][:, :5])
 

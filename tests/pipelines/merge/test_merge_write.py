@@ -100,7 +100,7 @@ def test_a_full_disk_is_told_before_anything_is_written(pool, tmp_path, monkeypa
 def test_a_merge_that_breaks_off_leaves_nothing(pool, tmp_path, monkeypatch):
     from mergeopt_core import merging
 
-    right, calls = merging.merge_tensor, []
+    right, calls = merging.BoundMethod.merge, []
 
     def breaks(*args, **options):
         calls.append(1)
@@ -108,7 +108,7 @@ def test_a_merge_that_breaks_off_leaves_nothing(pool, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return right(*args, **options)
 
-    monkeypatch.setattr(merging, "merge_tensor", breaks)
+    monkeypatch.setattr(merging.BoundMethod, "merge", breaks)
     with pytest.raises(KeyboardInterrupt):
         write_merge(merge_of(*pool, "linear"), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []

@@ -6,19 +6,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mergeopt_core.merging.blocks import BLOCK, blocks, flat
 from mergeopt_core.merging.mergekit_api import PerExpert, PerExpertOfAll, TensorGroup, fast_path
-from mergeopt_core.merging.updates import working_dtype
+from mergeopt_core.merging.updates import BLOCK, block_size, blocks, flat, working_dtype
 
 
 @fast_path("linear", propagates=True)
 def linear(group: TensorGroup, weight: PerExpertOfAll[float], normalize: bool = True) -> Tensor:
     """Σ_k w_k θ_k / Σ_k w_k ``[*shape]``."""
-    entries = group.entries
-    dtype = working_dtype(group)
-    weights = torch.tensor([weight[e.id] for e in entries], dtype=dtype, device=entries[0].tensor.device)
+    dtype, first = working_dtype(group.tensors), group.tensors[0]
+    weights = torch.tensor([weight[entry.id] for entry in group.entries], dtype=dtype, device=first.device)
     divisor, plain = weights.sum(), bool((weights == 1).all())
-    inputs = flat([e.tensor for e in entries])
+    inputs = flat(group.tensors)
     result = torch.empty_like(inputs[0], dtype=dtype)
     for block in blocks(result, 4 * BLOCK):
         part = result[block]
@@ -32,7 +30,7 @@ def linear(group: TensorGroup, weight: PerExpertOfAll[float], normalize: bool = 
                 part.addcmul_(tensor[block].to(dtype), share)
         if normalize:
             part.div_(divisor)
-    return result.view(entries[0].tensor.shape)
+    return result.view(first.shape)
 
 
 @fast_path("task_arithmetic", propagates=True)
@@ -43,23 +41,21 @@ def task_arithmetic(
     normalize: bool = False,
     rescale: bool = False,
     lambda_: float = 1.0,
-    density: PerExpert[float] = 1.0,  # type: ignore[assignment]
+    density: PerExpert[float] = 1.0,
 ) -> Tensor:
     """θ0 + λ · Σ_k w_k Δ_k [/ Σ_k w_k] ``[*shape]``; ``density``, ``rescale`` and ``int8_mask`` do nothing, as in
     mergekit."""
     assert group.base is not None
-    dtype, entries = working_dtype(group), group.non_base
-    weights = torch.tensor([weight[e.id] for e in entries], dtype=dtype, device=entries[0].tensor.device)
+    dtype, entries = working_dtype(group.tensors), group.non_base
+    base, *experts = flat([group.base.tensor, *(entry.tensor for entry in entries)])
+    weights = torch.tensor([weight[entry.id] for entry in entries], dtype=dtype, device=base.device)
     divisor = weights.sum()
     if divisor.abs() < 1e-8:
         divisor.fill_(1)
-    base, *experts = flat([group.base.tensor, *(e.tensor for e in entries)])
     result = torch.empty_like(base, dtype=dtype)
-    width = BLOCK if base.device.type == "cpu" else base.numel()
-    buffer = torch.empty(len(experts), width, dtype=dtype, device=base.device)
+    buffer = result.new_empty(len(experts), block_size(base))
     for block in blocks(result):
-        part = result[block]
-        anchor = base[block].to(dtype)
+        part, anchor = result[block], base[block].to(dtype)
         rows = buffer[:, : part.numel()]
         for row, tensor, share in zip(rows, experts, weights):
             torch.sub(tensor[block], anchor, out=row)
