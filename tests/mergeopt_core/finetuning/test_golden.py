@@ -1,15 +1,13 @@
 """Five steps of SAM, ASAM, MergOPT and the tangent model against the authors' code, in float64."""
 
-import json
-
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import nn
 from torch.nn.functional import mse_loss
 
 from mergeopt_core import ASAM, SAM, MergOPT
 from mergeopt_core.finetuning import Offset, Tangent, mergopt
+from tests.mergeopt_core.golden_cases import cases
 
 ATOL = 1e-9
 OPTIMIZERS = [
@@ -47,14 +45,9 @@ class Perceptron(nn.Module):
         return mse_loss(self(self.X), self.Y)
 
 
-@pytest.fixture
-def case(shared):
-    def load(name):
-        rows = json.loads((shared / "golden/cases/manifest.json").read_text())["cases"]
-        row = next(r for r in rows if r["case"] == name)
-        return row, load_file(shared / "golden/cases" / row["file"])
-
-    return load
+def case(name):
+    found = next(case for case in cases() if case.row["case"] == name)
+    return found.row, found.load(found.row["file"])
 
 
 def close(model, data, prefix):
@@ -69,7 +62,7 @@ def base_optimizer(model, params):
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_trajectory(case, name, monkeypatch):
+def test_trajectory(name, monkeypatch):
     row, data = case(name)
     model = Quadratic(data) if "quad" in name else Perceptron(data)
     opt = wrap(row, data, model, monkeypatch)
@@ -117,7 +110,7 @@ def wrap(row, data, model, monkeypatch):
     return opt
 
 
-def test_tangent_output_loss_and_gradient(case):
+def test_tangent_output_loss_and_gradient():
     _, data = case("opt_tangent_mlp")
     theta0 = {k[7:]: v for k, v in data.items() if k.startswith("theta0/")}
     model = Perceptron(data, "theta/")
@@ -132,7 +125,7 @@ def test_tangent_output_loss_and_gradient(case):
         torch.testing.assert_close(p.grad, data[f"grad/{name}"], rtol=0, atol=ATOL)
 
 
-def test_tangent_of_merged_task_vectors(case):
+def test_tangent_of_merged_task_vectors():
     _, data = case("opt_tangent_merge")
     theta0 = {k[7:]: v for k, v in data.items() if k.startswith("theta0/")}
     for prefix, expected in (("theta1/", "out_expert1"), ("theta2/", "out_expert2"), ("merged/", "out_merged")):

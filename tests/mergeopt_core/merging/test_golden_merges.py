@@ -2,45 +2,43 @@
 
 import pytest
 import torch
-from golden_calls import call, compare, golden_masks, merge_model
+from golden_calls import call, merge_model
 
-from mergeopt_core.merging import dare, mixup
-from tests.conftest import SHARED
+from mergeopt_core.merging import dare
+from tests.mergeopt_core.golden_cases import merge_cases
 
-ROWS = (
-    [row for row in compare(SHARED).manifest() if "inputs" in row and row["method"] != "tangent"]
-    if (SHARED / "golden").is_dir()
-    else []
-)
+CASES = merge_cases()
 
 
-@pytest.mark.skipif(not ROWS, reason="no folder of golden vectors beside the checkout")
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row["case"])
-def test_golden(row, monkeypatch):
-    golden = compare(SHARED)
-    base, experts = golden.inputs("cases", row)
-    expected = golden.expected("cases", row)
-    masks = golden_masks(expected, row)
+@pytest.mark.parametrize("case", CASES, ids=repr)
+def test_golden(case, monkeypatch):
+    base, experts = case.inputs()
+    masks = case.masks(base)
+
+    def given(seed, expert, tensor, count, rate):
+        mask = masks[str(expert), tensor] if rate > 0 else torch.ones(count, dtype=torch.bool)
+        return mask.flatten().split(dare.BLOCK)
+
     if masks:
-
-        def given(seed, expert, tensor, shape, rate):
-            return masks[str(expert), tensor] if rate > 0 else torch.ones(shape, dtype=torch.bool)
-
-        def pieces(seed, expert, tensor, count, rate):
-            return given(seed, expert, tensor, torch.Size([count]), rate).flatten().split(dare.BLOCK)
-
-        monkeypatch.setattr(dare, "mask_pieces", pieces)
-        monkeypatch.setattr(mixup, "keep_mask", given)
-    name, parameters = call(row)
+        monkeypatch.setattr(dare, "mask_pieces", given)
+    name, parameters = call(case.row)
     merged = merge_model(name, base, experts, parameters)
-    assert golden.check(row, base, merged, expected) == []
-    assert set(row["tensor_tol"]) | set(row["ill_posed_tensors"]) == set(base)
+    assert case.beyond_tolerance(base, merged) == []
 
 
-@pytest.mark.skipif(not ROWS, reason="no folder of golden vectors beside the checkout")
-def test_every_method_with_golden_rows_is_covered():
-    assert {call(row)[0] for row in ROWS} == {
-        "linear", "task_arithmetic", "ties", "ties_global", "model_stock", "tsv_m", "iso_c", "iso_cts",
-        "task_arithmetic_sb", "ties_sb", "wudi", "dare", "mixup",
-    }  # fmt: skip
-    assert len(ROWS) == 246
+def test_every_method_and_variant_is_covered():
+    for full in {case.full for case in CASES}:
+        rows = [case.row for case in CASES if case.full == full]
+        assert {call(row)[0] for row in rows} == {
+            "linear", "task_arithmetic", "ties", "ties_global", "model_stock", "tsv_m", "iso_c", "iso_cts",
+            "task_arithmetic_sb", "ties_sb", "wudi", "dare", "mixup",
+        }  # fmt: skip
+        assert len({(row["method"], row["variant"]) for row in rows}) == 36
+        assert {row["dtype"] for row in rows} == {"float32", "bfloat16"}
+        assert len(rows) == (246 if full else 47)
+
+
+def test_the_full_set_leaves_no_tensor_out():
+    for case in CASES:
+        if case.full:
+            assert set(case.row["tensor_tol"]) | set(case.row["ill_posed_tensors"]) == set(case.inputs()[0])
