@@ -5,15 +5,28 @@ from pathlib import Path
 
 import pytest
 
+from tests import own_documents
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+"""Golden vectors and benchmark files that may stand beside the checkout."""
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of golden vectors and benchmark data that may stand beside the checkout; skips where it does not."""
+    """The folder that may stand beside the checkout, for tests of single real documents; skips where it does not."""
     if not SHARED.is_dir():
         pytest.skip("no folder of golden vectors and benchmark data beside the checkout")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders of benchmark files: the real ones where they stand beside the checkout, else some of our own making."""
+    if (SHARED / "data").is_dir():
+        return SHARED / "data"
+    folder = tmp_path_factory.mktemp("data")
+    own_documents.write(folder)
+    return folder
 
 
 @dataclasses.dataclass(frozen=True)

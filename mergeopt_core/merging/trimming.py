@@ -121,7 +121,8 @@ def global_thresholds(
     """
     cache = {} if transform or cache is None else cache
     places = {key: ("threshold", str(key), labels[key]) for key in keys}
-    missing = {key for key in keys if cache.get(places[key]) is None}
+    found = {key: float(value) for key in keys if (value := cache.get(places[key])) is not None}
+    missing = set(keys) - set(found)
 
     def histograms(bits: int, bin_of: Callable[[np.ndarray, str], np.ndarray]) -> dict[str, np.ndarray]:
         counts = {key: np.zeros(1 << bits, dtype=np.int64) for key in missing}
@@ -138,7 +139,7 @@ def global_thresholds(
         if wanted > 0:
             upper[key] = _descend(counts, wanted)
         else:  # nothing stays
-            cache[places[key]] = float("inf")
+            found[key] = cache[places[key]] = float("inf")
     missing = set(upper)
 
     def lower_bits(patterns: np.ndarray, key: str) -> np.ndarray:
@@ -147,16 +148,16 @@ def global_thresholds(
     for key, counts in histograms(_LOW_BITS, lower_bits).items():
         prefix, rank = upper[key]
         pattern = np.array([(prefix << _LOW_BITS) | _descend(counts, rank)[0]], dtype=np.uint32)
-        cache[places[key]] = float(pattern.view(np.float32)[0])
-    return {key: float(cache[places[key]]) for key in keys}
+        found[key] = cache[places[key]] = float(pattern.view(np.float32)[0])
+    return {key: found[key] for key in keys}
 
 
 def majority_sign(models: Models, keys: Sequence[str], thresholds: Mapping[str, float]) -> int:
     """The sign that most entries of the summed trimmed task vectors have over the whole model: -1, or 1 in a tie."""
-    signs = 0
+    signs, order = 0, sorted(range(len(keys)), key=lambda k: str(keys[k]))
     for _, base, experts in models():
         summed = torch.zeros(base.shape, device=base.device)
-        for key, delta in sorted(_deltas(base, keys, experts, keys), key=lambda pair: str(pair[0])):
+        for key, delta in _deltas(base, [keys[k] for k in order], [experts[k] for k in order], keys):
             summed += delta * (delta.abs() >= thresholds[key])
         signs += int(torch.sign(summed).sum(dtype=torch.float64))
     return -1 if signs < 0 else 1

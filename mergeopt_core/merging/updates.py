@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from mergekit.merge_methods.base import TensorGroup
 from torch import Tensor
 
 BLOCK = 1 << 16
@@ -42,7 +41,7 @@ class Updates:
     A Δ_k is made when it is asked for: at most those that a method holds on to are in memory at once.
     """
 
-    def __init__(self, group: TensorGroup):
+    def __init__(self, group: Any):  # mergekit's TensorGroup
         self.name = group.metadata.name or ""
         self.given = [entry.id for entry in group.non_base]
         entries = sorted(group.non_base, key=lambda entry: str(entry.id))

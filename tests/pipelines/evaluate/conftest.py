@@ -1,13 +1,12 @@
 """A tiny random model and its folder, a suite of built-in skills, and a mirror of real benchmark files."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from conf.schema import Suite, SuiteTask
+from tests import own_documents
 
 SKILLS = ("add", "odd", "close")
 
@@ -56,9 +55,8 @@ def suite() -> Suite:
 
 
 @pytest.fixture(scope="session")
-def mirror(shared, tmp_path_factory) -> Path:
-    """Real benchmark files under the hub's names."""
+def mirror(data, tmp_path_factory) -> Path:
+    """Benchmark files under the hub's names."""
     out = tmp_path_factory.mktemp("mirror")
-    script = shared / "data" / "make_hub_mirror.py"
-    subprocess.run([sys.executable, str(script), str(shared / "data"), str(out)], check=True)
+    own_documents.mirror(data, out)
     return out

@@ -99,7 +99,7 @@ def test_rouge_l_of_the_release(answer, output, value):
 
 
 @pytest.fixture(scope="session")
-def trace_mirror(shared, tmp_path_factory):
+def trace_mirror(data, tmp_path_factory):
     """TRACE's folders in a mirror, from files of the same shape."""
     out = tmp_path_factory.mktemp("trace")
     names = {
@@ -115,7 +115,7 @@ def trace_mirror(shared, tmp_path_factory):
         folder = out / "TRACE" / theirs
         folder.mkdir(parents=True)
         for split, name in (("train", "train"), ("validation", "eval"), ("test", "test")):
-            lines = (shared / "data" / ours / f"{split}.jsonl").read_text().splitlines()
+            lines = (data / ours / f"{split}.jsonl").read_text().splitlines()
             rows = [{k: json.loads(line)[k] for k in ("prompt", "answer")} for line in lines[:40]]
             (folder / f"{name}.json").write_text(json.dumps(rows))
     return out
@@ -146,12 +146,12 @@ def test_trace_prompts_quote_their_paragraph(trace_mirror):
         assert whole == pytest.approx(metrics.sari(row["prompt"], row["answer"], [row["answer"]]))
 
 
-def test_humaneval_and_mbpp_solutions_pass_and_others_do_not(shared):
+def test_humaneval_and_mbpp_solutions_pass_and_others_do_not(data):
     for name, check, solution in (
         ("humaneval", code.humaneval, "canonical_solution"),
         ("mbpp", code.mbpp, "code"),
     ):
-        lines = (shared / "data" / name / "test.jsonl").read_text().splitlines()[:3]
+        lines = (data / name / "test.jsonl").read_text().splitlines()[:3]
         for document in map(json.loads, lines):
             assert check(document, [document[solution]]) == {"pass@1": 1.0}
             assert check(document, ["    return None" if name == "humaneval" else "x = 1"]) == {"pass@1": 0.0}
@@ -174,12 +174,12 @@ def test_humaneval_takes_helpers_from_the_prompt(shared):
 
 
 @pytest.fixture(scope="session")
-def code_mirror(shared, tmp_path_factory):
+def code_mirror(data, tmp_path_factory):
     out = tmp_path_factory.mktemp("code")
     (out / "openai").mkdir()
-    (out / "openai" / "openai_humaneval").symlink_to(shared / "data" / "humaneval")
+    (out / "openai" / "openai_humaneval").symlink_to(data / "humaneval")
     (out / "google-research-datasets" / "mbpp").mkdir(parents=True)
-    (out / "google-research-datasets" / "mbpp" / "full").symlink_to(shared / "data" / "mbpp")
+    (out / "google-research-datasets" / "mbpp" / "full").symlink_to(data / "mbpp")
     splits = "".join(f"  - split: {s}\n    path: full/{s}.jsonl\n" for s in ("prompt", "test"))
     page = f"---\nconfigs:\n- config_name: full\n  data_files:\n{splits}---\n"
     (out / "google-research-datasets" / "mbpp" / "README.md").write_text(page)

@@ -27,9 +27,9 @@ def test_trace_tasks_carry_the_papers_epochs(name):
 
 
 @pytest.mark.parametrize("name", REAL)
-def test_real_trace_rows_are_read(shared, name):
+def test_real_trace_rows_are_read(data, name):
     task = one(f"task=trace/{name}").task
-    task.path = str(shared / "data" / f"trace_{name}")
+    task.path = str(data / f"trace_{name}")
     rows = read_rows(task, 0)
     assert len(rows) > 100
     assert all(r["prompt"].endswith(" ") and r["completion"] for r in rows)
