@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from pipelines.evaluate import sandbox
@@ -210,9 +211,7 @@ def _soon(condition) -> bool:
 
 
 def _running(name: str) -> bool:
-    return name.encode() in b"".join(
-        open(f"/proc/{p}/cmdline", "rb").read() for p in os.listdir("/proc") if p.isdigit()
-    )
+    return any(name in part for process in psutil.process_iter(["cmdline"]) for part in process.info["cmdline"] or [])
 
 
 def _alive(pid: int) -> bool:
