@@ -31,8 +31,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from conf.schema import Suite, SuiteTask
 from pipelines.checkpoints.checkpoint import open_checkpoint
 from pipelines.evaluate.evaluator import Evaluator
+from pipelines.merge.live import merge_into
 from pipelines.merge.recipe import Recipe
-from pipelines.merge.stream import Merge, merge_into
+from pipelines.merge.stream import Merge
 from pipelines.tiny.base import tokenizer
 from pipelines.tiny.lmeval import export_tasks
 

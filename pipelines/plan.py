@@ -10,7 +10,7 @@ from conf.schema import Config, Suite
 from pipelines.checks import check_study
 from pipelines.collect import open_statistics
 from pipelines.evaluate import check_suite
-from pipelines.merge.stream import Merge
+from pipelines.merge.stream import open_merge
 from pipelines.resources import resources, short_of_disk, to_fetch
 from pipelines.sources import Access
 from pipelines.study import Layout, Planned, lay_out, suites
@@ -135,14 +135,8 @@ def _merge_faults(planned: list[Planned], access: Access) -> Faults:
         key = (trial.base.path, tuple(s.path for s in trial.experts), recipe.method)
         if key not in checked:
             try:
-                merge = Merge(
-                    recipe,
-                    header(trial.base.path),
-                    [header(s.path) for s in trial.experts],
-                    [s.fingerprint for s in trial.experts],
-                    statistics=[open_statistics(s) for s in trial.statistics] or None,
-                )
-                found = merge.problems()
+                statistics = [open_statistics(s) for s in trial.statistics]
+                found = open_merge(recipe, trial.base, trial.experts, header, statistics).problems()
                 checked[key] = [Problem(f"{p.pool}: {q.who} {q.tensor}".strip(), q.what, q.do) for q in found]
             except UserError as error:
                 checked[key] = [Problem(error.where or p.pool, error.what, error.do)]

@@ -15,7 +15,8 @@ from pipelines.collect import Subject, need_statistics, open_statistics
 from pipelines.evaluate import check_suite, suite_fingerprint
 from pipelines.executors import run_trials
 from pipelines.merge.recipe import Recipe
-from pipelines.merge.stream import Merge, write_merge
+from pipelines.merge.stream import Merge, open_merge
+from pipelines.merge.write import write_merge
 from pipelines.progress import SILENT, Progress
 from pipelines.sources import (
     Access,
@@ -143,13 +144,7 @@ def _trial(config: Config, access: Access, progress: Progress) -> Trial:
 def _merge(config: Config, access: Access, progress: Progress) -> Merge:
     base, experts = _sources(config, access, progress)
     statistics = [open_statistics(source) for source in _statistics(config, experts, access)]
-    return Merge(
-        _recipe(config, base, experts),
-        access.open(base.path),
-        [access.open(expert.path) for expert in experts],
-        [expert.fingerprint for expert in experts],
-        statistics=statistics or None,
-    )
+    return open_merge(_recipe(config, base, experts), base, experts, access.open, statistics)
 
 
 def _statistics(config: Config, experts: tuple[Source, ...], access: Access) -> tuple[Source, ...]:

@@ -22,8 +22,9 @@ from pipelines.checkpoints.fingerprint import WeightHash
 from pipelines.collect import open_statistics
 from pipelines.evaluate.evaluator import Evaluator
 from pipelines.evaluate.result import Evaluation
-from pipelines.merge.cache import Kept
-from pipelines.merge.stream import Merge, alone, merge_into
+from pipelines.merge.cache import MergeCache
+from pipelines.merge.live import merge_into
+from pipelines.merge.stream import Merge, open_merge, single_model
 from pipelines.merge.write import write_tokenizer
 from pipelines.sources import Access, Source
 from pipelines.store.provenance import training_of
@@ -44,7 +45,7 @@ class Worker:
         self.executor = executor
         self._checkpoints: dict[str, OpenCheckpoint] = {}
         self._evaluators: dict[str, Evaluator] = {}
-        self._kept: tuple[str, Kept] | None = None
+        self._shared: tuple[str, MergeCache] | None = None
         self._live: tuple[tuple[str, str], nn.Module] | None = None
 
     def run(self, trial: Trial) -> None:
@@ -81,24 +82,16 @@ class Worker:
 
     def merge(self, trial: Trial) -> Merge:
         """The trial's weights as a merge; those of a base or an expert as they are."""
-        base, experts = self._open(trial.base.path), [self._open(source.path) for source in trial.experts]
         if trial.merge is None:
-            return alone(base, experts[0] if experts else base)
-        return Merge(
-            trial.merge,
-            base,
-            experts,
-            [source.fingerprint for source in trial.experts],
-            base_id=trial.base.fingerprint,
-            cache=self._kept_of(trial.base),
-            statistics=[open_statistics(source) for source in trial.statistics] or None,
-        )
+            return single_model(self._open(trial.base.path), self._open((*trial.experts, trial.base)[0].path))
+        statistics = [open_statistics(source) for source in trial.statistics]
+        return open_merge(trial.merge, trial.base, trial.experts, self._open, statistics, self._cache(trial.base))
 
-    def _kept_of(self, base: Source) -> Kept:
-        """What merges of a base share; that of another base is let go."""
-        if self._kept is None or self._kept[0] != base.fingerprint:
-            self._kept = (base.fingerprint, Kept(self.access.store.cache / "factors" / base.fingerprint[:32]))
-        return self._kept[1]
+    def _cache(self, base: Source) -> MergeCache:
+        """What merges of a base share; that of another base is dropped."""
+        if self._shared is None or self._shared[0] != base.fingerprint:
+            self._shared = (base.fingerprint, MergeCache(self.access.store.cache / "factors" / base.fingerprint[:32]))
+        return self._shared[1]
 
     def _reader(self, trial: Trial, merge: Merge) -> str:
         """Folder of the tokenizer that the trial's model is read with; a merge of vocabularies has one of its own."""

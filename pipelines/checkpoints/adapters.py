@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Union
 
 from pipelines.checkpoints.checkpoint import OpenCheckpoint
-from pipelines.checkpoints.headers import EMBEDDING, HEAD, TensorInfo, first
-from pipelines.merge.recipe import Problem
+from pipelines.checkpoints.headers import EMBEDDING, HEAD, Mismatch, TensorInfo, first
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,7 +57,7 @@ class _Update:
 class _Plan:
     updates: dict[str, _Update] = field(default_factory=dict)  # by the base's tensor name
     replaced: dict[str, str] = field(default_factory=dict)  # base's tensor name → adapter's
-    problems: list[Problem] = field(default_factory=list)
+    problems: list[Mismatch] = field(default_factory=list)
 
 
 class AdaptedCheckpoint:
@@ -77,7 +76,7 @@ class AdaptedCheckpoint:
         self.header = self._header()
 
     @property
-    def problems(self) -> list[Problem]:
+    def problems(self) -> list[Mismatch]:
         """What in the adapter cannot be applied to this base."""
         return self._plan.problems
 
@@ -208,7 +207,7 @@ def _finish(
 
 
 def _complain(plan: _Plan, adapter: OpenCheckpoint, tensor: str, what: str, do: str) -> None:
-    plan.problems.append(Problem(tensor, adapter.name, what, do))
+    plan.problems.append(Mismatch(tensor, adapter.name, what, do))
 
 
 def _apply(weight: Tensor, update: _Update, settings: Mapping[str, Any], lora: OpenCheckpoint) -> Tensor:

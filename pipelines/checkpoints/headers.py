@@ -65,6 +65,20 @@ class TensorInfo:
 
 
 @dataclass(frozen=True)
+class Mismatch:
+    """In which tensor, of which model or method, what keeps models from being merged, and what to do."""
+
+    tensor: str
+    """Empty where it is not about one tensor."""
+    who: str
+    what: str
+    do: str
+
+    def __str__(self) -> str:
+        return f"{self.who}: {self.tensor + ' ' if self.tensor else ''}{self.what}; {self.do}"
+
+
+@dataclass(frozen=True)
 class Place:
     """Where a tensor's bytes lie: file and byte range [start, stop) from the file's beginning."""
 

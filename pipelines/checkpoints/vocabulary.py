@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from conf.errors import UserError
 from pipelines.checkpoints.folder import read_json
-from pipelines.merge.recipe import Problem
+from pipelines.checkpoints.headers import Mismatch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -115,14 +115,14 @@ def clash(base: Mapping[str, int], own: Mapping[str, int], rows: int) -> list[st
     return [t for t, i in own.items() if i < rows and base.get(t, i) != i and base[t] < rows]
 
 
-def clash_problem(who: str, own: Mapping[str, int], first: str, base: Mapping[str, int], rows: int) -> Problem | None:
+def clash_problem(who: str, own: Mapping[str, int], first: str, base: Mapping[str, int], rows: int) -> Mismatch | None:
     """The problem of a tokenizer that gives the same words other ids than that of the base (or the ``first`` model)."""
     found = clash(base, own, rows)
     if not found:
         return None
     token, more = found[0], f" (and {len(found) - 1} more)" if len(found) > 1 else ""
     what = f"its tokenizer gives {token!r} id {own[token]}, {first}'s {base[token]}{more}"
-    return Problem("", who, what, "set vocab=base or vocab=union")
+    return Mismatch("", who, what, "set vocab=base or vocab=union")
 
 
 def make_vocabulary(mode: str, folders: Sequence[Path], rows: Sequence[int], ids: Sequence[str]) -> Vocabulary | None:

@@ -50,10 +50,10 @@ def plan_shards(outputs: Mapping[str, TensorInfo], most: int) -> list[Shard]:
         if count == 1
         else [f"model-{i:05d}-of-{count:05d}.safetensors" for i in range(1, count + 1)]
     )
-    return [_placed(Shard(name, group)) for name, group in zip(names, groups)]
+    return [_align(Shard(name, group)) for name, group in zip(names, groups)]
 
 
-def _placed(shard: Shard) -> Shard:
+def _align(shard: Shard) -> Shard:
     """Wider dtypes first, so that every tensor is aligned."""
     position = 0
     for name, info in sorted(shard.tensors.items(), key=lambda item: (-itemsize(item[1].dtype), item[0])):
@@ -142,7 +142,7 @@ SLACK = 64 << 20
 
 
 @contextmanager
-def placed(out: Path, size: int) -> Iterator[Path]:
+def new_folder(out: Path, size: int) -> Iterator[Path]:
     """Yield an empty folder beside ``out`` that takes its place at the end, or vanishes where something goes wrong.
 
     Only an empty place or an earlier merge is written over. Raises ``UserError`` for a folder that holds something
@@ -161,12 +161,12 @@ def placed(out: Path, size: int) -> Iterator[Path]:
     try:
         yield beside
         beside.chmod(0o755)
-        _into_place(beside, out)
+        _replace(beside, out)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def _into_place(beside: Path, out: Path) -> None:
+def _replace(beside: Path, out: Path) -> None:
     """Rename into place; an earlier merge is moved aside first and then removed."""
     aside = None
     if out.is_dir() and any(out.iterdir()):

@@ -25,7 +25,7 @@ ON_DISK = "factors"
 """The kind of entry that is worth a file: one decomposition a matrix and expert, used by every subset."""
 
 
-class Kept:
+class MergeCache:
     """A dictionary of shared intermediate results, for one base; several threads may use it.
 
     ``folder`` is where singular factors are kept between processes and studies; any number may share it.
@@ -47,11 +47,11 @@ class Kept:
         if key[0] != ON_DISK or not file.is_file():
             return None
         value = load_file(file)
-        self._hold(key, value)
+        self._remember(key, value)
         return value
 
     def __setitem__(self, key: tuple[str, ...], value: Any) -> None:
-        self._hold(key, value)
+        self._remember(key, value)
         if key[0] == ON_DISK:
             self.folder.mkdir(parents=True, exist_ok=True)
             beside = self.folder / f"{uuid.uuid4().hex}.tmp"
@@ -61,7 +61,7 @@ class Kept:
     def _file(self, key: tuple[str, ...]) -> Path:
         return self.folder / (hashlib.sha256("\0".join(key).encode()).hexdigest()[:32] + ".safetensors")
 
-    def _hold(self, key: tuple[str, ...], value: Any) -> None:
+    def _remember(self, key: tuple[str, ...], value: Any) -> None:
         with self._lock:
             if key in self._held:
                 self._bytes -= _size(self._held.pop(key))

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 
 from mergeopt_core import merging
 from pipelines.checkpoints.adapters import AdaptedCheckpoint, Model
-from pipelines.checkpoints.headers import BUFFERS, EMBEDDING, HEAD, VOCABULARY, TensorInfo, first
+from pipelines.checkpoints.headers import BUFFERS, EMBEDDING, HEAD, VOCABULARY, Mismatch, TensorInfo, first
 from pipelines.checkpoints.vocabulary import Vocabulary, clash_problem, make_vocabulary, same_tokenizer, tokens
-from pipelines.merge.recipe import Problem, Recipe
+from pipelines.merge.recipe import Recipe
 
 SAME = ("num_attention_heads", "num_key_value_heads", "hidden_act", "hidden_activation")
 """Config fields that change what a weight means without changing its shape."""
@@ -31,7 +31,7 @@ class Layout:
     """The base's head is its embedding, an expert's is not: the merged model gets a head of its own."""
     vocabulary: Vocabulary | None = None
     """How rows are aligned, where vocabularies differ and the recipe allows it."""
-    problems: list[Problem] = field(default_factory=list)
+    problems: list[Mismatch] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
@@ -69,29 +69,29 @@ def _match(recipe: Recipe, base: Model, model: Model, names: dict[str, TensorInf
     extra = [name for name in model.header if name not in known and not BUFFERS.search(name)]
     if recipe.strict:
         do = f"{ANOTHER}, or set strict=false to take the base's tensor"
-        layout.problems += [Problem(name, model.name, "is missing", do) for name in missing]
+        layout.problems += [Mismatch(name, model.name, "is missing", do) for name in missing]
         do = f"{ANOTHER}, or set strict=false to drop it"
-        layout.problems += [Problem(name, model.name, "is not in the base", do) for name in extra]
+        layout.problems += [Mismatch(name, model.name, "is not in the base", do) for name in extra]
     else:
         layout.notes += [f"{model.name} has no {name}: the base's is used" for name in missing]
         layout.notes += [f"{model.name}: {name} is not in the base and is dropped" for name in extra]
     return own
 
 
-def _compare(recipe: Recipe, name: str, base: TensorInfo, own: TensorInfo, model: Model) -> Problem | None:
+def _compare(recipe: Recipe, name: str, base: TensorInfo, own: TensorInfo, model: Model) -> Mismatch | None:
     """The problem with one tensor of one model, if any."""
     if own.dtype.startswith("float8"):
-        return Problem(name, model.name, f"is {own.dtype}", "use an unquantized copy")
+        return Mismatch(name, model.name, f"is {own.dtype}", "use an unquantized copy")
     if base.merged != own.merged or (not base.merged and base.dtype != own.dtype):
         what = f"is {own.dtype}, the base's is {base.dtype}"
-        return Problem(name, model.name, what, "use a copy in 16 or 32-bit floating point")
+        return Mismatch(name, model.name, what, "use a copy in 16 or 32-bit floating point")
     if base.shape == own.shape:
         return None
     what = f"is {list(own.shape)}, the base's is {list(base.shape)}"
     if VOCABULARY.search(name) and base.shape[1:] == own.shape[1:]:
         do = "the vocabularies differ: set vocab=base or vocab=union"
-        return None if recipe.vocab != "error" else Problem(name, model.name, what, do)
-    return Problem(name, model.name, what, ANOTHER)
+        return None if recipe.vocab != "error" else Mismatch(name, model.name, what, do)
+    return Mismatch(name, model.name, what, ANOTHER)
 
 
 def _lay_vocabulary(
@@ -101,7 +101,9 @@ def _lay_vocabulary(
     if layout.embedding is None:
         if recipe.vocab != "error" and any(not same_tokenizer(base.folder, expert.folder) for expert in experts):
             what = f"has no embedding known by name, whose rows vocab={recipe.vocab} aligns"
-            layout.problems.append(Problem("", base.name, what, "leave vocab out, and give experts with its tokenizer"))
+            layout.problems.append(
+                Mismatch("", base.name, what, "leave vocab out, and give experts with its tokenizer")
+            )
         return
     rows = [
         model.header[s[layout.embedding]].shape[0] if layout.embedding in s else 0
@@ -118,7 +120,7 @@ def _lay_vocabulary(
     if not tokens(base.folder):
         do = "put its tokenizer beside it; where all models number tokens alike, leave vocab out"
         layout.problems.append(
-            Problem("", base.name, f"has no tokenizer, by which vocab={recipe.vocab} aligns rows", do)
+            Mismatch("", base.name, f"has no tokenizer, by which vocab={recipe.vocab} aligns rows", do)
         )
         return
     rows = [count or rows[0] for count in rows]
@@ -134,7 +136,7 @@ def _check_models(base: Model, experts: Sequence[Model], layout: Layout) -> None
     """Compare what configs say, and collect what adapters complain about."""
     for model in (base, *experts):
         if model.config.get("quantization_config"):
-            layout.problems.append(Problem("", model.name, "holds quantized weights", "use an unquantized copy"))
+            layout.problems.append(Mismatch("", model.name, "holds quantized weights", "use an unquantized copy"))
     for expert in experts:
         if isinstance(expert, AdaptedCheckpoint):
             layout.problems += expert.problems
@@ -145,7 +147,7 @@ def _check_models(base: Model, experts: Sequence[Model], layout: Layout) -> None
 def _check_config(base: Model, expert: Model, layout: Layout) -> None:
     theirs, ours = expert.config.get("model_type"), base.config.get("model_type")
     if theirs != ours:
-        layout.problems.append(Problem("", expert.name, f"is a {theirs} model, the base a {ours} model", ANOTHER))
+        layout.problems.append(Mismatch("", expert.name, f"is a {theirs} model, the base a {ours} model", ANOTHER))
         return
     for key in (*SAME, *WORTH_A_NOTE):
         a, b = expert.config.get(key), base.config.get(key)
@@ -153,7 +155,7 @@ def _check_config(base: Model, expert: Model, layout: Layout) -> None:
             continue
         what = f"has {key}={a}, the base {key}={b}"
         if key in SAME:
-            layout.problems.append(Problem("", expert.name, what, ANOTHER))
+            layout.problems.append(Mismatch("", expert.name, what, ANOTHER))
         else:
             layout.notes.append(f"{expert.name} {what}: the merged model gets the base's")
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from conf.errors import UserError
-
-if TYPE_CHECKING:
-    from pipelines.merge.stream import Merge
+from pipelines.merge.stream import Merge, check_cast
 
 
 def merge_into(model: nn.Module, merge: Merge, device: str | torch.device | None = None) -> None:
@@ -141,19 +139,3 @@ def _complete(model: Any, targets: dict[str, Tensor], merge: Merge, loading: Loa
         if tensor is not head or not merge.base.tied:
             raise UserError(f"the merge has no {name}, which the model needs", do="give a base that has it")
         head.data.copy_(embedding.data)
-
-
-def check_cast(name: str, wide: Tensor, cast: Tensor, do: str) -> None:
-    """Raise ``UserError`` where a tensor that has been cast holds a value that is not finite: one read, in a hot cache.
-
-    ``wide`` is what it was cast from; ``do`` says what helps against an overflow.
-    """
-    if not cast.numel() or not cast.is_floating_point() or torch.isfinite(torch.stack(torch.aminmax(cast))).all():
-        return
-    if not torch.isfinite(wide).all():
-        raise UserError(
-            f"{name}: the merge holds {int((~torch.isfinite(wide)).sum())} values that are not finite", do=do
-        )
-    dtype, most = str(cast.dtype).removeprefix("torch."), torch.finfo(cast.dtype).max
-    what = f"{name} overflows {dtype}: |max| = {wide.abs().max().item():.6g}, {dtype} holds {most:.6g}"
-    raise UserError(what, do=do)

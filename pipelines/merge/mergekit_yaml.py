@@ -18,10 +18,10 @@ from mergeopt_core.merging.info import check_values
 from mergeopt_core.merging.mergekit_api import run_config
 from pipelines.checkpoints.checkpoint import open_checkpoint
 from pipelines.checkpoints.folder import locate
-from pipelines.checkpoints.write import RECIPE, placed
-from pipelines.merge.live import check_cast
+from pipelines.checkpoints.write import RECIPE, new_folder
 from pipelines.merge.recipe import Recipe
-from pipelines.merge.stream import Merge, write_merge
+from pipelines.merge.stream import Merge, check_cast
+from pipelines.merge.write import write_merge
 from pipelines.progress import SILENT, Progress
 
 FIELDS = {
@@ -73,7 +73,7 @@ def run_mergekit_config(
     if merging.describe(method).random and merging.describe(method).ours:
         local["parameters"] = {SEED: seed, **(local.get("parameters") or {})}
     size = max((checkpoint.size_bytes for checkpoint in opened), default=0)
-    with placed(Path(out).expanduser(), size) as beside, progress.step(f"mergekit: {method}") as step:
+    with new_folder(Path(out).expanduser(), size) as beside, progress.step(f"mergekit: {method}") as step:
         _run(local, text, beside, seed, device)
         _check_written(beside)
         record = {"mergekit_config": document, "seed": seed}

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property, partial
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import psutil
 import torch
@@ -18,16 +18,12 @@ from mergeopt_core.spectral.decompositions import one_blas_thread
 from pipelines.checkpoints.adapters import AdaptedCheckpoint, Model
 from pipelines.checkpoints.checkpoint import OpenCheckpoint
 from pipelines.checkpoints.fingerprint import WeightHash
-from pipelines.checkpoints.headers import VOCABULARY
+from pipelines.checkpoints.headers import VOCABULARY, Mismatch
 from pipelines.merge.layout import Layout, make_layout, rank_notes
-from pipelines.merge.live import check_cast, merge_into
-from pipelines.merge.recipe import Problem, Recipe
-from pipelines.merge.write import write_merge
+from pipelines.merge.recipe import Recipe
 
 WORTH_THREADS = 64 * 2**20
 """Bytes of a merged model from which on its tensors are merged side by side."""
-
-__all__ = ["Merge", "Problem", "alone", "merge_into", "write_merge"]
 
 
 class Merge:
@@ -47,25 +43,20 @@ class Merge:
         ids: Sequence[str] | None = None,
         *,
         base_id: str | None = None,
-        statistics: Sequence[OpenCheckpoint] | None = None,
+        statistics: Sequence[OpenCheckpoint] = (),
         cache: Any = None,
     ):
-        self.recipe = recipe
-        self.base = base
-        self.statistics = list(statistics) if statistics is not None else None
-        self.cache = cache
+        self.recipe, self.base, self.statistics, self.cache = recipe, base, statistics, cache
         self.report: dict[str, Any] = {}
         """What kernels found out on the way, by tensor: the numerical rank where it leaves a method ill-posed."""
         self.digest: WeightHash | None = None
         """Where it is set, every tensor that ``tensors`` yields is added to it."""
-        self._given = list(experts)
-        self._ids = list(ids) if ids is not None else None
-        self._base_id = base_id
+        self._given, self._ids, self._base_id = experts, ids, base_id
 
     @property
     def base_id(self) -> str:
         """The base's fingerprint."""
-        return self._base_id if self._base_id is not None else self.base.fingerprint()
+        return self._base_id or self.base.fingerprint()
 
     @cached_property
     def experts(self) -> list[Model]:
@@ -77,7 +68,7 @@ class Merge:
     @cached_property
     def ids(self) -> list[str]:
         """What tells the experts apart: their fingerprints unless given."""
-        return self._ids if self._ids is not None else [expert.fingerprint() for expert in self._given]
+        return list(self._ids) if self._ids is not None else [expert.fingerprint() for expert in self._given]
 
     @cached_property
     def layout(self) -> Layout:
@@ -99,16 +90,17 @@ class Merge:
         more: dict[str, Any] = {"seed": self.recipe.seed, "cache": self.cache, "report": self.report}
         return merging.BoundMethod(self.recipe.method, self.parameters, self.ids, **more)
 
-    def problems(self) -> list[Problem]:
+    def problems(self) -> list[Mismatch]:
         """Everything that keeps this merge from being made, all at once; no weight is read."""
-        method, found = self.recipe.method, []
+        method = self.recipe.method
+        found: list[Mismatch] = []
         try:
             _ = self.parameters
-            if (needed := merging.describe(method).statistics) and self.statistics is None:
+            if (needed := merging.describe(method).statistics) and not self.statistics:
                 what = f"needs {needed} statistics of every expert"
-                found.append(Problem("", method, what, "collect them first: mergebench statistics"))
+                found.append(Mismatch("", method, what, "collect them first: mergebench statistics"))
         except ValueError as error:
-            found.append(Problem("", method, str(error), f"see: mergebench methods {method}"))
+            found.append(Mismatch("", method, str(error), f"see: mergebench methods {method}"))
         return found + self.layout.problems
 
     def check(self) -> None:
@@ -125,7 +117,7 @@ class Merge:
         where = torch.device(device)
         merge = partial(self._merged, device=where, prepared=self._prepared(where))
         threads = self._threads(where)
-        several = in_order(merge, self.layout.outputs, threads) if threads > 1 else None
+        several = map_in_order(merge, self.layout.outputs, threads) if threads > 1 else None
         for name, merged in several or ((name, merge(name)) for name in self.layout.outputs):
             if self.digest is not None:
                 self.digest.add(name, merged)
@@ -183,7 +175,7 @@ class Merge:
         return (self.base, *self.experts)[model].tensor(source).to(device)
 
     def _statistics(self, name: str, device: torch.device) -> list[Tensor | None] | None:
-        if self.statistics is None:
+        if not self.statistics:
             return None
         return [s.tensor(name).to(device) if name in s.header else None for s in self.statistics]
 
@@ -211,24 +203,66 @@ class Merge:
         return message
 
 
-def alone(base: OpenCheckpoint, model: OpenCheckpoint) -> Merge:
+class Located(Protocol):
+    """A checkpoint that is not open yet."""
+
+    @property
+    def path(self) -> str:
+        """Folder."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash over its weights, configs and tokenizer."""
+
+
+def open_merge(
+    recipe: Recipe,
+    base: Located,
+    experts: Iterable[Located],
+    open: Callable[[str], OpenCheckpoint],
+    statistics: Sequence[OpenCheckpoint] = (),
+    cache: Any = None,
+) -> Merge:
+    """A merge of checkpoints whose fingerprints are known, each opened by ``open`` (headers alone, or with weights)."""
+    paths, ids = zip(*((expert.path, expert.fingerprint) for expert in experts))
+    more: dict[str, Any] = {"base_id": base.fingerprint, "statistics": statistics, "cache": cache}
+    return Merge(recipe, open(base.path), [open(path) for path in paths], ids, **more)
+
+
+def single_model(base: OpenCheckpoint, model: OpenCheckpoint) -> Merge:
     """One model as it is (base, expert, or adapter on its base), for ``merge_into``: every bit is the checkpoint's own.
 
     A whole model brings its own vocabulary and tie; its architecture has to be the live model's.
     """
-    ground = base if model.adapter else model
-    return Merge(Recipe(ground.path, (model.path,), "passthrough"), ground, [model], [model.path])
+    base = base if model.adapter else model
+    return Merge(Recipe(base.path, (model.path,), "passthrough"), base, [model], [model.path])
+
+
+def check_cast(name: str, wide: Tensor, cast: Tensor, do: str) -> None:
+    """Raise ``UserError`` where a tensor that has been cast holds a value that is not finite: one read, in a hot cache.
+
+    ``wide`` is what it was cast from; ``do`` says what helps against an overflow.
+    """
+    if not cast.numel() or not cast.is_floating_point() or torch.isfinite(torch.stack(torch.aminmax(cast))).all():
+        return
+    if bad := int((~torch.isfinite(wide)).sum()):
+        raise UserError(f"{name}: the merge holds {bad} values that are not finite", do=do)
+    dtype, most = str(cast.dtype).removeprefix("torch."), torch.finfo(cast.dtype).max
+    what = f"{name} overflows {dtype}: |max| = {wide.abs().max().item():.6g}, {dtype} holds {most:.6g}"
+    raise UserError(what, do=do)
 
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def in_order(function: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[tuple[Item, Result]]:
+def map_in_order(
+    function: Callable[[Item], Result], items: Iterable[Item], threads: int
+) -> Iterator[tuple[Item, Result]]:
     """Each item with ``function(item)``, in the items' order; at most one more than ``threads`` are held at once.
 
-    Every thread computes alone (torch and LAPACK on one thread each), as a single one would. An error is raised in its
-    item's turn; what has not been begun by then is dropped.
+    Torch and LAPACK run on one thread in each, so that the bits are those of a single thread. An error is raised when
+    its item is due; items not started by then are dropped.
     """
     before = torch.get_num_threads()
     waiting: deque[tuple[Item, Future[Result]]] = deque()

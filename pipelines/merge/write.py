@@ -7,16 +7,14 @@ import json
 import shutil
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipelines.checkpoints.fingerprint import TOKENIZER
 from pipelines.checkpoints.vocabulary import union_tokenizer
-from pipelines.checkpoints.write import RECIPE, ShardWriter, placed, plan_shards
+from pipelines.checkpoints.write import RECIPE, ShardWriter, new_folder, plan_shards
 from pipelines.merge.card import model_card
+from pipelines.merge.stream import Merge
 from pipelines.progress import SILENT, Progress
-
-if TYPE_CHECKING:
-    from pipelines.merge.stream import Merge
 
 
 def write_merge(
@@ -30,7 +28,7 @@ def write_merge(
     out = Path(out).expanduser()
     merge.check()
     size = sum(info.size for info in merge.layout.outputs.values())
-    with placed(out, size) as beside:
+    with new_folder(out, size) as beside:
         for note in merge.layout.notes:
             progress.note(note, "warning")
         _write_weights(merge, beside, progress, shard_bytes, device)

@@ -21,7 +21,7 @@ from pipelines.evaluate.definitions import OWN_TASKS, leaves
 from pipelines.evaluate.index import task_index
 from pipelines.executors import Crew, Outcome, crew
 from pipelines.merge.recipe import Recipe
-from pipelines.merge.stream import Merge
+from pipelines.merge.stream import open_merge
 from pipelines.progress import SILENT, Progress, Step
 from pipelines.search.result import Candidate, SearchResult, bootstrap
 from pipelines.search.space import check_sampler, import_optuna, make_space, open_study, propose, with_values
@@ -140,13 +140,8 @@ class _Search:
         self.statistics = need_statistics(self.method, chosen, access, config.collect)
         default = self._trial(config.method, self.tuned)
         assert default.merge is not None
-        Merge(
-            default.merge,
-            access.open(self.base.path),
-            [access.open(expert.path) for expert in self.experts],
-            [expert.fingerprint for expert in self.experts],
-            statistics=[open_statistics(source) for source in self.statistics] or None,
-        ).check()
+        statistics = [open_statistics(source) for source in self.statistics]
+        open_merge(default.merge, self.base, self.experts, access.open, statistics).check()
         return default
 
     def _trial(self, method: Mapping[str, Any], suite: Suite) -> Trial:

@@ -10,7 +10,7 @@ from typing import Any
 from conf.schema import Config
 from pipelines.checkpoints.fingerprint import WeightHash
 from pipelines.merge.card import model_card
-from pipelines.merge.stream import write_merge
+from pipelines.merge.write import write_merge
 from pipelines.plan import Plan
 from pipelines.progress import SILENT, Progress
 from pipelines.sources import Access

@@ -14,7 +14,8 @@ from pipelines.checkpoints.fingerprint import WeightHash
 from pipelines.collect import open_statistics
 from pipelines.merge.card import model_card
 from pipelines.merge.recipe import Recipe
-from pipelines.merge.stream import Merge, write_merge
+from pipelines.merge.stream import Merge, open_merge
+from pipelines.merge.write import write_merge
 from pipelines.progress import SILENT, Progress
 from pipelines.sources import Access, Source
 from pipelines.store.provenance import markdown, provenance
@@ -118,11 +119,4 @@ def merge_of(about: Mapping[str, Any], access: Access) -> Merge:
         Recipe.from_dict(about["recipe"]), base=base.path, experts=tuple(expert.path for expert in experts)
     )
     statistics = [open_statistics(located(source, access.store)) for source in about.get("statistics", [])]
-    return Merge(
-        recipe,
-        access.open(base.path),
-        [access.open(expert.path) for expert in experts],
-        [expert.fingerprint for expert in experts],
-        base_id=base.fingerprint,
-        statistics=statistics or None,
-    )
+    return open_merge(recipe, base, experts, access.open, statistics)

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from conf.compose import compose
 from conf.errors import UserError
-from pipelines.merge.stream import merge_into
+from pipelines.merge.live import merge_into
 from pipelines.single import evaluate_model, finetune_expert, merge_checkpoint
 from pipelines.sources import Access
 from pipelines.store.store import Store

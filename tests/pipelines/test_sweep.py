@@ -20,7 +20,7 @@ from cli import console
 from conf.compose import compose
 from conf.errors import UserError
 from pipelines import worker
-from pipelines.merge.stream import merge_into
+from pipelines.merge.live import merge_into
 from pipelines.plan import make_plan
 from pipelines.store.store import Store
 from pipelines.study import access_of

@@ -3,7 +3,7 @@
 import torch
 
 from pipelines.checkpoints.checkpoint import open_checkpoint
-from pipelines.merge.cache import Kept
+from pipelines.merge.cache import MergeCache
 from pipelines.merge.recipe import Recipe
 from pipelines.merge.stream import Merge
 
@@ -14,10 +14,10 @@ def factors(seed: int) -> dict[str, torch.Tensor]:
 
 
 def test_factors_outlive_the_process_and_small_things_do_not(tmp_path):
-    kept = Kept(tmp_path / "a")
+    kept = MergeCache(tmp_path / "a")
     kept["factors", "gram", "e", "t"] = factors(0)
     kept["product", "e", "e", "t"] = torch.ones(3)
-    again = Kept(tmp_path / "a")
+    again = MergeCache(tmp_path / "a")
     assert torch.equal(again.get(("factors", "gram", "e", "t"))["U"], factors(0)["U"])
     assert again.get(("product", "e", "e", "t")) is None
     assert torch.equal(kept.get(("product", "e", "e", "t")), torch.ones(3))
@@ -25,7 +25,7 @@ def test_factors_outlive_the_process_and_small_things_do_not(tmp_path):
 
 
 def test_memory_is_bounded_and_the_oldest_goes_first(tmp_path):
-    kept = Kept(tmp_path / "a", memory=3 * 5000)
+    kept = MergeCache(tmp_path / "a", memory=3 * 5000)
     for number in range(4):
         kept["product", str(number)] = torch.zeros(1000)
         kept.get(("product", "0"))
@@ -37,7 +37,7 @@ def test_memory_is_bounded_and_the_oldest_goes_first(tmp_path):
 def test_merged_bits_do_not_depend_on_what_is_kept(tiny_pool, tmp_path):
     base = open_checkpoint(tiny_pool.base)
     experts = [open_checkpoint(path) for path in tiny_pool.experts]
-    kept = Kept(tmp_path / "factors")
+    kept = MergeCache(tmp_path / "factors")
     for method in ("tsv_m", "ties", "model_stock", "ties_global", "iso_c", "task_arithmetic_sb"):
         for chosen in ([0, 1], [0, 2], [0, 1, 2], [2, 1]):
             recipe = Recipe(tiny_pool.base, tuple(tiny_pool.experts[i] for i in chosen), method)

@@ -8,7 +8,9 @@ from merge_helpers import assert_same, merge_of
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from pipelines.checkpoints.checkpoint import open_checkpoint
-from pipelines.merge.stream import alone, merge_into, write_merge
+from pipelines.merge.live import merge_into
+from pipelines.merge.stream import single_model
+from pipelines.merge.write import write_merge
 
 PLAIN = {
     "vocab_size": 40,
@@ -182,7 +184,7 @@ def test_the_live_model_is_the_one_loaded_from_the_merged_folder(tmp_path, kind)
     base, *experts = [tmp_path / str(k) for k in range(3)]
     make(kind, [base, *experts])
     live = AutoModelForCausalLM.from_pretrained(base)
-    merge_into(live, alone(open_checkpoint(str(base)), open_checkpoint(str(experts[0]))))
+    merge_into(live, single_model(open_checkpoint(str(base)), open_checkpoint(str(experts[0]))))
     assert_same(dict(live.state_dict()), dict(AutoModelForCausalLM.from_pretrained(experts[0]).state_dict()))
     for method, dtype in (("linear", torch.float32), ("dare", torch.bfloat16)):
         merge = merge_of(base, experts, method, seed=3)

@@ -10,7 +10,9 @@ from transformers import AutoModelForCausalLM, GPT2Config, MixtralConfig, Qwen3C
 
 from conf.errors import UserError
 from pipelines.checkpoints.checkpoint import open_checkpoint
-from pipelines.merge.stream import alone, merge_into, write_merge
+from pipelines.merge.live import merge_into
+from pipelines.merge.stream import single_model
+from pipelines.merge.write import write_merge
 
 COMMON = {"vocab_size": 40, "num_hidden_layers": 2, "num_attention_heads": 2, "bos_token_id": 0, "eos_token_id": 0}
 WIDTH = {"hidden_size": 16, "intermediate_size": 24, "num_key_value_heads": 2, "head_dim": 8}
@@ -61,12 +63,12 @@ def test_one_model_alone_is_its_own_checkpoint(pool, make_pool):
     other, _ = make_pool(0, vocab_size=48, tie_word_embeddings=True)
     live = AutoModelForCausalLM.from_pretrained(base)
     for folder in (experts[0], other, base, experts[1]):
-        merge_into(live, alone(open_checkpoint(str(base)), open_checkpoint(str(folder))))
+        merge_into(live, single_model(open_checkpoint(str(base)), open_checkpoint(str(folder))))
         loaded = AutoModelForCausalLM.from_pretrained(folder)
         assert_same(dict(live.state_dict()), dict(loaded.state_dict()))
     assert_same(dict(live.state_dict()), weights(experts[1]))
     tied = AutoModelForCausalLM.from_pretrained(other)
-    merge_into(tied, alone(open_checkpoint(str(other)), open_checkpoint(str(experts[1]))))
+    merge_into(tied, single_model(open_checkpoint(str(other)), open_checkpoint(str(experts[1]))))
     assert_same(dict(tied.state_dict()), weights(experts[1]))
 
 

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 from conf.errors import UserError
 from pipelines.checkpoints.adapters import SETTINGS, AdaptedCheckpoint
 from pipelines.checkpoints.checkpoint import open_checkpoint
-from pipelines.merge.stream import merge_into
+from pipelines.merge.live import merge_into
 
 
 def make_adapter(base, folder, seed=0, **options):

@@ -13,8 +13,9 @@ from transformers import AutoModelForCausalLM
 
 from conf.errors import UserError
 from pipelines.checkpoints.checkpoint import OpenCheckpoint
+from pipelines.merge.live import merge_into
 from pipelines.merge.recipe import Recipe
-from pipelines.merge.stream import merge_into, write_merge
+from pipelines.merge.write import write_merge
 
 
 @pytest.fixture(autouse=True)

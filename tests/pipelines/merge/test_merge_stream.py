@@ -14,7 +14,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from conf.errors import UserError
 from mergeopt_core import merging
 from pipelines.merge import stream
-from pipelines.merge.stream import Merge, merge_into, write_merge
+from pipelines.merge.live import merge_into
+from pipelines.merge.stream import Merge
+from pipelines.merge.write import write_merge
 
 METHODS = [name for name in merging.names() if not merging.describe(name).statistics]
 """All methods, mergekit's and ours, that need no data."""

@@ -11,8 +11,8 @@ from merge_helpers import WORDS, assert_same, merge_of, perturbed, weights, word
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from pipelines.checkpoints.vocabulary import make_vocabulary
-from pipelines.merge.stream import merge_into, write_merge
-from pipelines.merge.write import write_tokenizer
+from pipelines.merge.live import merge_into
+from pipelines.merge.write import write_merge, write_tokenizer
 
 
 def grown(base, words, folder, seed):

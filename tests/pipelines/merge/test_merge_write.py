@@ -14,8 +14,9 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from conf.errors import UserError
+from pipelines.merge.live import merge_into
 from pipelines.merge.recipe import Recipe
-from pipelines.merge.stream import merge_into, write_merge
+from pipelines.merge.write import write_merge
 
 
 def test_shards_with_an_index_hold_the_same_tensors(pool, tmp_path):

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from conf.errors import UserError
 from mergeopt_core.merging import describe, names
 from pipelines.merge.mergekit_yaml import FIELDS, run_mergekit_config
-from pipelines.merge.stream import write_merge
+from pipelines.merge.write import write_merge
 
 
 def config_file(tmp_path, **fields):
