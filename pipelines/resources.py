@@ -23,7 +23,7 @@ RESULT = 200_000
 def to_fetch(planned: Sequence[Planned], access: Access) -> list[RemoteCheckpoint]:
     """The checkpoints whose weights are still on the hub, of models that have to be run."""
     folders = dict.fromkeys(folder for p in planned for folder in p.folders)
-    return [remote for folder in folders if (remote := access.looked.lacking(folder)) is not None]
+    return [remote for folder in folders if (remote := access.hub.unfetched(folder)) is not None]
 
 
 def resources(config: Config, access: Access, todo: Sequence[Planned], planned: Sequence[Planned]) -> dict[str, Any]:

@@ -14,8 +14,9 @@ from typing import Any
 from conf.errors import UserError
 from conf.schema import Base, Checkpoint, Executor, Optimizer, Pool, Task, Training
 from pipelines.checkpoints.checkpoint import OpenCheckpoint, open_checkpoint
+from pipelines.checkpoints.fingerprint import READER_FILES
 from pipelines.checkpoints.folder import hub_id
-from pipelines.checkpoints.hub import Looked, open_headers
+from pipelines.checkpoints.hub import HubLookup, open_headers
 from pipelines.progress import SILENT, Progress
 from pipelines.store.store import KINDS, Store, content_key
 
@@ -29,9 +30,6 @@ TRAINING_VERSION = 1
 
 KEY = re.compile("[0-9a-f]{8,32}")
 """A store key, or the ten digits of it that ``mergebench ls`` prints."""
-
-VOCABULARY_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "spiece.model")
-TOKENIZER_FILES = (*VOCABULARY_FILES, "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 
 
 @dataclass(frozen=True)
@@ -67,33 +65,33 @@ class Access:
     online: bool = True
     allow_pickle: bool = False
 
-    looked: Looked = field(default_factory=Looked, compare=False, repr=False)
-    """Hub checkpoints that were asked for, and those that still lack their weights."""
+    hub: HubLookup = field(default_factory=HubLookup, compare=False, repr=False)
+    """Hub checkpoints that were looked up, and those whose weights are not fetched yet."""
 
     def open(self, path: str, revision: str | None = None) -> OpenCheckpoint:
         """Open a checkpoint to read it; a hub checkpoint's weights are fetched where they are not here yet."""
-        if self.looked.lacking(path):
-            self.looked.fetch(folders=[path])
+        if self.hub.unfetched(path):
+            self.hub.fetch(folders=[path])
         return open_checkpoint(path, revision=revision, online=self.online, allow_pickle=self.allow_pickle)
 
     def headers(self, path: str, revision: str | None = None) -> OpenCheckpoint:
         """Open a checkpoint's headers; no weight is fetched (a ``RemoteCheckpoint`` where the hub has them)."""
-        if lacking := self.looked.lacking(path):
-            return lacking
+        if remote := self.hub.unfetched(path):
+            return remote
         options: dict[str, Any] = {"online": self.online, "allow_pickle": self.allow_pickle}
         if not hub_id(path):
             return open_checkpoint(path, revision=revision, **options)
-        return self.looked.look((path, revision), lambda: open_headers(path, revision=revision, **options))
+        return self.hub.get((path, revision), lambda: open_headers(path, revision=revision, **options))
 
     def look_ahead(self, named: Iterable[tuple[str, str | None]]) -> None:
         """Ask the hub for several checkpoints (id, revision) side by side, each of which is then known at once."""
-        self.looked.look_ahead(
+        self.hub.prefetch(
             [one for one in named if hub_id(one[0]) and not KEY.fullmatch(one[0])], lambda one: self.headers(*one)
         )
 
     def fetch(self, progress: Progress = SILENT, folders: Sequence[str] | None = None) -> None:
         """Download the weights of snapshot folders, by default of all that were asked for and lack them."""
-        self.looked.fetch(progress, folders)
+        self.hub.fetch(progress, folders)
 
     def source(self, checkpoint: OpenCheckpoint) -> Source:
         """What a study refers to: the folder and the fingerprint of its weights."""
@@ -101,7 +99,7 @@ class Access:
 
 
 @lru_cache(maxsize=1024)
-def tokenizer_fingerprint(folder: str, files: tuple[str, ...] = TOKENIZER_FILES) -> str:
+def tokenizer_fingerprint(folder: str, files: tuple[str, ...] = READER_FILES) -> str:
     """SHA-256 over the tokenizer's files, the same for a copy that lies beside other weights; empty for no files."""
     digest = hashlib.sha256()
     if not any((Path(folder) / name).is_file() for name in files):

@@ -8,8 +8,9 @@ from functools import cached_property
 from typing import Any
 
 from conf.schema import Suite
+from pipelines.checkpoints.fingerprint import VOCABULARY_FILES
 from pipelines.merge.recipe import Recipe
-from pipelines.sources import VOCABULARY_FILES, Source, tokenizer_fingerprint
+from pipelines.sources import Source, tokenizer_fingerprint
 from pipelines.store.store import content_key, model_title
 
 RESULT_VERSION = 1

@@ -9,17 +9,16 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Union
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Union
 
+import torch
+from torch import Tensor
+
+from mergeopt_core.merging.randomness import one_thread
 from pipelines.checkpoints.checkpoint import OpenCheckpoint
 from pipelines.checkpoints.headers import EMBEDDING, HEAD, Mismatch, TensorInfo, first
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from torch import Tensor
-
 
 PREFIX = "base_model.model."
 PART = re.compile(
@@ -52,12 +51,15 @@ class _Update:
     rank: int = 0
     embedding: bool = False
 
-
-@dataclass
-class _Plan:
-    updates: dict[str, _Update] = field(default_factory=dict)  # by the base's tensor name
-    replaced: dict[str, str] = field(default_factory=dict)  # base's tensor name → adapter's
-    problems: list[Mismatch] = field(default_factory=list)
+    def add(self, part: str, key: str, info: TensorInfo) -> None:
+        """Note one part: its kind and its name in the file."""
+        if part.startswith("lora_magnitude"):
+            self.magnitude = key
+        elif part.endswith(("A", "A.weight")):
+            self.a, self.rank = key, info.shape[0] if info.shape else 0
+        else:
+            self.b = key
+        self.embedding = self.embedding or part.startswith("lora_embedding")
 
 
 class AdaptedCheckpoint:
@@ -70,20 +72,22 @@ class AdaptedCheckpoint:
         self.path, self.name = adapter.path, adapter.name
         self.config = base.config
         self.settings: Mapping[str, Any] = adapter.adapter or {}
-        self._plan = _make_plan(self.settings, adapter, base)
-        self._head = first(HEAD, [*base.header, *self._plan.replaced]) or "lm_head.weight"
+        self._updates: dict[str, _Update] = {}  # by the base's tensor name
+        self._replaced: dict[str, str] = {}  # base's tensor name → adapter's
+        self.problems: list[Mismatch] = []
+        """What in the adapter cannot be applied to this base."""
+        self._check_settings()
+        self._sort_tensors()
+        for target, update in self._updates.items():
+            self._scale(target, update)
+        self._head = first(HEAD, [*base.header, *self._replaced]) or "lm_head.weight"
         self._embedding = first(EMBEDDING, base.header)
         self.header = self._header()
 
     @property
-    def problems(self) -> list[Mismatch]:
-        """What in the adapter cannot be applied to this base."""
-        return self._plan.problems
-
-    @property
     def ranks(self) -> dict[str, int]:
         """Rank bound of the update, by tensor."""
-        return {name: update.rank for name, update in self._plan.updates.items()}
+        return {name: update.rank for name, update in self._updates.items()}
 
     @property
     def folder(self) -> Path:
@@ -93,7 +97,7 @@ class AdaptedCheckpoint:
     @property
     def tied(self) -> bool:
         """A tied base stays tied unless the adapter changes embedding or head (and does not tie them itself)."""
-        touched = {*self._plan.updates, *self._plan.replaced} & {self._head, self._embedding}
+        touched = {*self._updates, *self._replaced} & {self._head, self._embedding}
         return self.base.tied and (not touched or bool(self.settings.get("ensure_weight_tying")))
 
     @property
@@ -108,17 +112,17 @@ class AdaptedCheckpoint:
     def tensor(self, name: str) -> Tensor:
         """The weight with its update: float32 ``[*shape]`` where there is one, else the base's as stored."""
         weight = self._weight(name)
-        update = self._plan.updates.get(name)
-        return weight if update is None else _apply(weight, update, self.settings, self.lora)
+        update = self._updates.get(name)
+        return weight if update is None else self._apply(weight, update)
 
     def release(self, name: str) -> None:
         """Give mapped pages back."""
         self.base.release(name)
-        self.lora.release(self._plan.replaced.get(name, name))
+        self.lora.release(self._replaced.get(name, name))
 
     def _weight(self, name: str) -> Tensor:
-        if name in self._plan.replaced:
-            return self.lora.tensor(self._plan.replaced[name])
+        if name in self._replaced:
+            return self.lora.tensor(self._replaced[name])
         if name not in self.base.header and name == self._head and self._embedding:
             return self.base.tensor(self._embedding)
         return self.base.tensor(name)
@@ -127,104 +131,73 @@ class AdaptedCheckpoint:
         header = dict(self.base.header)
         if self.base.tied and not self.tied and self._embedding:
             header[self._head] = header[self._embedding]
-        header |= {name: self.lora.header[own] for name, own in self._plan.replaced.items()}
-        return header | {n: TensorInfo("float32", header[n].shape) for n in self._plan.updates if n in header}
+        header |= {name: self.lora.header[own] for name, own in self._replaced.items()}
+        return header | {n: TensorInfo("float32", header[n].shape) for n in self._updates if n in header}
+
+    def _complain(self, tensor: str, what: str, do: str) -> None:
+        self.problems.append(Mismatch(tensor, self.name, what, do))
+
+    def _check_settings(self) -> None:
+        kind, start = self.settings.get("peft_type", "LORA"), self.settings.get("init_lora_weights")
+        if kind != "LORA":
+            self._complain("", f"is a {kind} adapter", "merge it with peft first")
+        if isinstance(start, str) and start.lower().startswith(CHANGES_THE_BASE):
+            what = f"was started from the base's weights (init_lora_weights={start})"
+            self._complain("", what, "convert it to plain LoRA with peft")
+        for key in [key for key, value in self.settings.items() if value and key not in SETTINGS.split()]:
+            self._complain("", f"uses {key}, which is not merged here", "merge it with peft first")
+
+    def _sort_tensors(self) -> None:
+        """Sort the adapter's tensors by what they do to which of the base's tensors."""
+        for key, info in self.lora.header.items():
+            name = key.removeprefix(PREFIX)
+            if match := PART.match(name):
+                self._updates.setdefault(match["module"] + ".weight", _Update()).add(match["part"], key, info)
+            elif UNKNOWN.search(name):
+                self._complain(name, "is a kind of adapter that is not merged here", "merge it with peft first")
+            else:
+                self._replaced[KEPT.sub(".", name)] = key
+        known = {*self.base.header, first(HEAD, self.base.header) or "lm_head.weight"}
+        for target in [*self._updates, *self._replaced]:
+            if target not in known:
+                self._complain(target, "is adapted but not in the base", "give the base it was trained on")
+
+    def _scale(self, target: str, update: _Update) -> None:
+        """Set the scale of one update, and check that its shapes fit the base's weight."""
+        if not update.a or not update.b or update.rank == 0:
+            return self._complain(target, "has one of lora_A and lora_B only", "save the adapter again")
+        module, alphas = target.removesuffix(".weight"), self.settings.get("alpha_pattern") or {}
+        match = next((k for k in alphas if re.match(rf"(.*\.)?({k})$", module)), None)
+        alpha = alphas[match] if match is not None else self.settings.get("lora_alpha", 8)
+        update.scale = alpha / (math.sqrt(update.rank) if self.settings.get("use_rslora") else update.rank)
+        a, b = self.lora.header[update.a].shape, self.lora.header[update.b].shape
+        replaced = self._replaced.get(target)
+        stored = self.lora.header[replaced] if replaced else self.base.header.get(target)
+        made = (b[0], a[1]) if len(a) == len(b) == 2 else ()
+        if self._transposed(update):
+            made = made[::-1]
+        if stored and (made != stored.shape or a[0] != b[1]):
+            what = f"is {list(stored.shape)} in the base, the adapter's is {list(b)} × {list(a)}"
+            self._complain(target, what, "give the base it was trained on")
+
+    def _transposed(self, update: _Update) -> bool:
+        """Whether the weight is stored as ``[in, out]``: fan-in-fan-out layers and embeddings."""
+        return update.embedding or bool(self.settings.get("fan_in_fan_out"))
+
+    def _apply(self, weight: Tensor, update: _Update) -> Tensor:
+        """W + s·B·A in float32, DoRA-scaled, in the layout of the weight."""
+        a, b = (self.lora.tensor(name).to(torch.float32) for name in (update.a, update.b))  # [r, in], [out, r]
+        turned = self._transposed(update)
+        with torch.no_grad(), one_thread():  # a matrix product's bits may depend on the number of threads
+            product = torch.mul(b @ a, update.scale)  # [out, in]
+            result = product.T.contiguous() if turned else product
+            result.add_(weight)
+            if update.magnitude:
+                rows = result.T if turned else result  # [out, in]
+                magnitude = self.lora.tensor(update.magnitude).to(torch.float32).flatten()  # [out]
+                factor = magnitude / torch.linalg.vector_norm(rows, dim=1)
+                result = result * (factor[None, :] if turned else factor[:, None])
+        return result
 
 
 Model = Union[OpenCheckpoint, AdaptedCheckpoint]
-
-
-def _make_plan(settings: Mapping[str, Any], adapter: OpenCheckpoint, base: OpenCheckpoint) -> _Plan:
-    """Sort the adapter's tensors by what they do to which of the base's tensors."""
-    plan = _Plan()
-    _check_settings(settings, adapter, plan)
-    known = {*base.header, first(HEAD, base.header) or "lm_head.weight"}
-    for key, info in adapter.header.items():
-        name = key.removeprefix(PREFIX)
-        if match := PART.match(name):
-            target = match["module"] + ".weight"
-            update = plan.updates.setdefault(target, _Update())
-            _add_part(update, match["part"], key, info)
-        elif UNKNOWN.search(name):
-            _complain(plan, adapter, name, "is a kind of adapter that is not merged here", "merge it with peft first")
-        else:
-            plan.replaced[KEPT.sub(".", name)] = key
-    for target in [*plan.updates, *plan.replaced]:
-        if target not in known:
-            _complain(plan, adapter, target, "is adapted but not in the base", "give the base it was trained on")
-    for target, update in plan.updates.items():
-        _finish(plan, target, update, settings, adapter, base)
-    return plan
-
-
-def _check_settings(settings: Mapping[str, Any], adapter: OpenCheckpoint, plan: _Plan) -> None:
-    kind, start = settings.get("peft_type", "LORA"), settings.get("init_lora_weights")
-    if kind != "LORA":
-        _complain(plan, adapter, "", f"is a {kind} adapter", "merge it with peft first")
-    if isinstance(start, str) and start.lower().startswith(CHANGES_THE_BASE):
-        what = f"was started from the base's weights (init_lora_weights={start})"
-        _complain(plan, adapter, "", what, "convert it to plain LoRA with peft")
-    for key in [key for key, value in settings.items() if value and key not in SETTINGS.split()]:
-        _complain(plan, adapter, "", f"uses {key}, which is not merged here", "merge it with peft first")
-
-
-def _add_part(update: _Update, part: str, key: str, info: TensorInfo) -> None:
-    if part.startswith("lora_magnitude"):
-        update.magnitude = key
-    elif part.endswith(("A", "A.weight")):
-        update.a, update.rank = key, info.shape[0] if info.shape else 0
-    else:
-        update.b = key
-    update.embedding = update.embedding or part.startswith("lora_embedding")
-
-
-def _finish(
-    plan: _Plan,
-    target: str,
-    update: _Update,
-    settings: Mapping[str, Any],
-    adapter: OpenCheckpoint,
-    base: OpenCheckpoint,
-) -> None:
-    """Scale of one update, and whether its shapes fit the base's weight."""
-    if not update.a or not update.b or update.rank == 0:
-        _complain(plan, adapter, target, "has one of lora_A and lora_B only", "save the adapter again")
-        return
-    module = target.removesuffix(".weight")
-    alphas = settings.get("alpha_pattern") or {}
-    match = next((k for k in alphas if re.match(rf"(.*\.)?({k})$", module)), None)
-    alpha = alphas[match] if match is not None else settings.get("lora_alpha", 8)
-    update.scale = alpha / (math.sqrt(update.rank) if settings.get("use_rslora") else update.rank)
-    a, b = adapter.header[update.a].shape, adapter.header[update.b].shape
-    stored = adapter.header[plan.replaced[target]] if target in plan.replaced else base.header.get(target)
-    shape = stored.shape if stored else ()
-    made = (b[0], a[1]) if len(a) == len(b) == 2 else ()
-    if update.embedding or settings.get("fan_in_fan_out"):
-        made = made[::-1]
-    if stored and (made != shape or a[0] != b[1]):
-        what = f"is {list(shape)} in the base, the adapter's is {list(b)} × {list(a)}"
-        _complain(plan, adapter, target, what, "give the base it was trained on")
-
-
-def _complain(plan: _Plan, adapter: OpenCheckpoint, tensor: str, what: str, do: str) -> None:
-    plan.problems.append(Mismatch(tensor, adapter.name, what, do))
-
-
-def _apply(weight: Tensor, update: _Update, settings: Mapping[str, Any], lora: OpenCheckpoint) -> Tensor:
-    """W + s·B·A in float32 ``[out, in]`` (stored transposed for fan-in-fan-out layers and embeddings), DoRA-scaled."""
-    import torch
-
-    from mergeopt_core.merging.randomness import one_thread
-
-    a, b = (lora.tensor(name).to(torch.float32) for name in (update.a, update.b))  # [r, in], [out, r]
-    turned = update.embedding or bool(settings.get("fan_in_fan_out"))
-    with torch.no_grad(), one_thread():  # a matrix product's bits may depend on the number of threads
-        product = torch.mul(b @ a, update.scale)  # [out, in]
-        result = product.T.contiguous() if turned else product
-        result.add_(weight)
-        if update.magnitude:
-            rows = result.T if turned else result  # [out, in]
-            magnitude = lora.tensor(update.magnitude).to(torch.float32).flatten()  # [out]
-            factor = magnitude / torch.linalg.vector_norm(rows, dim=1)
-            result = result * (factor[None, :] if turned else factor[:, None])
-    return result

@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 import mmap
+import pickle
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from conf.errors import UserError
 from pipelines.checkpoints.fingerprint import fingerprint
 from pipelines.checkpoints.folder import ADAPTER, locate, read_json, weight_files
 from pipelines.checkpoints.headers import HEAD, Place, TensorInfo, first, read_safetensors_header
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
 
 class OpenCheckpoint:
     """A model folder (or a LoRA adapter's): ``header`` without reading weights, ``tensor(name)`` as a mapped view."""
 
     def __init__(self, path: str, folder: Path, files: list[Path]):
-        self.path = path
-        """What the person wrote: a folder or a hub id."""
-        self.folder = folder
-        """Folder on this machine."""
-        self.files = files
-        """Weight files."""
+        self.path, self.folder, self.files = path, folder, files
+        """What the person wrote (a folder or a hub id), the folder on this machine, its weight files."""
         self.config: dict[str, Any] = read_json(folder / "config.json")
         """Fields of config.json."""
         self.adapter: dict[str, Any] | None = read_json(folder / ADAPTER) or None
@@ -37,10 +32,7 @@ class OpenCheckpoint:
 
     @cached_property
     def _entries(self) -> dict[str, tuple[TensorInfo, Place]]:
-        entries: dict[str, tuple[TensorInfo, Place]] = {}
-        for file in self.files:
-            entries.update(read_safetensors_header(file))
-        return entries
+        return {name: entry for file in self.files for name, entry in read_safetensors_header(file).items()}
 
     @cached_property
     def header(self) -> dict[str, TensorInfo]:
@@ -95,18 +87,13 @@ class PickledCheckpoint(OpenCheckpoint):
 
     @cached_property
     def _tensors(self) -> dict[str, Tensor]:
-        import pickle
-
-        import torch
-
         tensors: dict[str, Tensor] = {}
         for file in self.files:
             try:
                 state = torch.load(file, map_location="cpu", weights_only=True, mmap=_zipped(file))
             except pickle.UnpicklingError as error:
-                raise UserError(
-                    f"{file.name} holds more than weights and is not loaded", where=str(self.folder), do="convert it"
-                ) from error
+                what = f"{file.name} holds more than weights and is not loaded"
+                raise UserError(what, where=str(self.folder), do="convert it") from error
             tensors.update(state.get("state_dict", state))
         return tensors
 
@@ -157,15 +144,14 @@ class MappedFile:
         with file.open("rb") as stream:
             self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
 
-    def tensor(self, info: TensorInfo, place: Place) -> torch.Tensor:
+    def tensor(self, info: TensorInfo, place: Place) -> Tensor:
         """View of the file's bytes as a tensor (a copy only where the file is not aligned for the dtype)."""
         dtype = getattr(torch, info.dtype)
         if info.count == 0:
             return torch.empty(info.shape, dtype=dtype)
         if place.start % dtype.itemsize:
             return torch.frombuffer(bytearray(self._map[place.start : place.stop]), dtype=dtype).view(info.shape)
-        flat = torch.frombuffer(self._map, dtype=dtype, count=info.count, offset=place.start)
-        return flat.view(info.shape)
+        return torch.frombuffer(self._map, dtype=dtype, count=info.count, offset=place.start).view(info.shape)
 
     def release(self, place: Place) -> None:
         """Give the pages of a tensor back, so that resident memory does not grow with what has been read.

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,21 +16,16 @@ import torch
 from torch import Tensor
 
 CONFIGS = ("config.json", "generation_config.json", "adapter_config.json")
-TOKENIZER = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "tokenizer.model",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "chat_template.jinja",
-    "chat_template.json",
-)
-"""Files a tokenizer is made of; also what is copied beside merged weights."""
+VOCABULARY_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "spiece.model")
+"""Files that say which id a token has; store keys depend on their order."""
+READER_FILES = (*VOCABULARY_FILES, "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+"""Files that decide how a prompt is read; store keys depend on their order."""
+TOKENIZER_FILES = (
+    *READER_FILES, "added_tokens.json", "vocab.txt", "sentencepiece.bpe.model", "chat_template.json",
+)  # fmt: skip
+"""Files that a checkpoint's fingerprint takes in."""
+COPIED = ("tokenizer*", "vocab*", "*.model", "chat_template*", "*.tiktoken", "additional_chat_templates/*.jinja")
+"""Further files that go with a tokenizer wherever it is copied."""
 SAYS_NOTHING = ("_name_or_path", "transformers_version", "_from_model_config", "base_model_name_or_path")
 """Fields of configs that say where a file came from, not what the model is."""
 BLOB = re.compile(r"^[0-9a-f]{64}$")
@@ -48,15 +44,21 @@ def fingerprint(
     """
     known = known or {}
     configs = [folder / name for name in CONFIGS if (folder / name).is_file()]
-    others = [folder / name for name in TOKENIZER if (folder / name).is_file()]
-    whole = hashlib.sha256()
+    others = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
     files = [*weights, *others]
     with ThreadPoolExecutor(max_workers=min(4, len(files) or 1)) as pool:
         hashes = list(pool.map(lambda file: known.get(file.name) or _file_hash(file, cache), files))
     lines = [f"{file.name} {digest}" for file, digest in zip(files, hashes)]
     lines += [f"{file.name} {_config_hash(file)}" for file in configs]
-    whole.update("\n".join(sorted(lines)).encode())
-    return whole.hexdigest()
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+
+
+def copy_tokenizer(source: Path, target: Path) -> None:
+    """Copy the files of a checkpoint's tokenizer as they are."""
+    for file in {file for pattern in (*TOKENIZER_FILES, *COPIED) for file in source.glob(pattern) if file.is_file()}:
+        place = target / file.relative_to(source)
+        place.parent.mkdir(exist_ok=True)
+        shutil.copyfile(file, place)
 
 
 def _config_hash(file: Path) -> str:

@@ -19,7 +19,7 @@ HUB_ID = re.compile(r"^[\w\-.]+(/[\w\-.]+)?$")
 
 
 def locate(path: str, *, revision: str | None = None, online: bool = True, allow_pickle: bool = False) -> Path:
-    """Folder of the checkpoint that ``path`` names, fetched from the hub where it is a hub id.
+    """Folder of the checkpoint that ``path`` names, fetched from the hub (or its cache) where it is a hub id.
 
     Raises ``UserError`` for a missing folder, a file, an unknown hub id, and a hub that cannot be reached.
     """
@@ -28,14 +28,14 @@ def locate(path: str, *, revision: str | None = None, online: bool = True, allow
         return folder.resolve()
     if folder.exists():
         raise UserError(f"{path} is a file", do="give the folder that holds the model")
-    if path.startswith((".", "/", "~")) or not HUB_ID.match(path):
+    if not hub_id(path):
         raise UserError(f"no such folder: {path}", do="give a folder with a model, or a hub id such as org/name")
-    return _fetch(path, revision, online, allow_pickle)
+    return snapshot(path, revision, FILES + (["*.bin"] if allow_pickle else []), offline=not hub_is_asked(online))
 
 
 def hub_id(path: str) -> bool:
     """Whether a path that a person wrote is read as a hub id: there is no such folder, and it has the form of one."""
-    return not (path.startswith((".", "/", "~")) or not HUB_ID.match(path) or Path(path).exists())
+    return not path.startswith((".", "/", "~")) and bool(HUB_ID.match(path)) and not Path(path).exists()
 
 
 def hub_is_asked(online: bool) -> bool:
@@ -45,15 +45,13 @@ def hub_is_asked(online: bool) -> bool:
     return online and not constants.HF_HUB_OFFLINE
 
 
-def _fetch(name: str, revision: str | None, online: bool, allow_pickle: bool) -> Path:
-    """Snapshot of a hub model: from the local hub cache when not online."""
+def snapshot(name: str, revision: str | None, patterns: list[str], offline: bool = False, bar: Any = None) -> Path:
+    """Snapshot folder of a hub model with the files that match; ``bar`` is the tqdm class that the client moves."""
     from huggingface_hub import snapshot_download
 
-    offline = not hub_is_asked(online)
-    patterns = FILES + (["*.bin"] if allow_pickle else [])
-    options: dict[str, Any] = {"revision": revision, "allow_patterns": patterns, "ignore_patterns": LEAVE}
+    asked: dict[str, Any] = {"allow_patterns": patterns, "ignore_patterns": LEAVE, "local_files_only": offline}
     try:
-        return Path(snapshot_download(name, local_files_only=offline, **options))
+        return Path(snapshot_download(name, revision=revision, tqdm_class=bar, **asked))
     except Exception as error:  # the hub client's many errors become one line each
         raise explain(name, revision, offline, error) from error
 
@@ -63,20 +61,17 @@ def explain(name: str, revision: str | None, offline: bool, error: Exception) ->
     from huggingface_hub import errors
 
     if isinstance(error, errors.GatedRepoError):
-        return UserError(f"{name} is gated on the hub", do="accept its terms there, then run: hf auth login")
-    if isinstance(error, errors.RevisionNotFoundError):
-        return UserError(
-            f"{name} has no revision {revision!r} on the hub", do="give a branch, tag or commit that exists"
-        )
-    if isinstance(error, (errors.RepositoryNotFoundError, errors.HFValidationError)):
-        return UserError(f"{name} is neither a folder here nor a model on the hub", do="check the spelling")
-    if offline:
-        return UserError(
-            f"{name} is neither a folder here nor in the local hub cache", do="set online=true, or give a folder"
-        )
-    return UserError(
-        f"cannot fetch {name} from the hub ({type(error).__name__})", do="check the network, or give a folder"
-    )
+        what, do = f"{name} is gated on the hub", "accept its terms there, then run: hf auth login"
+    elif isinstance(error, errors.RevisionNotFoundError):
+        what, do = f"{name} has no revision {revision!r} on the hub", "give a branch, tag or commit that exists"
+    elif isinstance(error, (errors.RepositoryNotFoundError, errors.HFValidationError)):
+        what, do = f"{name} is neither a folder here nor a model on the hub", "check the spelling"
+    elif offline:
+        what, do = f"{name} is neither a folder here nor in the local hub cache", "set online=true, or give a folder"
+    else:
+        what = f"cannot fetch {name} from the hub ({type(error).__name__})"
+        do = "check the network, or give a folder"
+    return UserError(what, do=do)
 
 
 ADAPTER = "adapter_config.json"
@@ -89,28 +84,20 @@ def weight_files(folder: Path, allow_pickle: bool = False, there: Collection[str
     index has to be in the folder. Raises ``UserError`` where the folder is no model, a shard is missing, or only
     pickled weights are there.
     """
-    names = _files_below(folder) if there is None else there
+    names = [entry.name for entry in folder.iterdir() if entry.is_file()] if there is None else there
     stem = "adapter_model" if ADAPTER in names else "model"
-    found = _of_kind(folder, stem, "safetensors", names)
-    if found:
+    if found := _of_kind(folder, stem, "safetensors", names):
         return found
-    pickled = _of_kind(folder, "adapter_model" if stem == "adapter_model" else "pytorch_model", "bin", names)
-    if pickled and allow_pickle:
-        return pickled
-    if pickled:
-        raise UserError(
-            "weights are pickled (.bin), which can run code when loaded by other tools",
-            where=str(folder),
-            do="convert them to safetensors, or allow pickled weights explicitly",
-        )
-    shown = ", ".join(sorted(names)[:6]) or "nothing"
-    raise UserError(
-        f"the folder holds no model weights (it holds {shown})", where=str(folder), do="give a model folder"
-    )
-
-
-def _files_below(folder: Path) -> list[str]:
-    return [entry.name for entry in folder.iterdir() if entry.is_file()]
+    pickled = _of_kind(folder, "pytorch_model" if stem == "model" else stem, "bin", names)
+    if pickled and not allow_pickle:
+        what = "weights are pickled (.bin), which can run code when loaded by other tools"
+        do = "convert them to safetensors, or allow pickled weights explicitly"
+        raise UserError(what, where=str(folder), do=do)
+    if not pickled:
+        shown = ", ".join(sorted(names)[:6]) or "nothing"
+        what = f"the folder holds no model weights (it holds {shown})"
+        raise UserError(what, where=str(folder), do="give a model folder")
+    return pickled
 
 
 def _of_kind(folder: Path, stem: str, ending: str, names: Collection[str]) -> list[Path]:
@@ -134,11 +121,8 @@ def _of_kind(folder: Path, stem: str, ending: str, names: Collection[str]) -> li
 def _all_there(folder: Path, listed: list[str], names: Collection[str]) -> list[Path]:
     missing = [name for name in listed if name not in names and not (folder / name).is_file()]
     if missing:
-        raise UserError(
-            f"the checkpoint is incomplete: {', '.join(missing[:3])}{' …' if len(missing) > 3 else ''} missing",
-            where=str(folder),
-            do="fetch it again",
-        )
+        shown = f"{', '.join(missing[:3])}{' …' if len(missing) > 3 else ''}"
+        raise UserError(f"the checkpoint is incomplete: {shown} missing", where=str(folder), do="fetch it again")
     return [folder / name for name in listed]
 
 

@@ -13,23 +13,10 @@ from pathlib import Path
 from conf.errors import UserError
 
 DTYPES = {
-    "F64": "float64",
-    "F32": "float32",
-    "F16": "float16",
-    "BF16": "bfloat16",
-    "I64": "int64",
-    "I32": "int32",
-    "I16": "int16",
-    "I8": "int8",
-    "U8": "uint8",
-    "U16": "uint16",
-    "U32": "uint32",
-    "U64": "uint64",
-    "BOOL": "bool",
-    "F8_E4M3": "float8_e4m3fn",
-    "F8_E5M2": "float8_e5m2",
-    "C64": "complex64",
-}
+    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2", "C64": "complex64", "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8",
+    "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8", "BOOL": "bool",
+}  # fmt: skip
 """safetensors' dtype codes and torch's names for them."""
 
 CODES = {name: code for code, name in DTYPES.items()}
@@ -88,7 +75,7 @@ class Place:
 
 
 def itemsize(dtype: str) -> int:
-    """Bytes an element."""
+    """Bytes per element."""
     return BYTES.get(CODES[dtype], 1)
 
 
@@ -107,9 +94,8 @@ def read_safetensors_header(file: Path) -> dict[str, tuple[TensorInfo, Place]]:
         if not isinstance(header, dict):
             raise ValueError("the header is no table")
     except (struct.error, ValueError) as error:
-        raise UserError(
-            f"{file.name} is cut short or no safetensors file: {error}", where=str(file.parent), do="fetch it again"
-        ) from error
+        what = f"{file.name} is cut short or no safetensors file: {error}"
+        raise UserError(what, where=str(file.parent), do="fetch it again") from error
     header.pop("__metadata__", None)
     return {name: _entry(file, name, entry, 8 + length, size) for name, entry in header.items()}
 
@@ -118,9 +104,8 @@ def _entry(file: Path, name: str, entry: dict, data: int, size: int) -> tuple[Te
     """Check one header entry against the file's size."""
     code, shape, (start, stop) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
     if code not in DTYPES:
-        raise UserError(
-            f"{name} has dtype {code}, which cannot be merged", where=str(file), do="use a 16 or 32-bit copy"
-        )
+        what = f"{name} has dtype {code}, which cannot be merged"
+        raise UserError(what, where=str(file), do="use a 16 or 32-bit copy")
     info = TensorInfo(DTYPES[code], shape)
     if stop - start != info.size or data + stop > size:
         raise UserError(f"{file.name} is cut short at {name}", where=str(file.parent), do="fetch it again")
@@ -134,7 +119,7 @@ EMBEDDING = re.compile(
 )
 """Input embedding."""
 VOCABULARY = re.compile(rf"{EMBEDDING.pattern}|{HEAD.pattern}|(^|\.)(lm_head|embed_out|output_projection)\.bias$")
-"""Tensors with one row a token."""
+"""Tensors with one row per token."""
 BUFFERS = re.compile(r"rotary_emb\.inv_freq$|attn\.(bias|masked_bias)$|attention\.(bias|masked_bias)$|position_ids$")
 """Constants that some versions of transformers saved and others recompute: never merged into, never missed."""
 

@@ -8,18 +8,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from torch import Tensor
 
 from conf.errors import UserError
 from pipelines.checkpoints.checkpoint import OpenCheckpoint, open_checkpoint
 from pipelines.checkpoints.fingerprint import fingerprint
-from pipelines.checkpoints.folder import FILES, LEAVE, explain, hub_id, hub_is_asked, weight_files
+from pipelines.checkpoints.folder import FILES, LEAVE, explain, hub_id, hub_is_asked, snapshot, weight_files
 from pipelines.checkpoints.headers import DTYPES, TensorInfo
 from pipelines.progress import SILENT, Progress, Step
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
 
 WEIGHTS = "*.safetensors"
 SMALL = [pattern for pattern in FILES if pattern != WEIGHTS]
@@ -31,12 +29,8 @@ class RemoteCheckpoint(OpenCheckpoint):
 
     def __init__(self, name: str, folder: Path, files: list[Path], sizes: Mapping[str, int], hashes: Mapping[str, str]):
         super().__init__(name, folder, files)
-        self.revision = folder.name
-        """Commit that the snapshot is of."""
-        self.sizes = sizes
-        """Bytes of every file that is still to be fetched, by name."""
-        self.hashes = hashes
-        """Hex sha256 of the weight files, by name."""
+        self.revision, self.sizes, self.hashes = folder.name, sizes, hashes
+        """Commit of the snapshot, bytes of every file still to be fetched, hex sha256 of the weight files."""
 
     @property
     def to_fetch(self) -> int:
@@ -61,15 +55,9 @@ class RemoteCheckpoint(OpenCheckpoint):
             self._fingerprint = fingerprint(self.folder, self.files, cache_dir, self.hashes)
         return self._fingerprint
 
-    def fetch(self, tqdm_class: Any = None) -> OpenCheckpoint:
-        """Download the weights and open the checkpoint; ``tqdm_class`` is the bar that the hub client moves."""
-        from huggingface_hub import snapshot_download
-
-        asked: dict[str, Any] = {"revision": self.revision, "allow_patterns": FILES, "ignore_patterns": LEAVE}
-        try:
-            folder = Path(snapshot_download(self.path, tqdm_class=tqdm_class, **asked))
-        except Exception as error:  # the hub client's many errors become one line each
-            raise explain(self.path, self.revision, False, error) from error
+    def fetch(self, bar: Any = None) -> OpenCheckpoint:
+        """Download the weights and open the checkpoint; ``bar`` is the tqdm class that the hub client moves."""
+        folder = snapshot(self.path, self.revision, FILES, bar=bar)
         return OpenCheckpoint(self.path, folder, weight_files(folder))
 
     def _head(self, file: str) -> dict[str, TensorInfo]:
@@ -97,27 +85,12 @@ def open_headers(
     """
     if not hub_id(path) or not hub_is_asked(online):
         return open_checkpoint(path, revision=revision, online=online, allow_pickle=allow_pickle)
-    folder = _small_files(path, revision)
+    folder = snapshot(path, revision, SMALL, bar=_bar())
     try:
         files = weight_files(folder)
     except UserError:
         return _from_afar(path, folder, allow_pickle)
     return _checked(OpenCheckpoint(path, folder, files))
-
-
-def _small_files(name: str, revision: str | None) -> Path:
-    """The snapshot folder with everything but weights."""
-    from huggingface_hub import snapshot_download
-
-    silent = silent_bar()
-    try:
-        return Path(
-            snapshot_download(
-                name, revision=revision, allow_patterns=SMALL, ignore_patterns=LEAVE, tqdm_class=silent
-            )
-        )  # fmt: skip
-    except Exception as error:
-        raise explain(name, revision, False, error) from error
 
 
 def _from_afar(name: str, folder: Path, allow_pickle: bool) -> OpenCheckpoint:
@@ -138,8 +111,8 @@ def _from_afar(name: str, folder: Path, allow_pickle: bool) -> OpenCheckpoint:
         return open_checkpoint(name, revision=folder.name, allow_pickle=allow_pickle)
     wanted = filter_repo_objects((s.rfilename for s in siblings), allow_patterns=FILES, ignore_patterns=LEAVE)
     sizes = {s.rfilename: s.size or 0 for s in siblings}
-    lacking = {file: sizes[file] for file in wanted if not (folder / file).is_file()}
-    return _checked(RemoteCheckpoint(name, folder, files, lacking, {file.name: hashes[file.name] for file in files}))
+    unfetched = {file: sizes[file] for file in wanted if not (folder / file).is_file()}
+    return _checked(RemoteCheckpoint(name, folder, files, unfetched, {file.name: hashes[file.name] for file in files}))
 
 
 def _checked(checkpoint: OpenCheckpoint) -> OpenCheckpoint:
@@ -148,115 +121,106 @@ def _checked(checkpoint: OpenCheckpoint) -> OpenCheckpoint:
     return checkpoint
 
 
-def silent_bar() -> Any:
-    """A bar that the hub client may move and nobody sees."""
-    from tqdm import tqdm
-
-    class Silent(tqdm):  # type: ignore[type-arg]
-        def __init__(self, *args: Any, **options: Any):
-            super().__init__(*args, **{**options, "disable": True})
-
-    return Silent
-
-
 AT_ONCE = 8
-"""Checkpoints whose headers are asked for side by side."""
+"""Checkpoints whose headers are read side by side."""
 
 Named = tuple[str, "str | None"]
 """Hub id and revision."""
 
 
-class Looked:
-    """Hub checkpoints by id and revision, asked for once a command; a copy for another process starts empty."""
+class HubLookup:
+    """Hub checkpoints by id and revision, looked up once per command; a copy for another process starts empty."""
 
     def __init__(self) -> None:
-        self._known: dict[Named, OpenCheckpoint | UserError] = {}
-        self._lacking: dict[str, RemoteCheckpoint] = {}
+        self._found: dict[Named, OpenCheckpoint | UserError] = {}
+        self._unfetched: dict[str, RemoteCheckpoint] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (Looked, ())
+        return (HubLookup, ())
 
-    def look(self, named: Named, ask: Callable[[], OpenCheckpoint]) -> OpenCheckpoint:
-        """The checkpoint, asked for the first time it is named. Raises the ``UserError`` that the hub gave then."""
-        if named not in self._known:
+    def get(self, named: Named, open: Callable[[], OpenCheckpoint]) -> OpenCheckpoint:
+        """The checkpoint, opened the first time it is named. Raises the ``UserError`` that opening it raised then."""
+        if named not in self._found:
             try:
-                found = ask()
+                found = open()
                 if isinstance(found, RemoteCheckpoint):
-                    _ = found.header  # what is wrong with it is wrong from now on
-                    self._lacking[str(found.folder)] = found
-                self._known[named] = found
+                    _ = found.header  # read here, so that an error in it is kept too
+                    self._unfetched[str(found.folder)] = found
+                self._found[named] = found
             except UserError as error:
-                self._known[named] = error
-        known = self._known[named]
+                self._found[named] = error
+        known = self._found[named]
         if isinstance(known, UserError):
             raise known
         return known
 
-    def look_ahead(self, named: Iterable[Named], look: Callable[[Named], OpenCheckpoint]) -> None:
-        """Ask for several checkpoints side by side; what is wrong with one is told when it is asked for alone."""
-        new = [name for name in dict.fromkeys(named) if name not in self._known]
+    def prefetch(self, named: Iterable[Named], open: Callable[[Named], OpenCheckpoint]) -> None:
+        """Look several checkpoints up side by side; the error of one is raised by ``get``."""
 
-        def ask(name: Named) -> None:
+        def one(name: Named) -> None:
             with contextlib.suppress(UserError):
-                look(name)
+                open(name)
 
         with ThreadPoolExecutor(max_workers=AT_ONCE) as pool:
-            list(pool.map(ask, new))
+            list(pool.map(one, [name for name in dict.fromkeys(named) if name not in self._found]))
 
-    def lacking(self, folder: str) -> RemoteCheckpoint | None:
-        """The checkpoint of a snapshot folder that still lacks its weights."""
-        return self._lacking.get(folder)
+    def unfetched(self, folder: str) -> RemoteCheckpoint | None:
+        """The checkpoint of a snapshot folder whose weights are not fetched yet."""
+        return self._unfetched.get(folder)
 
     def fetch(self, progress: Progress = SILENT, folders: Sequence[str] | None = None) -> None:
-        """Download the weights of snapshot folders, by default of all that lack them; bytes are in the progress."""
-        chosen = [self._lacking[f] for f in (self._lacking if folders is None else folders) if f in self._lacking]
+        """Download the weights of snapshot folders, by default of all that lack them; progress counts bytes."""
+        wanted = self._unfetched if folders is None else folders
+        chosen = list(dict.fromkeys(self._unfetched[f] for f in wanted if f in self._unfetched))
         if not chosen:
             return
         with progress.step("fetch", sum(remote.to_fetch for remote in chosen)) as step:
-            for remote in dict.fromkeys(chosen):
-                tally = _Tally(step, remote)
-                opened = remote.fetch(_counting_bar(tally))
-                tally.end()
-                del self._lacking[str(remote.folder)]
-                self._known |= {named: opened for named, known in self._known.items() if known is remote}
+            for remote in chosen:
+                count = _Count(step, remote)
+                opened = remote.fetch(_bar(count))
+                count.finish()
+                del self._unfetched[str(remote.folder)]
+                self._found |= {named: opened for named, found in self._found.items() if found is remote}
 
 
-class _Tally:
-    """Bytes of one checkpoint, passed on in lumps; never more than it has, and all of it in the end."""
+class _Count:
+    """Bytes of one checkpoint, passed on per hundredth; never more than it has, and all of it in the end."""
 
     def __init__(self, step: Step, remote: RemoteCheckpoint):
         self._step, self._name, self._total = step, remote.path, remote.to_fetch
-        self._seen = self._told = 0
+        self._seen = self._passed = 0
         self._lock = threading.Lock()
 
     def add(self, count: float) -> None:
         """Count bytes that have come."""
         with self._lock:
             self._seen = min(self._seen + int(count), self._total)
-            if (self._seen - self._told) * 100 >= self._total:
-                self._tell()
+            if (self._seen - self._passed) * 100 >= self._total:
+                self._pass_on()
 
-    def end(self) -> None:
-        """Count what came without having been told, such as parts fetched before."""
+    def finish(self) -> None:
+        """Count what no bar showed, such as parts fetched before."""
         with self._lock:
             self._seen = self._total
-            self._tell()
+            self._pass_on()
 
-    def _tell(self) -> None:
-        self._step.advance(self._seen - self._told, checkpoint=self._name)
-        self._told = self._seen
+    def _pass_on(self) -> None:
+        self._step.advance(self._seen - self._passed, checkpoint=self._name)
+        self._passed = self._seen
 
 
-def _counting_bar(tally: _Tally) -> Any:
-    """A bar for the hub client that nobody sees and that counts the bytes written."""
+def _bar(count: _Count | None = None) -> Any:
+    """A tqdm class for the hub client that shows nothing and counts the bytes written."""
+    from tqdm import tqdm
 
-    class Counting(silent_bar()):  # type: ignore[misc]
+    class Bar(tqdm):  # type: ignore[type-arg]
         def __init__(self, *args: Any, **options: Any):
-            self.counts = options.get("unit") == "B" and "bytes" not in str(options.get("desc"))  # of the network
-            super().__init__(*args, **options)
+            # the client moves a second bar in bytes, of what came over the network
+            self.counts = options.get("unit") == "B" and "bytes" not in str(options.get("desc"))
+            super().__init__(*args, **{**options, "disable": True})
 
         def update(self, n: float | None = 1) -> None:
-            if self.counts:
-                tally.add(n or 0)
+            if count and self.counts:
+                count.add(n or 0)
 
-    return Counting
+    return Bar

@@ -18,14 +18,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from conf.errors import UserError
+from pipelines.checkpoints.fingerprint import VOCABULARY_FILES
 from pipelines.checkpoints.folder import read_json
 from pipelines.checkpoints.headers import Mismatch
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass
@@ -43,8 +44,6 @@ class Vocabulary:
 
     def align(self, tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
         """The models' tensors ``[own rows, …]`` with their rows at the merged places ``[rows, …]``; None stays None."""
-        import torch
-
         base = tensors[0]
         assert base is not None
         default = base.new_zeros((self.rows, *base.shape[1:]))
@@ -54,17 +53,13 @@ class Vocabulary:
             given = [t[self.own[k][row]] for k in self.order if (t := tensors[k]) is not None and row in self.own[k]]
             if given:
                 default[row] = torch.stack(given).mean(dim=0) if len(given) > 1 else given[0]
-        default = _placed(default, base, self.own[0])
-        return [
-            default,
-            *(None if t is None else _placed(default, t, own) for t, own in zip(tensors[1:], self.own[1:])),
-        ]
+        default = _with_rows(default, base, self.own[0])
+        rest = zip(tensors[1:], self.own[1:])
+        return [default, *(None if t is None else _with_rows(default, t, own) for t, own in rest)]
 
 
-def _placed(default: Tensor, tensor: Tensor, own: Mapping[int, int]) -> Tensor:
+def _with_rows(default: Tensor, tensor: Tensor, own: Mapping[int, int]) -> Tensor:
     """The default rows with a model's own in their places."""
-    import torch
-
     result = default.clone()
     if own:
         result[torch.tensor(list(own))] = tensor[torch.tensor(list(own.values()))]
@@ -76,7 +71,7 @@ def tokens(folder: Path) -> Mapping[str, int]:
     file = folder / "tokenizer.json"
     if file.is_file():
         return _stored_tokens(file, *_stamp(file))
-    if not any((folder / name).is_file() for name in ("tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")):
+    if not any((folder / name).is_file() for name in (*VOCABULARY_FILES, "vocab.txt")):
         return {}
     from transformers import AutoTokenizer
 
@@ -110,14 +105,9 @@ def _digest(file: Path, _size: int, _changed: int) -> bytes:
     return hashlib.sha256(file.read_bytes()).digest()
 
 
-def clash(base: Mapping[str, int], own: Mapping[str, int], rows: int) -> list[str]:
-    """Tokens that both vocabularies have, with rows, at different ids."""
-    return [t for t, i in own.items() if i < rows and base.get(t, i) != i and base[t] < rows]
-
-
 def clash_problem(who: str, own: Mapping[str, int], first: str, base: Mapping[str, int], rows: int) -> Mismatch | None:
     """The problem of a tokenizer that gives the same words other ids than that of the base (or the ``first`` model)."""
-    found = clash(base, own, rows)
+    found = [t for t, i in own.items() if i < rows and base.get(t, i) != i and base[t] < rows]
     if not found:
         return None
     token, more = found[0], f" (and {len(found) - 1} more)" if len(found) > 1 else ""

@@ -10,8 +10,8 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
-from types import TracebackType
 
 import torch
 from torch import Tensor
@@ -26,7 +26,12 @@ class Shard:
 
     file: str
     tensors: dict[str, TensorInfo]
-    starts: dict[str, int] = field(default_factory=dict)
+    starts: dict[str, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        # wider dtypes first, so that every tensor is aligned
+        order = sorted(self.tensors, key=lambda name: (-itemsize(self.tensors[name].dtype), name))
+        self.starts = dict(zip(order, accumulate((self.tensors[name].size for name in order), initial=0)))
 
     @property
     def size(self) -> int:
@@ -45,32 +50,18 @@ def plan_shards(outputs: Mapping[str, TensorInfo], most: int) -> list[Shard]:
         groups[-1][name] = info
         size += info.size
     count = len(groups)
-    names = (
-        ["model.safetensors"]
-        if count == 1
-        else [f"model-{i:05d}-of-{count:05d}.safetensors" for i in range(1, count + 1)]
-    )
-    return [_align(Shard(name, group)) for name, group in zip(names, groups)]
-
-
-def _align(shard: Shard) -> Shard:
-    """Wider dtypes first, so that every tensor is aligned."""
-    position = 0
-    for name, info in sorted(shard.tensors.items(), key=lambda item: (-itemsize(item[1].dtype), item[0])):
-        shard.starts[name] = position
-        position += info.size
-    return shard
+    names = [f"model-{i:05d}-of-{count:05d}.safetensors" for i in range(1, count + 1)]
+    return [Shard(name, group) for name, group in zip(names if count > 1 else ["model.safetensors"], groups)]
 
 
 class ShardWriter:
     """Context manager that writes planned shards and, for more than one, their index."""
 
     def __init__(self, folder: Path, plan: list[Shard]):
-        self._folder = folder
-        self._plan = plan
+        self._folder, self._plan = folder, plan
         self._of = {name: shard for shard in plan for name in shard.tensors}
         self._open: dict[str, tuple[int, int]] = {}  # file name → descriptor, start of the data
-        self._left = {name for shard in plan for name in shard.tensors}
+        self._left = set(self._of)
 
     def __enter__(self) -> ShardWriter:
         return self
@@ -91,10 +82,8 @@ class ShardWriter:
         if not self._left & set(shard.tensors):
             os.close(self._open.pop(shard.file)[0])
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for descriptor, _ in self._open.values():
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        for descriptor, _start in self._open.values():
             os.close(descriptor)
         if kind is None:
             assert not self._left, f"not written: {sorted(self._left)[:3]}"
@@ -130,9 +119,8 @@ def _write_all(descriptor: int, data: memoryview, position: int, folder: Path) -
             count = os.pwrite(descriptor, data[: 1 << 30], position)
             data, position = data[count:], position + count
     except OSError as error:
-        raise UserError(
-            f"cannot write: {error.strerror}", where=str(folder), do="free some room on the disk"
-        ) from error
+        what = f"cannot write: {error.strerror}"
+        raise UserError(what, where=str(folder), do="free some room on the disk") from error
 
 
 RECIPE = "mergebench_recipe.json"
@@ -161,17 +149,11 @@ def new_folder(out: Path, size: int) -> Iterator[Path]:
     try:
         yield beside
         beside.chmod(0o755)
-        _replace(beside, out)
+        if out.is_dir() and any(out.iterdir()):
+            out.rename(earlier := beside.with_suffix(".old"))
+            beside.rename(out)
+            shutil.rmtree(earlier, ignore_errors=True)
+        else:
+            beside.rename(out)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-
-
-def _replace(beside: Path, out: Path) -> None:
-    """Rename into place; an earlier merge is moved aside first and then removed."""
-    aside = None
-    if out.is_dir() and any(out.iterdir()):
-        aside = beside.with_suffix(".old")
-        out.rename(aside)
-    beside.rename(out)
-    if aside is not None:
-        shutil.rmtree(aside, ignore_errors=True)

@@ -7,7 +7,6 @@ the frozen W below the adapter: the gradients of A and B are then taken at W + s
 from __future__ import annotations
 
 import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from conf.errors import UserError, nearest
 from conf.schema import Lora, Training
 from mergeopt_core.finetuning.weights import Origin
+from pipelines.checkpoints.fingerprint import copy_tokenizer
 from pipelines.finetune.tangent import linearise
-
-TOKENIZER_FILES = (
-    "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "*.model", "chat_template*",
-)  # fmt: skip
 
 
 @dataclass
@@ -61,9 +57,7 @@ class Loaded:
         os.umask(umask)
         for file in out.glob("*.safetensors"):
             file.chmod(0o666 & ~umask)
-        for pattern in TOKENIZER_FILES:
-            for file in self.folder.glob(pattern):
-                shutil.copyfile(file, out / file.name)
+        copy_tokenizer(self.folder, out)
 
 
 def load(folder: Path, training: Training, method: str, device: str = "auto") -> Loaded:

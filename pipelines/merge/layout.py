@@ -119,9 +119,8 @@ def _lay_vocabulary(
         return
     if not tokens(base.folder):
         do = "put its tokenizer beside it; where all models number tokens alike, leave vocab out"
-        layout.problems.append(
-            Mismatch("", base.name, f"has no tokenizer, by which vocab={recipe.vocab} aligns rows", do)
-        )
+        what = f"has no tokenizer, by which vocab={recipe.vocab} aligns rows"
+        layout.problems.append(Mismatch("", base.name, what, do))
         return
     rows = [count or rows[0] for count in rows]
     layout.vocabulary = make_vocabulary(recipe.vocab, [m.folder for m in (base, *experts)], rows, ids())
@@ -170,13 +169,11 @@ SPECTRAL = ("iso_c", "iso_cts", "tsv_m", "task_arithmetic_sb", "ties_sb", "subsp
 
 
 def rank_notes(recipe: Recipe, experts: Sequence[Model]) -> list[str]:
-    """One line an adapter where the method reshapes the spectrum: the largest rank its update can have."""
-    if recipe.method not in SPECTRAL:
-        return []
+    """One line per adapter where the method reshapes the spectrum: the largest rank its update can have."""
     notes = []
     known = {parameter.name for parameter in merging.describe(recipe.method).parameters}
     way = " (rank_tolerance leaves them out)" if "rank_tolerance" in known else ""
-    for expert in experts:
+    for expert in experts if recipe.method in SPECTRAL else ():
         if not isinstance(expert, AdaptedCheckpoint) or not expert.ranks:
             continue
         name, rank = max(expert.ranks.items(), key=lambda item: (item[1], item[0]))

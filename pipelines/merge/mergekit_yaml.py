@@ -42,15 +42,9 @@ _UNUSED = {"slices", "modules", "chat_template"}
 
 
 def run_mergekit_config(
-    file: Path,
-    out: Path,
-    progress: Progress = SILENT,
-    *,
-    seed: int = 0,
-    device: str = "cpu",
-    online: bool = True,
+    file: Path, out: Path, progress: Progress = SILENT, *, seed: int = 0, device: str = "cpu", online: bool = True,
     allow_pickle: bool = False,
-) -> Path:
+) -> Path:  # fmt: skip
     """Run a mergekit YAML into the model folder ``out``.
 
     mergekit's own runner does it, in its own dtype rules. Our stream does it, to the bits of ``mergebench merge``, for
@@ -137,9 +131,8 @@ def _check_method(document: Mapping[str, Any], file: Path) -> str:
     if method not in merging.names():
         raise UserError(f"no merge method {method!r}", where=str(file), do=nearest(method, merging.names()))
     if needed := merging.describe(method).statistics:
-        raise UserError(
-            f"{method} needs {needed} statistics", where=str(file), do="run it with mergebench merge method="
-        )
+        do = "run it with mergebench merge method="
+        raise UserError(f"{method} needs {needed} statistics", where=str(file), do=do)
     return method
 
 
@@ -152,9 +145,8 @@ def _parameter_tables(node: Any, where: str = "") -> Iterator[tuple[str, Mapping
         for key, value in node.items():
             if key == "parameters":
                 if not isinstance(value, dict):
-                    raise UserError(
-                        "parameters is no table of names and values", where=where or key, do="mend the file"
-                    )
+                    what = "parameters is no table of names and values"
+                    raise UserError(what, where=where or key, do="mend the file")
                 yield f"{where}.{key}".lstrip("."), value
             elif key != "tokens":
                 yield from _parameter_tables(value, f"{where}.{key}".lstrip("."))
@@ -176,15 +168,11 @@ def _check_parameters(method: str, parameters: Mapping[str, Any], where: str) ->
                 raise UserError(str(error), where=where, do=f"see: mergebench methods {method}") from error
 
 
-def _leaves(setting: Any) -> Iterator[Any]:
+def _leaves(setting: Any) -> list[Any]:
     """The plain values in a setting: a value, a gradient, or values by filter."""
     if isinstance(setting, list):
-        for item in setting:
-            yield from _leaves(item)
-    elif isinstance(setting, dict):
-        yield from _leaves(setting.get("value"))
-    else:
-        yield setting
+        return [leaf for item in setting for leaf in _leaves(item)]
+    return _leaves(setting.get("value")) if isinstance(setting, dict) else [setting]
 
 
 def _with_folders(node: Any, online: bool, key: str = "") -> Any:
@@ -224,27 +212,19 @@ def _plain(document: Mapping[str, Any], method: str, seed: int, file: Path) -> R
         if isinstance(value, (list, dict)) and (name == SEED or known[name].type != "dict")
     }
     if not models or not base or structured or _UNUSED & set(document) or set(tokenizer) - {"source"}:
-        raise UserError(
-            f"{method} runs on whole models here, and takes a base_model, models and plain values only",
-            where=str(file),
-            do="leave out slices, modules, filters, gradients, chat_template and tokenizer fields but source",
-        )
+        what = f"{method} runs on whole models here, and takes a base_model, models and plain values only"
+        do = "leave out slices, modules, filters, gradients, chat_template and tokenizer fields but source"
+        raise UserError(what, where=str(file), do=do)
     shared.pop(SEED, None)
     standards = {name: p.mergekit_default for name, p in known.items() if p.mergekit_default is not None} | shared
     for name in {name for model in models for name in model.get("parameters") or {}}:
         standards[name] = [(model.get("parameters") or {}).get(name, standards.get(name)) for model in models]
     if "reference" in own:
         standards["reference"] = own["reference"]
-    return Recipe(
-        base,
-        tuple(_expert(model["model"], base, file) for model in models),
-        method,
-        standards,
-        seed,
-        own.get("dtype") or document.get("out_dtype") or document.get("dtype") or "auto",
-        vocab=document.get("tokenizer_source") or tokenizer.get("source") or "error",
-        strict=own.get("strict", True),
-    )
+    experts = tuple(_expert(model["model"], base, file) for model in models)
+    dtype = own.get("dtype") or document.get("out_dtype") or document.get("dtype") or "auto"
+    vocab = document.get("tokenizer_source") or tokenizer.get("source") or "error"
+    return Recipe(base, experts, method, standards, seed, dtype, vocab, own.get("strict", True))
 
 
 def _expert(model: str, base: str, file: Path) -> str:
@@ -263,6 +243,5 @@ def _run(document: Mapping[str, Any], source: str, out: Path, seed: int, device:
             run_config(text, str(out), source=source, seed=seed, device=device, lora_cache=adapters)
         except (ValueError, RuntimeError, TypeError, KeyError, OSError) as error:
             first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            raise UserError(
-                f"mergekit does not run this configuration: {first}", do="mend the configuration"
-            ) from error
+            what = f"mergekit does not run this configuration: {first}"
+            raise UserError(what, do="mend the configuration") from error

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pipelines.checkpoints.fingerprint import TOKENIZER
+from pipelines.checkpoints.fingerprint import copy_tokenizer
 from pipelines.checkpoints.vocabulary import union_tokenizer
 from pipelines.checkpoints.write import RECIPE, ShardWriter, new_folder, plan_shards
 from pipelines.merge.card import model_card
@@ -74,8 +74,8 @@ def _record(merge: Merge) -> dict:
     return {"recipe": recipe, "base": merge.base_id, "experts": merge.ids}
 
 
-COPIED = (*TOKENIZER, "generation_config.json", "preprocessor_config.json", "processor_config.json")
-PATTERNS = ("*.tiktoken", "*.py", "additional_chat_templates/*.jinja")
+COPIED = ("generation_config.json", "preprocessor_config.json", "processor_config.json", "*.py")
+"""What is copied beside the tokenizer."""
 
 
 def write_companions(merge: Merge, folder: Path) -> None:
@@ -83,12 +83,9 @@ def write_companions(merge: Merge, folder: Path) -> None:
     source = merge.base.folder
     config = json.dumps(merged_config(merge), indent=2)
     (folder / "config.json").write_text(config + "\n", encoding="utf-8")
-    files = [source / name for name in COPIED] + [file for pattern in PATTERNS for file in source.glob(pattern)]
-    for file in files:
-        if file.is_file():
-            target = folder / file.relative_to(source)
-            target.parent.mkdir(exist_ok=True)
-            shutil.copyfile(file, target)
+    copy_tokenizer(source, folder)
+    for file in (file for pattern in COPIED for file in source.glob(pattern)):
+        shutil.copyfile(file, folder / file.name)
     write_tokenizer(merge, folder)
 
 

@@ -19,7 +19,7 @@ from cli.plan_view import plan_tables
 from conf.compose import compose
 from conf.errors import UserError
 from pipelines.checkpoints.checkpoint import open_checkpoint
-from pipelines.checkpoints.hub import Looked, RemoteCheckpoint, open_headers
+from pipelines.checkpoints.hub import HubLookup, RemoteCheckpoint, open_headers
 from pipelines.plan import make_plan
 from pipelines.resources import memory
 from pipelines.store.store import Store
@@ -168,7 +168,7 @@ class TestRemoteCheckpoint:
         header = b'{"q": {"dtype": "F4", "shape": [2], "data_offsets": [0, 1]}}'
         (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"\0")
         with pytest.raises(UserError, match="q has dtype F4"):
-            Looked().look(("org/odd", None), lambda: open_headers("org/odd"))
+            HubLookup().get(("org/odd", None), lambda: open_headers("org/odd"))
 
 
 def test_a_plan_fetches_no_weights_and_a_run_fetches_them_once(hub, tiny_pool, tmp_path):
@@ -275,4 +275,4 @@ def test_opening_to_read_fetches_that_checkpoint_alone(hub, tmp_path):
     assert access.open(folder).tensor("model.norm.weight").shape == (96,)
     assert hub.weights == ["org/one/model.safetensors"]
     assert access.headers("org/one").name == "one"
-    assert pickle.loads(pickle.dumps(access)).looked.lacking(str(access.headers("org/two").folder)) is None
+    assert pickle.loads(pickle.dumps(access)).hub.unfetched(str(access.headers("org/two").folder)) is None
