@@ -167,16 +167,8 @@ def _sources(config: Config, access: Access, progress: Progress) -> tuple[Source
 
 def _recipe(config: Config, base: Source, experts: tuple[Source, ...]) -> Recipe:
     method, parameters = check_method(config.method, experts=config.experts)
-    return Recipe(
-        base.path,
-        tuple(expert.path for expert in experts),
-        method,
-        parameters,
-        config.seed,
-        config.dtype,
-        config.vocab,
-        config.strict,
-    )
+    paths = tuple(expert.path for expert in experts)
+    return Recipe(base.path, paths, method, parameters, config.seed, config.dtype, config.vocab, config.strict)
 
 
 def _merge_device(config: Config) -> str:

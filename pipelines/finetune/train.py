@@ -20,8 +20,8 @@ from transformers import TrainingArguments
 from conf.errors import UserError
 from conf.schema import Optimizer, Task, Training
 from mergeopt_core.finetuning import MasterWeights
-from pipelines.finetune.card import base_name as name_of
-from pipelines.finetune.card import write_card
+from pipelines.checkpoints.card import base_name as name_of
+from pipelines.checkpoints.card import write_card
 from pipelines.finetune.data import Row, read_rows, task_fingerprint
 from pipelines.finetune.models import Loaded, load
 from pipelines.finetune.optimizers import base_optimizer, check_finetuning, check_training, total_steps, wrap

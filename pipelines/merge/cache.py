@@ -19,10 +19,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 MEMORY = 2 * 2**30
-"""Bytes held in memory; what was used longest ago goes first."""
+"""Bytes held in memory; the least recently used goes first."""
 
 ON_DISK = "factors"
-"""The kind of entry that is worth a file: one decomposition a matrix and expert, used by every subset."""
+"""The kind of entry that is worth a file: one decomposition per matrix and expert, used by every subset."""
 
 
 class MergeCache:

@@ -32,7 +32,7 @@ class Merge:
     Arithmetic is in float32 whatever the checkpoints hold, with one cast at the end. Experts are told apart by
     ``ids`` (their fingerprints), so random masks belong to an expert, not to its position, and methods in which experts
     have equal rank give the same bits in any order. ``statistics`` holds, for methods that need them, one tensor
-    source an expert; ``cache`` is a mapping in which kernels keep what does not depend on the subset of experts.
+    source per expert; ``cache`` is a mapping in which kernels keep what does not depend on the subset of experts.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class Merge:
         raise_all([UserError(p.what, where=f"{p.who} {p.tensor}".strip(), do=p.do) for p in self.problems()])
 
     def tensors(self, device: str | torch.device = "cpu") -> Iterator[tuple[str, Tensor]]:
-        """Merged tensors in the recipe's dtype, by sorted name; one group of input tensors a CPU thread is held.
+        """Merged tensors in the recipe's dtype, by sorted name; one group of input tensors is held per CPU thread.
 
         A yielded tensor may be a view of an input: copy it before changing it. Raises ``UserError`` naming tensor and
         expert, or the cause, for values that are not finite, as read or as yielded.

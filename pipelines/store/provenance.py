@@ -13,7 +13,7 @@ import yaml
 
 import conf
 from conf.schema import Lora, Optimizer, Training
-from pipelines.finetune.card import base_name
+from pipelines.checkpoints.card import base_name
 from pipelines.store.store import ENTRY, content_key
 
 UNKNOWN = "—"

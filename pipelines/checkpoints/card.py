@@ -43,14 +43,8 @@ def write_card(
     ]  # fmt: skip
     for title, values in tables:
         if values:
-            lines += [
-                "",
-                f"## {title}",
-                "",
-                "| | |",
-                "|---|---|",
-                *(f"| {k} | {_cell(v)} |" for k, v in values.items()),
-            ]
+            lines += ["", f"## {title}", "", "| | |", "|---|---|"]
+            lines += [f"| {name} | {_cell(value)} |" for name, value in values.items()]
     (out / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
