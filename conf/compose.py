@@ -1,19 +1,22 @@
 """From override strings to validated configurations, through Hydra's compose API.
 
 ``compose(["+experiment=quickstart", "methods.ties.density=0.1,0.2"])`` gives two configurations: Hydra's sweep grammar
-is expanded here. Whatever is misspelt becomes one ``UserError`` that names the nearest valid keys or choices and the
-file in which they live.
+is expanded here. Hydra composes the choices of groups; ``+scale=tiny`` then puts a small world in place of the study's
+own; single values are merged into the typed tree last, in the order in which they are given, so that they always win.
+Whatever is misspelt becomes one ``UserError`` that names the nearest valid keys or choices and the file in which they
+live.
 """
 
 from __future__ import annotations
 
+import copy
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -22,13 +25,12 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
 from conf.errors import UserError, nearest, no_yaml
-from conf.scale import apply_scale
-from conf.schema import Config
+from conf.schema import Config, Scale, Suite
 
 FOLDER = Path(__file__).parent
 
@@ -38,9 +40,13 @@ SHORT = {"attack": "suite.attack"}
 NUMBERLIKE = re.compile(r"(?<![^=,\[\s])(?=[\de]{8,32}(?:[,\]\s]|$))(\d+e\d+)")
 """A store key (eight digits or more) that has the form of a number, alone or in a list."""
 
+Node = dict[str, Any]
 
 FAULTS = (HydraException, OmegaConfBaseException, AssertionError, ValueError, TypeError, AttributeError)
 """What Hydra raises for configurations that mean nothing to it."""
+
+LENGTHS = ("scale", "loc", "fit_start")
+"""Parameters of MergOPT that are lengths in the weights' units."""
 
 
 def groups(folders: Sequence[Path] = (FOLDER,)) -> dict[str, list[str]]:
@@ -60,20 +66,21 @@ def compose(overrides: Sequence[str], *, config_dir: str | None = None) -> list[
     values that set it apart in its name (``quickstart/seed=2``).
     Raises UserError for anything misspelt, missing or of a wrong type.
     """
-    extra = _config_dir(config_dir)
-    points = list(_sweep_points(_in_full(overrides)))
-    composed = [_compose_one(point, extra) for point in points]
+    folders = [FOLDER, *([Path(config_dir).resolve()] if config_dir is not None else [])]
+    if not folders[-1].is_dir():
+        raise UserError(f"no such folder of configurations: {config_dir}", do="name an existing one with --config-dir")
+    points = [list(point) for point in itertools.product(*map(_values, _parse(overrides)))]
+    composed = [_compose_one(_parse(point), folders) for point in points]
     for point, (config, tree) in zip(points, composed) if len(points) > 1 else ():
         own = [text for text in point if any(text not in other for other in points)]
         label = re.sub(r"[^\w.=,+@-]", "_", ",".join(own))
-        config.name = f"{config.name or 'study'}/{label}"
-        tree.name = config.name
+        config.name = tree.name = f"{config.name or 'study'}/{label}"
     return composed
 
 
 def given(overrides: Sequence[str]) -> list[tuple[str, str]]:
     """The key that each override sets (``pools.tiny`` for ``+pool@pools.tiny=tiny``), and the override."""
-    return [(o.package or o.key_or_group, text) for text, o in zip(overrides, _parse(_in_full(overrides)))]
+    return [(o.package or o.key_or_group, str(o.input_line)) for o in _parse(overrides)]
 
 
 def to_yaml(tree: DictConfig) -> str:
@@ -81,94 +88,48 @@ def to_yaml(tree: DictConfig) -> str:
     return OmegaConf.to_yaml(tree, resolve=True)
 
 
-def _config_dir(config_dir: str | None) -> Path | None:
-    if config_dir is None:
-        return None
-    folder = Path(config_dir).resolve()
-    if not folder.is_dir():
-        raise UserError(f"no such folder of configurations: {config_dir}", do="name an existing one with --config-dir")
-    return folder
-
-
-def _in_full(overrides: Sequence[str]) -> list[str]:
-    """Overrides with short keys written out, and store keys that Hydra would read as numbers (12e4567890) quoted."""
-    parts = [text.partition("=") for text in overrides]
-    return [SHORT.get(key, key) + equals + NUMBERLIKE.sub(r"'\1'", value) for key, equals, value in parts]
-
-
 def _parse(overrides: Sequence[str]) -> list[Override]:
-    parser = OverridesParser.create()
+    """Overrides with short keys written out, and store keys that Hydra would read as numbers (12e4567890) quoted."""
     parsed = []
     for text in overrides:
+        key, equals, value = text.partition("=")
+        text = SHORT.get(key, key) + equals + NUMBERLIKE.sub(r"'\1'", value)
         try:
-            parsed.append(parser.parse_override(text))
+            parsed.append(OverridesParser.create().parse_override(text))
         except HydraException as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(
-                f"cannot read the override {text!r}", where=reason, do="write key=value, +key=value or ~key"
-            ) from None
+            reason, do = str(error).splitlines()[0], "write key=value, +key=value or ~key"
+            raise UserError(f"cannot read the override {text!r}", where=reason, do=do) from None
     return parsed
 
 
-def _sweep_points(overrides: Sequence[str]) -> Iterator[list[str]]:
-    """The product over all overrides that hold several values (``a=1,2``, ``range(…)``, ``choice(…)``)."""
-    choices = []
-    for text, override in zip(overrides, _parse(overrides)):
-        if override.is_sweep_override():
-            key = override.get_key_element()
-            choices.append([[f"{key}={value}"] for value in override.sweep_string_iterator()])
-        else:
-            choices.append([list(_leaves(text, override))])
-    for point in itertools.product(*choices):
-        yield [text for texts in point for text in texts]
+def _values(override: Override) -> list[str]:
+    """One override for each of the values that it holds (``a=1,2``, ``range(…)``, ``choice(…)``)."""
+    if not override.is_sweep_override():
+        return [str(override.input_line)]
+    return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
 
 
-def _leaves(text: str, override: Override) -> Iterator[str]:
-    """An override whose value is a dictionary, as one override a leaf: typed nodes take no dictionaries.
-
-    A value inside an open dictionary (``+method.weight={a:1,b:2}``) stays whole.
-    """
-    value, key = override.value(), override.get_key_element()
-    if not isinstance(value, dict) or not value or _is_open(override.key_or_group.split(".")[:-1]):
-        yield text
-        return
-    for name, leaf in value.items():
-        quoted = f"{key}.{name}={Override._get_value_element_as_str(leaf)}"
-        yield from _leaves(quoted, OverridesParser.create().parse_override(quoted))
-
-
-def _is_open(path: Sequence[str]) -> bool:
-    """Whether the schema leaves the names and types below a path open."""
-    kind: Any = Config
-    for part in path:
-        if is_dataclass(kind):
-            kind = get_type_hints(kind).get(part)
-            kind = get_args(kind)[0] if get_origin(kind) is Union else kind  # Suite of Optional[Suite]
-        else:
-            kind = (get_args(kind) or (None, Any))[1]
-    return kind is Any or get_args(kind) == (str, Any)
-
-
-@contextmanager
-def _hydra(extra: Path | None) -> Iterator[list[str]]:
-    """An initialised Hydra; yields the overrides that add the user's own folder to its search path."""
-    GlobalHydra.instance().clear()
-    ConfigStore.instance().store(name="schema", node=Config)
-    with initialize_config_dir(config_dir=str(FOLDER.resolve()), version_base="1.3", job_name="mergebench"):
-        yield [f"hydra.searchpath=['file://{extra}']"] if extra else []
-
-
-def _compose_one(overrides: list[str], extra: Path | None) -> tuple[Config, DictConfig]:
-    known = groups([FOLDER, extra] if extra else [FOLDER])
-    with _hydra(extra) as search:
-        try:
-            tree = _tree(overrides, known, search)
-            _pools_as_written(tree, overrides, [FOLDER, extra] if extra else [FOLDER])
-        except (YAMLError, UnicodeDecodeError) as error:
-            raise no_yaml(error, str(extra)) from None
-        except FAULTS as error:
-            raise _explain(overrides, known, search, error) from None
-    _check_keys(tree, Config, "")
+def _compose_one(overrides: Sequence[Override], folders: Sequence[Path]) -> tuple[Config, DictConfig]:
+    known = groups(folders)
+    choices = [o for o in overrides if o.key_or_group in known]
+    for o in choices:
+        group, choice = o.key_or_group, o.value()
+        if isinstance(choice, str) and choice not in known[group]:
+            do = nearest(choice, known[group])
+            raise UserError(f"no {group} is called {choice!r}", where=f"conf/{group}/", do=do)
+    try:
+        tree, homes = _choose(choices, folders)
+        if any(o.key_or_group == "scale" for o in choices):
+            apply_scale(tree, keep_suite="suite" in {o.get_key_element() for o in choices})
+        for o in overrides:
+            if o not in choices:
+                _set(tree, o, homes, known)
+        _pools_as_written(tree, overrides, folders)
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise no_yaml(error, str(folders[-1])) from None
+    except FAULTS as error:
+        where = " ".join(str(o.input_line) for o in choices)
+        raise UserError(_first_cause(error), where=where, do="mend the file named, or choose another") from None
     try:
         typed = OmegaConf.to_object(tree)
     except OmegaConfBaseException as error:
@@ -178,156 +139,97 @@ def _compose_one(overrides: list[str], extra: Path | None) -> tuple[Config, Dict
     return typed, tree
 
 
-def _tree(overrides: list[str], known: dict[str, list[str]], search: list[str]) -> DictConfig:
-    """The composed tree; a small world is put in after the choices of groups and before single values."""
-    parsed = list(zip(overrides, _parse(overrides)))
-    choices = {o.get_key_element(): text for text, o in parsed if o.key_or_group in known}
-    values = [(text, o) for text, o in parsed if o.key_or_group not in known]
-    plain = [text for text, o in values if not (o.is_add() or o.is_force_add() or o.is_delete())]
-    if {"+scale", "++scale", "scale"} & choices.keys():
-        tree = hydra_compose("config", overrides=[*search, *choices.values()])
-        apply_scale(tree, keep_suite="suite" in choices)
-        if plain:
-            ConfigStore.instance().store(name="scaled", node=tree)
-            tree = hydra_compose("scaled", overrides=[*search, *plain])
+@contextmanager
+def _hydra() -> Iterator[None]:
+    GlobalHydra.instance().clear()
+    ConfigStore.instance().store(name="schema", node=Config)
+    with initialize_config_dir(config_dir=str(FOLDER.resolve()), version_base="1.3", job_name="mergebench"):
+        yield
+
+
+def _choose(choices: Sequence[Override], folders: Sequence[Path]) -> tuple[DictConfig, dict[str, str]]:
+    """The tree of the chosen files, and the file that fills each of its nodes."""
+    # A choice inside a pool comes after the pool's own, which would otherwise be merged over it.
+    by_depth = sorted({o.get_key_element(): o for o in choices}.values(), key=lambda o: (o.package or "").count("."))
+    texts = [f"hydra.searchpath=['file://{folder}']" for folder in folders[1:]]
+    with _hydra():
+        tree = hydra_compose(
+            "config", overrides=texts + [str(o.input_line) for o in by_depth], return_hydra_config=True
+        )
+    named = tree.hydra.runtime.choices.items()
+    homes = {key.split("@")[-1]: f"conf/{key.split('@')[0]}/{choice}.yaml" for key, choice in named if choice}
+    OmegaConf.set_struct(tree, None)  # type: ignore[arg-type]  # dataclasses stay closed, dictionaries are open
+    with open_dict(tree):
+        del tree["hydra"]
+    return tree, homes
+
+
+def _set(tree: DictConfig, override: Override, homes: dict[str, str], known: Iterable[str]) -> None:
+    """Change, add or take out one value, in place; UserError where that cannot be."""
+    key, text = override.key_or_group, str(override.input_line)
+    try:
+        _put(tree, override, key, override.value(), homes, known)
+    except ConfigKeyError as error:
+        names = [f.name for f in fields(error.object_type or Config)]
+        raise _unknown(str(error.full_key), names, "conf/schema.py", known) from None
+    except FAULTS as error:
+        where = _home(key.rpartition(".")[0], homes)
+        raise UserError(f"{text}: {str(error).splitlines()[0]}", where=where) from None
+
+
+def _put(
+    tree: DictConfig, override: Override, key: str, value: Any, homes: dict[str, str], known: Iterable[str]
+) -> None:
+    node: Any = tree
+    in_entry = False  # of a dictionary of dataclasses: it has all its keys as soon as one of them is added
+    for depth, part in enumerate(parts := key.split(".")):
+        holder, parent = node, ".".join(parts[:depth])
+        if isinstance(holder, ListConfig):
+            break
+        if not isinstance(holder, DictConfig) or holder._is_none():
+            do = f"give {parent} a value as a whole"
+            raise UserError(f"{parent!r} is not a group of keys", where=str(override.input_line), do=do)
+        if part not in set(holder):
+            if override.is_add() or override.is_force_add():
+                return _merge(tree, parts, value)
+            raise _unknown(f"{parent}.{part}".strip("."), holder, _home(parent, homes), known)
+        in_entry |= is_dataclass(holder._metadata.element_type)
+        node = holder._get_node(part)
+    if override.is_delete():
+        _remove(holder, part, key)
+    elif isinstance(value, dict) and node._is_none():
+        _merge(tree, parts, value)
+    elif isinstance(value, dict) and isinstance(node, DictConfig):
+        for name, entry in value.items():
+            _put(tree, override, f"{key}.{name}", entry, homes, known)
+    elif override.is_add() and not in_entry and not isinstance(value, dict):
+        do = "write it without the plus sign"
+        raise UserError(f"{key!r} is there already", where=str(override.input_line), do=do)
     else:
-        tree = hydra_compose("config", overrides=[*search, *choices.values(), *plain])
-    for _, override in values:
-        if override.is_delete():
-            _remove(tree, override)
-        elif override.is_add() or override.is_force_add():
-            _add(tree, override)
-    return tree
+        OmegaConf.update(tree, key, value, merge=False)
 
 
-def _pools_as_written(tree: DictConfig, overrides: list[str], folders: list[Path]) -> None:
-    """Put the pools into the order in which they are written, where Hydra takes that of the defaults list.
-
-    Those of the experiment's ``pools`` stand in that order, and so do those that the command line adds; every other
-    pool keeps its place.
-    """
-    parsed = _parse(overrides)
-    choices = [override.value() for override in parsed if override.key_or_group == "experiment"]
-    files = [folder / f"experiment/{choice}.yaml" for choice in choices for folder in folders]
-    texts = [file.read_text(encoding="utf-8") for file in files if file.is_file()]
-    written = [[str(name) for name in OmegaConf.select(OmegaConf.create(text), "pools") or ()] for text in texts]
-    known = {name for text in texts for name in re.findall(r"pools\.([^.:\s]+)", text)}.union(*written)
-    added = [re.search(r"(?:^\+*|@)pools\.([^.]+)", o.get_key_element()) for o in parsed if o.is_add()]
-    written.append([match[1] for match in added if match and match[1] not in known])
-    order = list(tree.pools)
-    for names in written:
-        names = [name for name in dict.fromkeys(names) if name in order]
-        places = sorted(order.index(name) for name in names)
-        for place, name in zip(places, names):
-            order[place] = name
-    for name in order if order != list(tree.pools) else ():
-        with open_dict(tree):
-            tree.pools[name] = tree.pools.pop(name)
+def _merge(tree: DictConfig, parts: Sequence[str], value: Any) -> None:
+    """Merge in a value whose parents may not be there: unlike Hydra's own ``+``, this fills in typed entries."""
+    for part in reversed(parts):
+        value = {part: value}
+    tree.merge_with(value)
 
 
-def _remove(tree: DictConfig, override: Override) -> None:
-    """Take an entry out of a dictionary; where Hydra cannot, empty a dictionary that is a field of a dataclass."""
-    parent, _, last = override.key_or_group.rpartition(".")
-    node = OmegaConf.select(tree, parent) if parent else tree
-    if not isinstance(node, DictConfig) or last not in node:
-        raise ConfigKeyError(f"there is no {override.key_or_group} to take out")
+def _remove(node: Any, name: str, key: str) -> None:
+    """Take an entry out of a dictionary, or empty a dictionary that is a field of a dataclass."""
     if not is_dataclass(OmegaConf.get_type(node)):
-        with open_dict(node):
-            del node[last]
-    elif isinstance(node._get_node(last), DictConfig) and OmegaConf.get_type(node._get_node(last)) is dict:
-        node[last] = {}
+        del node[name]
+    elif OmegaConf.get_type(node._get_node(name)) is dict:
+        node[name] = {}
     else:
-        raise ConfigKeyError(f"{override.key_or_group} has to have a value")
+        raise ValueError(f"{key} has to have a value")
 
 
-def _add(tree: DictConfig, override: Override) -> None:
-    """Add a value below ``+key``, where Hydra itself cannot add an entry to a dictionary of dataclasses."""
-    *parents, last = override.key_or_group.split(".")
-    node, typed = tree, False
-    for part in parents:
-        kind = node._metadata.element_type
-        open_ended = get_origin(kind) is dict or (kind is Any and OmegaConf.get_type(node) is dict)
-        if part not in node and (is_dataclass(kind) or open_ended):
-            with open_dict(node):
-                node[part] = OmegaConf.structured(kind) if is_dataclass(kind) else {}
-        node, typed = node[part], typed or is_dataclass(kind)
-    if last in node and not typed and not override.is_force_add() and not isinstance(override.value(), dict):
-        raise ConfigKeyError(f"{override.key_or_group} is there already")
-    kind, value = node._metadata.element_type, override.value()
-    plain = value == {} and is_dataclass(kind)  # an entry with its defaults: +suite.tasks.piqa={}
-    OmegaConf.update(node, last, OmegaConf.structured(kind) if plain else value, force_add=True)
-
-
-def _check_keys(node: DictConfig, schema: type, prefix: str) -> None:
-    """Refuse keys that the schema does not know; a plus sign can put them into the tree."""
-    known = {f.name for f in fields(schema)}
-    for key in map(str, node):
-        if key not in known:
-            raise UserError(f"no key is called {prefix + key!r}", where="conf/schema.py", do=nearest(key, known))
-        child = None if OmegaConf.is_missing(node, key) else node._get_node(key)
-        if isinstance(child, DictConfig) and not child._is_none():
-            kind = OmegaConf.get_type(child)
-            if kind is not None and is_dataclass(kind):
-                _check_keys(child, kind, f"{prefix}{key}.")
-            for name, entry in child.items_ex(resolve=False) if kind is dict else ():
-                below = OmegaConf.get_type(entry) if isinstance(entry, DictConfig) else None
-                if below is not None and is_dataclass(below):
-                    _check_keys(entry, below, f"{prefix}{key}." + str(name) + ".")
-
-
-def _explain(overrides: list[str], known: dict[str, list[str]], search: list[str], error: BaseException) -> UserError:
-    """One line for a failed composition: what, where, and the nearest valid names."""
-    parsed = _parse(overrides)
-    chosen = [(text, override) for text, override in zip(overrides, parsed) if override.key_or_group in known]
-    for _, override in chosen:
-        group, choice = override.key_or_group, override.value()
-        if isinstance(choice, str) and choice not in known[group]:
-            return UserError(
-                f"no {group} is called {choice!r}", where=f"conf/{group}/", do=nearest(choice, known[group])
-            )
-    texts = [text for text, _ in chosen]
-    try:
-        tree = hydra_compose("config", overrides=[*search, *texts], return_hydra_config=True)
-    except FAULTS as inner:
-        return UserError(_first_cause(inner), where=" ".join(texts), do="mend the file named, or choose another")
-    apply_scale(tree, keep_suite="suite" in {override.get_key_element() for _, override in chosen})
-    homes = {
-        key.split("@")[-1]: f"conf/{key.split('@')[0]}/{choice}.yaml"
-        for key, choice in tree.hydra.runtime.choices.items()
-        if choice
-    }
-    for text, override in zip(overrides, parsed):
-        if override.key_or_group not in known and (problem := _explain_key(text, override, tree, homes, known)):
-            return problem
-    return UserError(_first_cause(error), where=" ".join(overrides), do="see --cfg for the keys there are")
-
-
-def _explain_key(
-    text: str, override: Override, tree: DictConfig, homes: dict[str, str], known: dict[str, list[str]]
-) -> UserError | None:
-    """Why a value override fails, or None when it is not the one at fault."""
-    parts, node = override.key_or_group.split("."), tree
-    for depth, part in enumerate(parts):
-        parent = ".".join(parts[:depth])
-        if not isinstance(node, DictConfig) or node._is_none():
-            return UserError(f"{parent!r} is not a group of keys", where=text, do=f"give {parent} a value as a whole")
-        if part not in node:
-            if override.is_add() and depth == len(parts) - 1:
-                return None
-            names = [str(k) for k in node if k != "hydra"] + (list(known) if depth == 0 else [])
-            return UserError(
-                f"no key is called {f'{parent}.{part}'.strip('.')!r}",
-                where=_home(parent, homes),
-                do=nearest(part, names),
-            )
-        node = node._get_node(part)  # type: ignore[assignment]
-    if override.is_add():
-        return UserError(f"{override.key_or_group!r} is there already", where=text, do="write it without the plus sign")
-    try:
-        OmegaConf.update(tree, override.key_or_group, override.value(), force_add=False)
-    except (OmegaConfBaseException, AssertionError) as error:
-        return UserError(f"{text}: {str(error).splitlines()[0]}", where=_home(".".join(parts[:-1]), homes))
-    return None
+def _unknown(key: str, names: Iterable[Any], where: str, groups: Iterable[str]) -> UserError:
+    parent, _, name = key.rpartition(".")
+    do = nearest(name, [*map(str, names), *(() if parent else groups)])
+    return UserError(f"no key is called {key!r}", where=where, do=do)
 
 
 def _home(parent: str, homes: dict[str, str]) -> str:
@@ -345,3 +247,86 @@ def _first_cause(error: BaseException) -> str:
         error = error.__cause__
     lines = [re.sub(r"\s+", " ", line).strip() for line in str(error).splitlines()]
     return "; ".join(line for line in lines if line)[:300]
+
+
+def _pools_as_written(tree: DictConfig, overrides: Sequence[Override], folders: Sequence[Path]) -> None:
+    """Put the pools into the order in which they are written, where Hydra takes that of the defaults list.
+
+    Those of the experiment's ``pools`` stand in that order, and so do those that the command line adds; every other
+    pool keeps its place.
+    """
+    choices = [o.value() for o in overrides if o.key_or_group == "experiment"]
+    files = [folder / f"experiment/{choice}.yaml" for choice in choices for folder in folders]
+    texts = [file.read_text(encoding="utf-8") for file in files if file.is_file()]
+    written = [[str(name) for name in OmegaConf.select(OmegaConf.create(text), "pools") or ()] for text in texts]
+    known = {name for text in texts for name in re.findall(r"pools\.([^.:\s]+)", text)}.union(*written)
+    added = [re.search(r"(?:^\+*|@)pools\.([^.]+)", o.get_key_element()) for o in overrides if o.is_add()]
+    order = list(tree.pools)
+    for names in [*written, [match[1] for match in added if match and match[1] not in known]]:
+        names = [name for name in dict.fromkeys(names) if name in order]
+        for place, name in zip(sorted(order.index(name) for name in names), names):
+            order[place] = name
+    for name in order if order != list(tree.pools) else ():
+        tree.pools[name] = tree.pools.pop(name)
+
+
+def apply_scale(tree: DictConfig, *, keep_suite: bool = False) -> None:
+    """Replace pools and suite of a composed tree by those of ``tree.scale``, in place.
+
+    Hydra merges dictionaries and cannot replace one. Pools of the built-in base are left alone; pools that become equal
+    (they differed in nothing but their base and experts) become one. What a pool says of training stays, in the small
+    world's units. The suite is left alone with ``keep_suite``; its attack stays in any case.
+    """
+    scale: Any = OmegaConf.to_container(tree.scale)
+    small: Node = {}
+    if scale["pool"] is not None:
+        pools: Any = OmegaConf.to_container(tree.pools, resolve=True)
+        found = {name: _small(pool, scale) if pool["base"]["path"] else pool for name, pool in pools.items()}
+        tree.pools, small["pools"] = {}, dict(_distinct(found, scale["name"]))
+    if scale["suite"] is not None and not keep_suite:
+        small["suite"] = {**scale["suite"], "attack": tree.suite.attack}
+        tree.suite = OmegaConf.structured(Suite)
+    tree.scale = OmegaConf.structured(Scale(name=scale["name"]))
+    tree.merge_with(small)
+
+
+def _small(pool: Node, scale: Node) -> Node:
+    """The scale's pool, trained as this one is: learning rate, batch size and MergOPT's lengths times a factor."""
+    small = copy.deepcopy(scale["pool"])
+    if not pool["tasks"]:
+        return small
+    batch = pool["training"]["batch_size"] * pool["training"]["accumulation"]
+    small["finetuning"] = _in_units(pool["finetuning"], scale["offset"])
+    small["optimizer"] |= {key: pool["optimizer"][key] for key in ("name", "momentum")}
+    small["optimizer"]["lr"] = _times(pool["optimizer"]["lr"], scale["lr"])
+    small["training"]["batch_size"] = max(1, round(batch * scale["batch_size"]))
+    small |= {key: pool[key] for key in ("budget", "seed", "reference")}
+    own = [task["finetuning"] for task in pool["tasks"].values()]
+    for task, finetuning in zip(small["tasks"].values(), itertools.cycle(own)):
+        task["finetuning"] = _in_units(finetuning, scale["offset"])
+    return small
+
+
+def _in_units(finetuning: Node, offset: float) -> Node:
+    """A fine-tuning method with its lengths times a factor."""
+    lengths = {key: finetuning[key] for key in LENGTHS if isinstance(finetuning.get(key), (int, float))}
+    return {**finetuning, **{key: _times(value, offset) for key, value in lengths.items()}}
+
+
+def _times(value: float, factor: float) -> float:
+    """The product without the noise of its last digits, so that equal settings have equal keys."""
+    return float(f"{value * factor:.12g}")
+
+
+def _distinct(pools: dict[str, Node], fallback: str) -> Iterator[tuple[str, Node]]:
+    """Each distinct pool once, under the words that the names of its equals begin with."""
+    equals = {name: [n for n, other in pools.items() if other == pool] for name, pool in pools.items()}
+    firsts = {name: names for name, names in equals.items() if name == names[0]}
+    taken = {name for name, names in firsts.items() if len(names) == 1}
+    for first, names in firsts.items():
+        # the words that all begin with: "standard" of standard_llama_1b and standard_qwen_4b
+        columns = zip(*(name.split("_") for name in names))
+        shared = "_".join(words[0] for words in itertools.takewhile(lambda words: len(set(words)) == 1, columns))
+        name = first if len(names) == 1 or (shared or fallback) in taken else shared or fallback
+        taken.add(name)
+        yield name, pools[first]

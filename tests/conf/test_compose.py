@@ -42,6 +42,18 @@ def test_a_dictionary_of_dataclasses_takes_new_entries():
     assert config.pools["p"].optimizer.name == "adamw"
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_choice_inside_a_pool_wins_over_the_pools_own_whatever_their_order(first):
+    pool, sam = "+pool@pools.p=tiny", "+finetuning@pools.p.finetuning=sam"
+    finetuning = only(*((pool, sam) if first == 0 else (sam, pool))).pools["p"].finetuning
+    assert finetuning == only("finetuning=sam").finetuning
+
+
+def test_values_go_in_in_the_order_in_which_they_are_given():
+    config = only("+pools.p.tasks.t.skill=add", "pools.p.seed=3", "seed=1", "++seed=2", "optimizer.betas.0=0.5")
+    assert (config.pools["p"].seed, config.seed, config.optimizer.betas) == (3, 2, [0.5, 0.999])
+
+
 def test_an_attack_may_be_named_without_its_suite():
     both = compose(["suite=robustness", "attack=deepwordbug,none"])
     assert [config.suite.attack for config, _ in both] == ["deepwordbug", "none"]
@@ -82,6 +94,8 @@ def test_own_folder_of_choices(tmp_path):
         (["+experiment=quickstart", "+method@methods.x=delta"], ["delta", "della"]),
         (["+suite.tasks.x={skil:add}"], ["skil", "skill"]),
         (["+pools.x.sed=1"], ["pools.x.sed", "seed"]),
+        (["~optimizer.lr"], ["optimizer.lr", "has to have a value"]),
+        (["+pool@pools.p=tiny", "pools.p.suite.limit=3"], ["pools.p.suite", "as a whole"]),
         (["foo"], ["cannot read", "foo", "key=value"]),
         (["base.path=[1"], ["cannot read"]),
         (["sampler.sizes=[a]"], ["sampler.sizes", "Integer"]),
