@@ -1,4 +1,4 @@
-"""The Typer application: one command a file; heavy packages are imported when a command runs, never before."""
+"""The application with all of its commands; heavy packages are imported when a command runs, never before."""
 
 from __future__ import annotations
 
@@ -8,36 +8,16 @@ import sys
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
-from cli import catalog, doctor, evaluate, finetune, merge, prefetch, search, shelf, statistics, study, upkeep
+from cli import terminal
+from cli.options import app
+from conf.errors import UserError
+
+from cli import models, studies, help, store  # isort: skip  # noqa: F401  # the order of their commands in help
 
 ANYWHERE = ("-v", "--verbose", "-q", "--quiet")
 """Options of the application that may also stand behind the command."""
-
-app = typer.Typer(
-    name="mergebench",
-    no_args_is_help=True,
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    help=(
-        "Fine-tune experts, merge them, evaluate every merge, and say with statistics what merging was worth.\n\n"
-        "Arguments are Hydra overrides, such as [cyan]method=ties method.density=0.2[/]. "
-        "[dim]Repeating a command resumes it.[/]"
-    ),
-)
-
-finetune.register(app)
-merge.register(app)
-evaluate.register(app)
-statistics.register(app)
-study.register(app)
-search.register(app)
-catalog.register(app)
-shelf.register(app)
-upkeep.register(app)
-prefetch.register(app)
-doctor.register(app)
 
 
 def _version(show: bool) -> None:
@@ -57,28 +37,24 @@ def common(
     ] = False,
 ) -> None:
     """What holds for every command."""
-    from cli import console
-
-    console.set_verbosity(console.VERBOSE if verbose else console.QUIET if quiet else console.NORMAL)
+    terminal.set_verbosity(terminal.VERBOSE if verbose else terminal.QUIET if quiet else terminal.NORMAL)
 
 
 def main() -> None:
     """Run the command line; bad input is one line on standard error and exit code 2."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    from conf.errors import UserError
-
     try:
         arguments = sys.argv[1:]
         anywhere = [text for text in arguments if text in ANYWHERE]
         app([*anywhere, *(text for text in arguments if text not in ANYWHERE)])
     except UserError as error:
-        from cli import console
-
         if "--json" in sys.argv:
-            console.print_json(error.to_dict())
-        console.err.print(f"[bold red]error[/] {_plain(str(error))}", highlight=False, soft_wrap=True)
-        for other in error.others if console.verbosity >= console.VERBOSE else ():
-            console.err.print(f"  also {_plain(str(other))}", highlight=False, soft_wrap=True)
+            terminal.print_json(error.to_dict())
+        lines = [f"[bold red]error[/] {escape(' '.join(str(error).split()))}"]
+        if terminal.verbosity >= terminal.VERBOSE:
+            lines += [f"  also {escape(' '.join(str(other).split()))}" for other in error.others]
+        for line in lines:
+            terminal.err.print(line, highlight=False, soft_wrap=True)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted: what was finished is kept; the same command goes on\n")
@@ -93,9 +69,3 @@ def main() -> None:
             f"error the disk is full{where}: what was finished is kept; free some space and repeat the command\n"
         )
         sys.exit(1)
-
-
-def _plain(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(" ".join(text.split()))

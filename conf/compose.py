@@ -10,10 +10,10 @@ live.
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -139,23 +139,16 @@ def _compose_one(overrides: Sequence[Override], folders: Sequence[Path]) -> tupl
     return typed, tree
 
 
-@contextmanager
-def _hydra() -> Iterator[None]:
-    GlobalHydra.instance().clear()
-    ConfigStore.instance().store(name="schema", node=Config)
-    with initialize_config_dir(config_dir=str(FOLDER.resolve()), version_base="1.3", job_name="mergebench"):
-        yield
-
-
 def _choose(choices: Sequence[Override], folders: Sequence[Path]) -> tuple[DictConfig, dict[str, str]]:
     """The tree of the chosen files, and the file that fills each of its nodes."""
     # A choice inside a pool comes after the pool's own, which would otherwise be merged over it.
     by_depth = sorted({o.get_key_element(): o for o in choices}.values(), key=lambda o: (o.package or "").count("."))
     texts = [f"hydra.searchpath=['file://{folder}']" for folder in folders[1:]]
-    with _hydra():
-        tree = hydra_compose(
-            "config", overrides=texts + [str(o.input_line) for o in by_depth], return_hydra_config=True
-        )
+    texts += [str(o.input_line) for o in by_depth]
+    GlobalHydra.instance().clear()
+    ConfigStore.instance().store(name="schema", node=Config)
+    with initialize_config_dir(config_dir=str(FOLDER.resolve()), version_base="1.3", job_name="mergebench"):
+        tree = hydra_compose("config", overrides=texts, return_hydra_config=True)
     named = tree.hydra.runtime.choices.items()
     homes = {key.split("@")[-1]: f"conf/{key.split('@')[0]}/{choice}.yaml" for key, choice in named if choice}
     OmegaConf.set_struct(tree, None)  # type: ignore[arg-type]  # dataclasses stay closed, dictionaries are open
@@ -177,9 +170,7 @@ def _set(tree: DictConfig, override: Override, homes: dict[str, str], known: Ite
         raise UserError(f"{text}: {str(error).splitlines()[0]}", where=where) from None
 
 
-def _put(
-    tree: DictConfig, override: Override, key: str, value: Any, homes: dict[str, str], known: Iterable[str]
-) -> None:
+def _put(tree: DictConfig, override: Override, key: str, value: Any, homes: Node, known: Iterable[str]) -> None:
     node: Any = tree
     in_entry = False  # of a dictionary of dataclasses: it has all its keys as soon as one of them is added
     for depth, part in enumerate(parts := key.split(".")):
@@ -195,8 +186,12 @@ def _put(
             raise _unknown(f"{parent}.{part}".strip("."), holder, _home(parent, homes), known)
         in_entry |= is_dataclass(holder._metadata.element_type)
         node = holder._get_node(part)
-    if override.is_delete():
-        _remove(holder, part, key)
+    if override.is_delete() and not is_dataclass(OmegaConf.get_type(holder)):
+        del holder[part]
+    elif override.is_delete():  # a field, which may be empty
+        if OmegaConf.get_type(node) is not dict:
+            raise ValueError(f"{key} has to have a value")
+        holder[part] = {}
     elif isinstance(value, dict) and node._is_none():
         _merge(tree, parts, value)
     elif isinstance(value, dict) and isinstance(node, DictConfig):
@@ -211,19 +206,7 @@ def _put(
 
 def _merge(tree: DictConfig, parts: Sequence[str], value: Any) -> None:
     """Merge in a value whose parents may not be there: unlike Hydra's own ``+``, this fills in typed entries."""
-    for part in reversed(parts):
-        value = {part: value}
-    tree.merge_with(value)
-
-
-def _remove(node: Any, name: str, key: str) -> None:
-    """Take an entry out of a dictionary, or empty a dictionary that is a field of a dataclass."""
-    if not is_dataclass(OmegaConf.get_type(node)):
-        del node[name]
-    elif OmegaConf.get_type(node._get_node(name)) is dict:
-        node[name] = {}
-    else:
-        raise ValueError(f"{key} has to have a value")
+    tree.merge_with(functools.reduce(lambda below, part: {part: below}, reversed(parts), value))
 
 
 def _unknown(key: str, names: Iterable[Any], where: str, groups: Iterable[str]) -> UserError:
@@ -234,19 +217,15 @@ def _unknown(key: str, names: Iterable[Any], where: str, groups: Iterable[str]) 
 
 def _home(parent: str, homes: dict[str, str]) -> str:
     """The file in which the keys below a node live: the choice that fills the node or the nearest one above it."""
-    while parent:
-        if parent in homes:
-            return homes[parent]
-        parent = parent.rpartition(".")[0]
-    return "conf/schema.py"
+    paths = list(itertools.accumulate(parent.split("."), "{}.{}".format))
+    return next((homes[path] for path in reversed(paths) if path in homes), "conf/schema.py")
 
 
 def _first_cause(error: BaseException) -> str:
     """The innermost message of a chain of exceptions, on one line."""
     while error.__cause__ is not None:
         error = error.__cause__
-    lines = [re.sub(r"\s+", " ", line).strip() for line in str(error).splitlines()]
-    return "; ".join(line for line in lines if line)[:300]
+    return "; ".join(" ".join(line.split()) for line in str(error).splitlines() if line.strip())[:300]
 
 
 def _pools_as_written(tree: DictConfig, overrides: Sequence[Override], folders: Sequence[Path]) -> None:

@@ -1,6 +1,7 @@
 """First commands of a stranger, on models and data of their own: each gives what was asked, or one line and exit 2."""
 
 import json
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 from world import ROWS, make_world
 
-from cli import console
+from cli import terminal
 from cli.app import app, main
 
 SUMS = ("suite=custom", "+suite.tasks.sums.metric=acc", "suite.include_path=tasks", "executor.device=cpu")
@@ -46,7 +47,7 @@ def call(world, tmp_path, capsys, monkeypatch):
         except SystemExit as done:
             code = int(done.code or 0)
         finally:
-            console.set_verbosity(console.NORMAL)
+            terminal.set_verbosity(terminal.NORMAL)
         out = capsys.readouterr()
         return code, out.out, out.err
 
@@ -135,7 +136,7 @@ def test_what_the_page_of_a_method_prints_can_be_run(call):
     for name in methods():
         page = call("methods", name)[1]
         assert "required" not in page
-        commands = [line.split()[1:] for line in page.splitlines() if line.startswith("mergebench ")]
+        commands = [shlex.split(line)[1:] for line in page.splitlines() if line.startswith("mergebench ")]
         for command in commands:
             done = call(*(word.replace("out=merged", f"out={name}") for word in command))
             assert done[0] == 0, (command, done[2])
@@ -155,6 +156,8 @@ def test_evaluate_scores_what_is_named_and_says_so(call, asked):
     page = call("evaluate", *asked, *SUMS)[1]
     assert f"custom · {named}" in page
     assert "tiny" not in page
+    said = ("suite custom", "fewshot", "sample all", "dtype float32", "device cpu", "batch size 32", "engine lm_eval")
+    assert all(word in " ".join(page.split()) for word in (f"base {Path(named).name}", *said)), page
 
 
 def test_evaluate_scores_a_merge_in_memory_as_its_folder(call):

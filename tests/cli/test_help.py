@@ -1,10 +1,11 @@
+import re
 import subprocess
 import sys
 
 from typer.testing import CliRunner
 
 from cli.app import app
-from cli.completion import complete_override
+from cli.options import complete_override
 
 COMMANDS = (
     *("finetune", "merge", "evaluate", "statistics", "sweep", "plan", "report", "search", "methods", "doctor"),
@@ -23,6 +24,15 @@ def test_every_command_shows_examples():
         result = CliRunner().invoke(app, [command, "--help"])
         assert result.exit_code == 0
         assert f"mergebench {command}" in result.output
+
+
+def test_examples_are_whole_and_quoted_for_any_shell():
+    shown = [CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "300"}).output for name in COMMANDS]
+    lines = [line.strip() for text in shown for line in text.splitlines() if line.strip().startswith("mergebench ")]
+    assert len(lines) >= 2 * len(COMMANDS)
+    for line in lines:
+        assert not re.search(r"=('| |$)", line), f"a value is lost: {line}"
+        assert not set("[]{}~*?") & set(re.sub("'[^']*'", "", line)), f"a shell would read more than there is: {line}"
 
 
 def test_help_imports_nothing_heavy():

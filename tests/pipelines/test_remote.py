@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # for fake_hub
 
 from fake_hub import FakeHub
 
-from cli.plan_view import plan_tables
+from cli.tables import plan_parts
 from conf.compose import compose
 from conf.errors import UserError
 from pipelines.checkpoints.checkpoint import open_checkpoint
@@ -233,7 +233,7 @@ def test_all_that_cannot_be_had_is_told_at_once(hub, tmp_path):
     assert "no such folder" in whole[3]
     assert str(tmp_path / "gone") in whole[3]
     assert (plan.new, plan.blocked) == (0, 1 + 3 + 3)
-    assert len(list(plan_tables(plan))) == 2
+    assert len(list(plan_parts(plan))) == 2
     with pytest.raises(UserError, match=r"org/base.*and 3 more"):
         run_study(config)
     assert Store(config.store).entries("results") == []

@@ -16,7 +16,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from cli import console
+from cli import terminal
 from conf.compose import compose
 from conf.errors import UserError
 from pipelines import worker
@@ -296,9 +296,9 @@ def test_a_stopped_study_is_reported_as_partial(tiny_pool, store, monkeypatch):
 
     monkeypatch.setattr(Worker, "run", stopped)
     screen = Console(width=100, record=True, file=io.StringIO(), force_terminal=True)
-    monkeypatch.setattr(console, "err", screen)
-    monkeypatch.setattr(console, "verbosity", console.NORMAL)
-    with console.listening() as progress:
+    monkeypatch.setattr(terminal, "err", screen)
+    monkeypatch.setattr(terminal, "verbosity", terminal.NORMAL)
+    with terminal.listening() as progress:
         part = run_study(config_of(tiny_pool, store), progress)
     assert "! trials (5 of 16)" in screen.export_text()
     assert (part.complete, part.outcome.interrupted) == (False, True)

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 from synthetic import study
 
-from cli.report_view import interference_parts, standings_table, verdict_lines
+from cli.tables import interference_parts, standings_table, verdict_lines
 from conf.errors import UserError
 from conf.schema import Statistics
 from pipelines.report import write_report

@@ -297,13 +297,12 @@ def test_an_older_entry_is_read_with_what_it_does_not_say_as_unknown(study):
 
 
 def test_on_80_columns_no_word_is_cut(study, monkeypatch):
-    from cli.shelf import _table
-    from cli.upkeep_view import results_table
+    from cli.store import entries_table, listed, results_table
 
     store = Store(study.store)
     screen = Console(width=80, record=True, file=io.StringIO())
     screen.print(results_table(*grouped(result_rows(store))))
-    screen.print(_table(store.entries("results"), study.store, studies(store)))
+    screen.print(entries_table([(e, about) for e, about in listed(store) if e.kind == "results"], study.store))
     text = screen.export_text()
     assert "…" not in text
     assert max(map(len, text.splitlines())) <= 80

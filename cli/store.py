@@ -1,0 +1,292 @@
+"""``mergebench ls``, ``show``, ``verify``, ``gc``, ``export``, ``results``, ``prefetch``: the store and a mirror."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from cli import terminal
+from cli.options import ConfigDir, Json, Overrides, command, compose_one
+from conf.errors import UserError
+
+if TYPE_CHECKING:
+    from pipelines.store.gc import Collection
+    from pipelines.store.store import Entry, Store
+    from pipelines.upkeep.verify import Check
+
+PANEL = "Store"
+STATES = {"ok": "green", "differs": "red", "missing": "red", "unknown": "yellow"}
+SHOWN = 40
+"""Lines of a table on the terminal; --json has all of them."""
+PLAIN: dict[str, Any] = {"box": None, "pad_edge": False}
+"""The look of tables with many columns."""
+
+Key = Annotated[str, typer.Argument(metavar="KEY", help="Four or more first digits of a key, as `ls` prints them.")]
+Arguments = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY]... [OVERRIDES]...",
+        help="First digits of keys, as `ls` prints them, and Hydra overrides.",
+        show_default=False,
+    ),
+]
+All = Annotated[bool, typer.Option("--all", help="Check every entry.")]
+Delete = Annotated[bool, typer.Option("--delete", help="Remove what is shown.")]
+Forget = Annotated[
+    list[str] | None, typer.Option("--forget", metavar="STUDY", help="A study that counts no longer (repeatable).")
+]
+Kind = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--kind", metavar="KIND", help="Only this kind: bases, experts, results, merges, statistics (repeatable)."
+    ),
+]
+Older = Annotated[float, typer.Option("--older-than", metavar="DAYS", help="Leave what is younger.")]
+Format = Annotated[
+    str | None,
+    typer.Option(
+        "--format",
+        metavar="FORMAT",
+        help="csv, parquet, json or table; default: by out's ending, else a table on a terminal, else csv.",
+    ),
+]
+
+
+@command(PANEL, "", "store=/data/store --json", name="ls")
+def list_entries(overrides: Overrides = None, json: Json = False, config_dir: ConfigDir = None) -> None:
+    """List what the store holds: bases, experts, results, merges, statistics."""
+    config = compose_one("ls", overrides, config_dir)
+    from pipelines.store.store import Store
+
+    store = Store(config.store)
+    entries = listed(store)
+    payload = [{"folder": entry.folder, **about} for entry, about in entries]
+    terminal.answer(json, payload, entries_table(entries, str(store.root)))
+
+
+@command(PANEL, "3f2a", "experts:3f2a --json")
+def show(key: Key, overrides: Overrides = None, json: Json = False, config_dir: ConfigDir = None) -> None:
+    """Show one entry of the store, by the first digits of its key."""
+    config = compose_one("show", overrides, config_dir)
+    from rich.pretty import Pretty
+
+    from pipelines.store.store import Store
+
+    entry = Store(config.store).find(key)
+    about = {"folder": str(entry.folder), **entry.describe()}
+    terminal.answer(json, about, Pretty(about, expand_all=False))
+
+
+@command(PANEL, "3f2a", "results:3f2a experts:77c0 store=/data/store", "--all --json")
+def verify(
+    arguments: Arguments = None, everything: All = False, json: Json = False, config_dir: ConfigDir = None
+) -> None:
+    """Check that the store still holds what it says.
+
+    Merges are made again from their recipes and their weights compared by hash with those that were scored; files of
+    bases, experts, kept merges and statistics are hashed again. Exit code 1 where something differs or is missing.
+    """
+    keys = [text for text in arguments or () if "=" not in text and not text.startswith("~")]
+    config = compose_one("verify", [text for text in arguments or () if text not in keys], config_dir)
+    if bool(keys) == everything:
+        raise UserError("nothing says what to check", where="verify", do="name keys, or check everything with --all")
+    from pipelines.study import access_of
+    from pipelines.upkeep.verify import chosen_entries
+    from pipelines.upkeep.verify import verify as check
+
+    access = access_of(config)
+    with terminal.listening() as progress:
+        checks = check(chosen_entries(keys, access), access, config.executor, progress)
+    terminal.answer(json, [{**vars(c), "bad": c.bad} for c in checks], *_checks(checks, config.store))
+    if any(c.bad for c in checks):
+        raise typer.Exit(1)
+
+
+@command(PANEL, "", "--kind results --older-than 30 --delete", "--forget quickstart --delete")
+def gc(
+    overrides: Overrides = None,
+    delete: Delete = False,
+    forget: Forget = None,
+    kind: Kind = None,
+    older: Older = 0.0,
+    json: Json = False,
+    config_dir: ConfigDir = None,
+) -> None:
+    """Show what no study refers to; with --delete, remove it.
+
+    A study is what `sweep` or `search` ran: it holds on to its results and to the bases, experts, statistics and kept
+    merges that these need. Results of `evaluate` and experts of `finetune` belong to no study until one uses them.
+    """
+    config = compose_one("gc", overrides, config_dir)
+    from pipelines.store.gc import collect_garbage
+    from pipelines.store.store import Store
+
+    found = collect_garbage(Store(config.store), delete=delete, forget=forget or (), kinds=kind or (), days=older)
+    busy, forgotten = [waste.key for waste in found.busy], [record.name for record in found.forgotten]
+    waste = [vars(waste) for waste in found.waste]
+    payload = {**vars(found), "size": found.size, "waste": waste, "busy": busy, "forgotten": forgotten}
+    terminal.answer(json, payload, *_garbage(found))
+
+
+@command(PANEL, "3f2a out=best-merge", "experts:77c0 out=my-expert")
+def export(key: Key, overrides: Overrides = None, json: Json = False, config_dir: ConfigDir = None) -> None:
+    """Write an entry of the store as an ordinary checkpoint folder, with its model card.
+
+    Of a merge's result the merge is made again from its recipe, and has to have the weights that were scored.
+    """
+    config = compose_one("export", overrides, config_dir)
+    from pipelines.study import access_of
+    from pipelines.upkeep.export import export as write
+
+    with terminal.listening() as progress:
+        entry = write(key, config, access_of(config), progress)
+    line = f"{entry.kind}:{entry.key[:10]} exported to [bold]{config.out}[/]"
+    terminal.answer(json, {"folder": config.out, "kind": entry.kind, "key": entry.key}, line, soft_wrap=True)
+
+
+@command(PANEL, "--format csv", "name=quickstart out=results.parquet", "--json store=/data/store")
+def results(overrides: Overrides = None, form: Format = None, json: Json = False, config_dir: ConfigDir = None) -> None:
+    """Write every result of the store as a table: one row a trial and task.
+
+    On a terminal: mean scores by all in which results differ (base, pool, training, seed, suite, few-shots, sample,
+    dtype, device, batch size, engine, …), and what they share below.
+    """
+    config = compose_one("results", overrides, config_dir)
+    from pipelines.store.results import format_of, grouped, print_rows, result_rows, write_rows
+    from pipelines.store.store import Store
+
+    on_screen = form is None and config.out is None and terminal.out.is_terminal
+    named = "json" if json else format_of("table" if on_screen else form, config.out)
+    rows = result_rows(Store(config.store), config.name)
+    if named == "table":
+        return terminal.show(results_table(*grouped(rows)))
+    if config.out is None:
+        return print_rows(rows, named, sys.stdout)
+    write_rows(rows, named, Path(config.out).expanduser())
+    if not json:
+        terminal.show(f"{len(rows)} rows in [bold]{config.out}[/]", soft_wrap=True)
+
+
+@command(PANEL, "suite=real_mini out=mirror", "suite=in_the_wild out=/data/mirror --json")
+def prefetch(overrides: Overrides = None, json: Json = False, config_dir: ConfigDir = None) -> None:
+    """Copy a suite's data sets from the hub into a local mirror, for machines without a network.
+
+    The other commands read the mirror with datasets=DIR and then fetch nothing. What is there already is not fetched
+    again.
+    """
+    config = compose_one("prefetch", overrides, config_dir)
+    if not config.out:
+        raise UserError("there is no folder to put the mirror into", where="out", do="name one with out=DIR")
+    if not config.online:
+        raise UserError("the hub may not be asked", where="online", do="set online=true, or copy a mirror")
+    from pipelines.evaluate.prefetch import prefetch as fill
+
+    with terminal.listening() as progress:
+        fetched = fill(config.suite, Path(config.out), progress=progress)
+    names = ", ".join(fetched.datasets) or "none: this suite needs no hub data set"
+    lines = [f"data sets in [bold]{fetched.folder}[/]: {names}"]
+    for folder in fetched.by_hand:
+        lines.append(f"[yellow]put by hand into {fetched.folder / folder}: its data are on no hub[/]")
+    lines.append(f"[dim]use it with datasets={fetched.folder}[/]")
+    terminal.answer(json, vars(fetched), *lines, soft_wrap=True)
+
+
+def listed(store: Store) -> list[tuple[Entry, dict[str, Any]]]:
+    """Every entry and what it says of itself; of a result also its pool and provenance as plain columns."""
+    from pipelines.store.provenance import provenance
+    from pipelines.store.records import studies
+    from pipelines.store.results import pools_of
+    from pipelines.store.store import KINDS
+
+    records, found = studies(store), []
+    for entry in [entry for kind in KINDS for entry in store.entries(kind)]:
+        about = entry.describe()
+        if "trial" in about:
+            about["provenance"] = {"pool": pools_of(entry.key, records), **provenance(about)}
+        found.append((entry, about))
+    return found
+
+
+def entries_table(entries: Sequence[tuple[Entry, dict[str, Any]]], root: str) -> Any:
+    """Entries by kind: what tells them apart in each row, and below what all of a kind share."""
+    from pipelines.store.provenance import apart, said, training_of
+    from pipelines.store.records import mean
+    from pipelines.store.store import title
+
+    table = terminal.table(
+        f"{len(entries)} entries in {escape(root)}", ("kind", "key", "what", "how", "mean", "made"), **PLAIN
+    )
+    shared = []
+    for kind in dict.fromkeys(entry.kind for entry, _ in entries):
+        own, rows = [(entry, about) for entry, about in entries if entry.kind == kind], []
+        for entry, about in own:
+            how: dict[str, Any] = {"what": title(about), "pool": None, "training": None}
+            how |= about.get("provenance", {})
+            if kind != "results" and (trained := training_of(str(entry.folder))):
+                how |= {"training": trained["how"], "training_seed": trained["seed"]}
+            rows.append(how)
+        lines, same = apart(rows, ["what", "pool", "training"])
+        shared += [f"all {kind}: {text}"] if (text := said(same)) else []
+        for (entry, about), line in zip(own, lines):
+            made = time.strftime("%Y-%m-%d %H:%M", time.localtime(about["made"]))
+            what, score = (
+                line.pop("what"),
+                mean([t["value"] for t in about.get("tasks", {}).values() if not t["error"]]),
+            )
+            cell = "" if score is None else f"{score:.4f}"
+            table.add_row(kind, entry.key[:10], escape(what), escape(said(line)), cell, made)
+    table.caption, table.caption_justify = escape("\n".join(shared)), "left"
+    return table
+
+
+def results_table(lines: Sequence[dict[str, Any]], same: dict[str, Any]) -> Any:
+    """Mean scores; columns in which the results differ, and below them what they have in common."""
+    from pipelines.store.provenance import UNKNOWN, said
+
+    table = terminal.table(f"{sum(line['models'] for line in lines)} models", (), **PLAIN)
+    for name in lines[0] if lines else ():
+        table.add_column(name.replace("_", " "), overflow="fold", no_wrap=name in ("models", "mean"))
+    for line in lines:
+        cells = {name: UNKNOWN if value is None else escape(str(value)) for name, value in line.items()}
+        cells["mean"] = "failed" if line["mean"] is None else f"{line['mean']:.4f}"
+        table.add_row(*cells.values())
+    table.caption, table.caption_justify = escape(said(same)), "left"
+    return table
+
+
+def _checks(checks: Sequence[Check], store: str) -> Iterator[Any]:
+    """What is not as it should be, then the count of every state."""
+    chosen = ([check for check in checks if check.state != "ok"] or checks)[:SHOWN]
+    rows = [(c.kind, c.key[:10], escape(c.what), f"[{STATES[c.state]}]{c.state}[/]", escape(c.told)) for c in chosen]
+    if rows:
+        columns = ("kind", "key", "what", "state", "found")
+        yield terminal.table(f"{len(checks)} entries of {store} checked", columns, rows)
+    counts = Counter(check.state for check in checks)
+    yield ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state]) or "nothing to check"
+
+
+def _garbage(found: Collection) -> Iterator[Any]:
+    """What may go or went, by kind, and what to do next."""
+    rows = [(w.kind, w.key[:10], escape(w.what), terminal.gigabytes(w.size)) for w in found.waste[:SHOWN]]
+    if len(found.waste) > SHOWN:
+        rows.append(("…", "", f"and {len(found.waste) - SHOWN} more", ""))
+    if found.waste:
+        title = "removed" if found.deleted else "what no study refers to"
+        yield terminal.table(title, ("kind", "key", "what", "size"), rows)
+    counts = Counter(waste.kind for waste in found.waste)
+    what = ", ".join(f"{n} {kind}" for kind, n in counts.items()) or "nothing"
+    done = " removed" if found.deleted else " may go"
+    yield f"{what} ({terminal.gigabytes(found.size)}){done}; {found.kept} entries stay"
+    for record in found.forgotten:
+        yield f"study {record.name} {'is forgotten' if found.deleted else 'would be forgotten'}"
+    if found.busy:
+        yield f"[yellow]{len(found.busy)} left: another process holds them[/]"
+    if found.waste and not found.deleted:
+        yield "[dim]nothing was removed; the same command with --delete removes it[/]"

@@ -1,0 +1,266 @@
+"""Plans, studies, their reports and searches as tables and lines on the terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from statistics import mean
+from typing import TYPE_CHECKING, Any
+
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from cli.terminal import clock, gigabytes, table
+from pipelines.report import words
+from pipelines.report.page import settings_lines
+
+if TYPE_CHECKING:
+    from pipelines.plan import Plan
+    from pipelines.report import Interval, Report
+    from pipelines.report.analysis import LeaderRow
+    from pipelines.search.result import Candidate, SearchResult
+    from pipelines.sweep import Sweep
+
+STYLES = {1: "green", -1: "red", 0: ""}
+SENTENCES_PER_POOL = 2
+"""The last sentences on each pool, on its experts and on what merging keeps of them; the page has all."""
+COLUMNS = 3
+"""More parameters than these share one column of a search's table."""
+INTERRUPTED = "[yellow]interrupted: what was {done} is kept; the same command goes on[/]"
+
+
+def plan_parts(plan: Plan) -> Iterator[Any]:
+    """What would run, what it needs, and what is wrong."""
+    rows = [(f"[bold]{name}[/]", value) for name, value in _plan_rows(plan)]
+    yield table(f"plan of {plan.name}", ("", ""), rows, show_header=False)
+    yield from (f"[dim]{note}[/]" for note in plan.layout.notes)
+    if plan.problems:
+        wrong = [(problem.where, problem.what, problem.do) for problem in plan.problems]
+        yield table("[red]what is wrong[/]", ("where", "what", "what to do"), wrong)
+
+
+def _plan_rows(plan: Plan) -> Iterator[tuple[str, str]]:
+    yield "models", str(len(plan.layout.planned))
+    yield "new trials", str(plan.new)
+    yield "cached trials", str(plan.cached)
+    if plan.waiting:
+        made = [unmade.what for unmade in plan.layout.unmade]
+        yield "waiting trials", f"{plan.waiting} (to be made first: {words.listed(made)})"
+    if plan.blocked:
+        yield "[red]blocked trials[/]", str(plan.blocked)
+    needs = plan.resources
+    if fetch := needs["to_fetch"]:
+        size, free = sum(checkpoint["bytes"] for checkpoint in fetch), gigabytes(needs["fetch_free"])
+        yield "to fetch", f"{words.count(len(fetch), 'checkpoint')}, {gigabytes(size)} ({free} free in the hub's cache)"
+    yield "disk", f"{gigabytes(needs['disk_needed'])} needed, {gigabytes(needs['disk_free'])} free"
+    yield "memory", f"{gigabytes(needs['memory_needed'])} needed, {gigabytes(needs['memory_free'])} free"
+    hours = needs["hours"]
+    yield "time", "not measured yet on this suite" if hours is None else f"about {clock(hours * 3600)}"
+
+
+def sweep_parts(sweep: Sweep, with_report: bool = True) -> Iterator[Any]:
+    """The report (unless several studies share one), then what ran, what failed, and where everything is."""
+    if sweep.report is None:
+        yield "[yellow]no result of this study is in the store yet[/]"
+    elif with_report:
+        yield from report_parts(sweep.report)
+    else:
+        yield f"[bold]{sweep.name}[/]: {sweep.folder}"
+    yield _spent(sweep)
+    if sweep.outcome.failures:
+        title = "[red]trials without a result[/]; the same command tries them again"
+        yield table(title, ("trial", "reason"), [(_trial(f.trial), f.reason) for f in sweep.outcome.failures])
+    if sweep.outcome.interrupted:
+        yield INTERRUPTED.format(done="finished")
+
+
+def _spent(sweep: Sweep) -> str:
+    plan, seconds = sweep.plan, sweep.seconds
+    parts = [f"{plan.cached} trials cached, {sweep.outcome.done} run"]
+    if sweep.report is not None and sweep.report.partial:
+        parts.append(f"partial: {sweep.report.scored} of {sweep.report.planned} trials have a result")
+    if sweep.outcome.elsewhere:
+        parts.append(f"{sweep.outcome.elsewhere} finished by another process")
+    if seconds.get("make"):
+        parts.append(f"bases and experts {clock(seconds['make'])}")
+    if sweep.outcome.done:
+        busy = seconds.get("merge", 0) + seconds.get("evaluate", 0)
+        other = max(0.0, 1 - busy / max(seconds["trials"], 1e-9))
+        parts.append(
+            f"trials {clock(seconds['trials'])} (merging {clock(seconds.get('merge', 0))}, "
+            f"evaluating {clock(seconds.get('evaluate', 0))}, other {other:.0%})"
+        )
+    if "report" in seconds:
+        parts.append(f"report {clock(seconds['report'])}")
+    return "[dim]" + "; ".join(parts) + "[/]"
+
+
+def _trial(trial: Any) -> str:
+    return f"{f'{trial.merge.method} of {len(trial.merge.experts)}' if trial.merge else trial.kind} {trial.key[:10]}"
+
+
+def sweep_dict(sweep: Sweep) -> dict[str, Any]:
+    """How a study went, for machines."""
+    return {
+        "study": sweep.name,
+        "folder": str(sweep.folder),
+        "complete": sweep.complete,
+        "cached": sweep.plan.cached,
+        "run": sweep.outcome.done,
+        "failed": [{"key": f.trial.key, "reason": f.reason} for f in sweep.outcome.failures],
+        "seconds": sweep.seconds,
+        "report": sweep.report.to_dict() if sweep.report else None,
+    }
+
+
+def report_parts(report: Report) -> Iterator[Any]:
+    """Scores by method and number of experts, what merging keeps, and the verdict."""
+    yield standings_table(report)
+    yield from interference_parts(report)
+    yield from verdict_lines(report)
+
+
+def standings_table(report: Report) -> Table:
+    """Mean score by method (rows, best first) and number of experts merged (columns), pool by pool.
+
+    Green and red: the paired interval of the difference to the base lies above or below zero.
+    """
+    sizes = sorted({row.experts for row in report.leaderboard if row.kind == "merge"})
+    made = _by_size(sizes, title=escape(report.title), title_justify="left")
+    if sizes:
+        made.add_column("constr.", justify="right", no_wrap=True)
+    pools = list(dict.fromkeys(row.panel for row in report.leaderboard))
+    for place, pool in enumerate(pools):
+        if len(pools) > 1:
+            made.add_row(Text(("\n" if place else "") + pool, style="bold"))
+        merges: dict[str, dict[int, LeaderRow]] = {}
+        for row in report.leaderboard:
+            if row.panel == pool and row.kind == "merge":
+                merges.setdefault(row.method, {})[row.experts] = row
+            elif row.panel == pool:
+                made.add_row(Text(row.method), Text(_short(row.score)), style="dim")
+        for method, rows in sorted(merges.items(), key=lambda item: -mean(map(_estimate, item[1].values()))):
+            scores = [_score(rows[size]) if size in rows else "" for size in sizes]
+            made.add_row(Text(method), *scores, _constructive(rows.values()))
+    sure = f"{report.statistics.confidence:.0%}"
+    parts = [
+        f"score ± half its {sure} interval, mean over the merges of that many experts",
+        "green, red: above, below the base beyond noise",
+        "constr.: merges above the base and all of their own experts",
+    ]
+    made.caption = escape("\n".join(["; ".join(parts), *settings_lines(report)]))
+    made.caption_justify = "left"
+    return made
+
+
+def interference_parts(report: Report) -> Iterator[Text | Table]:
+    """Share of the experts' own-skill gain that merging keeps, by method and number of experts, of the best pool."""
+    if not report.interference:
+        return
+    known = {row.panel for row in report.interference}
+    best = max((row for row in report.leaderboard if row.kind == "merge" and row.panel in known), key=_estimate).panel
+    kept = {(row.method, row.experts): row.kept for row in report.interference if row.panel == best}
+    sizes = sorted({size for _, size in kept})
+    pool = f" ({best}; the page has every pool)" if len(known) > 1 else ""
+    yield Text(f"share of the experts' gain on their own skill that merging keeps{pool}", style="italic")
+    made, some = _by_size(sizes), next(iter(kept.values()))
+    for method in sorted({m for m, _ in kept}, key=lambda m: -kept.get((m, sizes[-1]), some).estimate):
+        made.add_row(Text(method), *(_short(kept.get((method, size))) for size in sizes))
+    yield made
+
+
+def _by_size(sizes: Sequence[int], **style: Any) -> Table:
+    made = Table(header_style="bold", box=None, pad_edge=False, **style)
+    made.add_column("method", overflow="fold")
+    for size in sizes:
+        made.add_column(f"of {size}", justify="right", no_wrap=True)
+    return made
+
+
+def _estimate(row: LeaderRow) -> float:
+    return row.score.estimate
+
+
+def _score(row: LeaderRow) -> Text:
+    return Text(_short(row.score), style=STYLES[words.direction(row.to_base)])
+
+
+def _constructive(rows: Iterable[LeaderRow]) -> Text:
+    tallies = [row.constructive for row in rows if row.constructive is not None]
+    return Text(f"{sum(t.k for t in tallies)}/{sum(t.n for t in tallies)}" if tallies else words.UNKNOWN)
+
+
+def _short(interval: Interval | None, digits: int = 3) -> str:
+    """An estimate and half of its interval; nothing for None."""
+    if interval is None:
+        return ""
+    half = f"{(interval.high - interval.low) / 2:.3f}".replace("0.", ".")
+    return words.number(interval.estimate, digits) + (f" ±{half}" if interval.known else "")
+
+
+def verdict_lines(report: Report) -> list[Text]:
+    """The verdict, its first sentence bold; what was left out; each pool's experts; and where the page is."""
+    lines = [Text("• " + line, style="bold" if i == 0 else "") for i, line in enumerate(report.verdicts)]
+    lines += [Text("• " + note, style="yellow") for note in report.left_out]
+    for pool, sentences in report.details.items():
+        lead = f"{pool}: " if len(report.details) > 1 else ""
+        lines += [Text("• " + lead + line) for line in sentences[-SENTENCES_PER_POOL:]]
+    if "report.html" in report.paths:
+        lines.append(Text(f"Report: {report.paths['report.html']}", style="dim"))
+    return lines
+
+
+def search_parts(found: SearchResult, top: int) -> Iterator[Any]:
+    """The best configurations, then how the chosen one compares with the defaults, then what failed."""
+    shown = found.top(top)
+    if shown:
+        yield _search_table(found, shown)
+    if found.label:
+        yield f"[bold red]{found.label}[/]"
+    yield from _search_verdict(found)
+    for key, reason in found.failed.items():
+        yield f"[red]{key[:10]} has no score[/]: {escape(reason)}"
+    if found.interrupted:
+        yield INTERRUPTED.format(done="scored")
+    yield f"[dim]{found.tried} configurations in {found.folder}[/]"
+
+
+def _search_table(found: SearchResult, shown: list[Candidate]) -> Table:
+    title = f"{found.method} of {', '.join(found.experts)}: {found.sampler} search on {found.tuned_on}"
+    made, names = Table(title=title, title_justify="left"), list(shown[0].values)
+    made.add_column("", no_wrap=True)
+    if len(names) > COLUMNS:
+        made.add_column("values", overflow="fold")
+    columns = names if len(names) <= COLUMNS else []
+    for column in [*columns, found.tuned_on, found.reported_on + (" (tuned on it)" if found.label else "")]:
+        made.add_column(column, justify="right", no_wrap=True)
+    for place, candidate in enumerate(shown):
+        marks = ["best"] * (place == 0) + ["default"] * candidate.default
+        values = [_value(candidate.values[name]) for name in names]
+        if not columns:
+            values = [", ".join(f"{name} {value}" for name, value in zip(names, values))]
+        tuned = _short(candidate.validation, 4) or f"{candidate.score:.4f}"
+        made.add_row(" ".join(marks) or str(place + 1), *values, tuned, _short(candidate.test, 4))
+    made.caption = f"score ± half its {found.confidence:.0%} bootstrap interval over documents"
+    return made
+
+
+def _search_verdict(found: SearchResult) -> Iterator[str]:
+    best, gap = found.best, found.difference
+    if best is None or gap is None or best.test is None:
+        return
+    if best.default:
+        yield f"no configuration is better than the default on {found.tuned_on}"
+        return
+    sure = "beyond noise" if gap.excludes_zero else "within noise"
+    p = "" if gap.p is None or math.isnan(gap.p) else f", p = {gap.p:.2g}"
+    ends = escape(f"[{gap.low:.3f}, {gap.high:.3f}]") if gap.known else ""
+    yield f"on {found.reported_on}, chosen minus default, paired: {gap.estimate:+.4f} {ends}{p}: {sure}"
+    if not found.label:
+        many = f"the highest of {len(found.candidates)} and so too high"
+        yield f"[dim]the chosen one's score on {found.tuned_on} is {many}; its score on {found.reported_on} is not[/]"
+
+
+def _value(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
