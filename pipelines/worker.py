@@ -21,7 +21,7 @@ from pipelines.checkpoints.checkpoint import OpenCheckpoint
 from pipelines.checkpoints.fingerprint import WeightHash
 from pipelines.collect import open_statistics
 from pipelines.evaluate.evaluator import Evaluator
-from pipelines.evaluate.result import Evaluation
+from pipelines.evaluate.score import Evaluation
 from pipelines.merge.cache import MergeCache
 from pipelines.merge.live import merge_into
 from pipelines.merge.stream import Merge, open_merge, single_model
@@ -107,7 +107,6 @@ class Worker:
             self._evaluators[key] = Evaluator(
                 trial.suite,
                 Path(reader),
-                device=str(self.device),
                 datasets=self.access.datasets,
                 online=self.access.online,
                 threads=self.executor.threads,

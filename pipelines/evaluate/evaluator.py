@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,10 @@ from torch import nn
 from conf.errors import UserError
 from conf.schema import Suite
 from pipelines.evaluate.attacks import attack_named, perturb_prompt
-from pipelines.evaluate.definitions import OWN_TASKS
-from pipelines.evaluate.entries import Entered, Leaf, choose, enter, told
-from pipelines.evaluate.index import task_index
+from pipelines.evaluate.build import BuiltTask, Leaf, build_task, choose, reason, remember_documents
+from pipelines.evaluate.engine import common
 from pipelines.evaluate.layout import lm_eval_layout, settings
-from pipelines.evaluate.lm import LiveLM
-from pipelines.evaluate.memo import remember_documents
+from pipelines.evaluate.lookup import OWN_TASKS, task_index
 from pipelines.evaluate.quiet import (
     at_rest,
     fitting_threads,
@@ -31,10 +28,8 @@ from pipelines.evaluate.quiet import (
     silence,
     sow,
 )
-from pipelines.evaluate.result import Evaluation
-from pipelines.evaluate.score import Summary
-from pipelines.evaluate.scorer import NotFiniteError, Scorer
-from pipelines.evaluate.trie import common
+from pipelines.evaluate.requests import LiveLM, NotFiniteError, Scorer
+from pipelines.evaluate.score import Evaluation, Summary
 from pipelines.progress import SILENT, Progress
 from pipelines.threads import threads
 
@@ -44,8 +39,8 @@ class Evaluator:
 
     ``evaluate`` may be called with one live module whose weights change in between, or with another module each time;
     nothing of a model is kept, and the answers to one are cleared before the next. Raises UserError for an unknown
-    task; a task whose data do not load is told in ``problems`` and marks its own cell. Scoring runs where the model is;
-    ``device`` is for the record.
+    task; a task whose data do not load is listed in ``problems`` and marks its own cell. Scoring runs where the model
+    is.
     """
 
     def __init__(
@@ -53,13 +48,12 @@ class Evaluator:
         suite: Suite,
         tokenizer_folder: Path,
         *,
-        device: str = "auto",
         datasets: str | None = None,
         online: bool = False,
         threads: int | None = None,
         progress: Progress = SILENT,
     ):
-        self.suite, self.device, self.threads = suite, device, threads
+        self.suite, self.threads = suite, threads
         try:
             self.attack = attack_named(suite.attack)
         except ValueError as error:
@@ -70,15 +64,15 @@ class Evaluator:
             with progress.step(f"building {suite.name}", len(suite.tasks)) as step:
                 self.tasks = []
                 for key, spec in suite.tasks.items():
-                    sow(suite.seed)  # each entry as if it were scored alone
-                    entered = enter(key, spec, suite, index, datasets)
-                    self._name_apart(entered)
-                    self._ask(entered)
-                    entered.states = random_states()
-                    self.tasks.append(entered)
+                    sow(suite.seed)  # each task as if it were scored alone
+                    task = build_task(key, spec, suite, index, datasets)
+                    self._name_apart(task)
+                    self._write_requests(task)
+                    task.states = random_states()
+                    self.tasks.append(task)
                     step.advance()
             self.scorer = Scorer(self.lm, suite, [leaf for task in self.tasks for leaf in task.leaves])
-        self.settings = settings(self)
+        self.settings = settings(self.tasks, suite.seed)
 
     @property
     def problems(self) -> dict[str, str]:
@@ -104,7 +98,6 @@ class Evaluator:
         start = time.perf_counter()
         who = name or getattr(model, "name_or_path", "") or type(model).__name__
         with same_random_state(), silence(), threads(self.threads or fitting_threads(model)), at_rest(model):
-            failed: dict[str, str] = {}
             while True:
                 try:
                     failed = self._answers(model, who, progress)
@@ -114,44 +107,39 @@ class Evaluator:
             summary = Summary(self.tasks, failed, self.suite.seed)
             self._clear()
         seconds = time.perf_counter() - start
+        source = source or {"model": f"{who} (in memory)"}
         return Evaluation(
             tasks=summary.scores,
             documents=summary.documents(),
             batch_size=self.scorer.batch_size,
             seconds=seconds,
             versions=self.scorer.describe(self.settings, model),
-            lm_eval=lm_eval_layout(summary, self, model, source or {"model": f"{who} (in memory)"}, seconds),
+            lm_eval=lm_eval_layout(summary, self.suite, self.scorer, model, source, seconds),
         )
 
-    def _name_apart(self, task: Entered) -> None:
+    def _name_apart(self, task: BuiltTask) -> None:
         """A task that stands in the suite twice (other split or metric) gets a name of its own in lm-eval's layout."""
         taken = {leaf.name for other in self.tasks for leaf in other.leaves}
         for leaf in task.leaves:
             if leaf.name in taken:
                 leaf.name, task.group = f"{task.key}/{leaf.name}", None
 
-    def _ask(self, task: Entered) -> None:
+    def _write_requests(self, task: BuiltTask) -> None:
         """Write the requests of a task's chosen documents; a failure is kept as the task's error."""
+        limit = task.spec.limit if task.spec.limit is not None else self.suite.limit
         try:
             for leaf in task.leaves:
-                self._ask_leaf(task, leaf)
+                split = leaf.task.eval_docs
+                leaf.total = len(split)
+                leaf.ids = choose(leaf, limit, self.suite)
+                documents = [split[index] for index in leaf.ids]
+                leaf.instances = [self._requests(leaf, *pair) for pair in zip(leaf.ids, documents)]
+                leaf.task._instances = [request for requests in leaf.instances for request in requests]
+                leaf.config = dict(leaf.task.dump_config())
+                remember_documents(leaf.task, documents)
         except Exception as error:
-            task.error = told(error)
+            task.error = reason(error)
             task.leaves = []
-
-    def _ask_leaf(self, task: Entered, leaf: Leaf) -> None:
-        documents = leaf.task.eval_docs
-        leaf.total = len(documents)
-        limit = task.spec.limit if task.spec.limit is not None else self.suite.limit
-        leaf.ids = choose(leaf, limit, self.suite)
-        kept = []
-        for index in leaf.ids:
-            document = documents[index]
-            kept.append(document)
-            leaf.instances.append(self._requests(leaf, index, document))
-        leaf.task._instances = [request for requests in leaf.instances for request in requests]
-        leaf.config = dict(leaf.task.dump_config())
-        remember_documents(leaf.task, kept)
 
     def _requests(self, leaf: Leaf, index: int, document: Any) -> list[Instance]:
         task, chat = leaf.task, self.suite.chat_template
@@ -199,31 +187,25 @@ class Evaluator:
         """Run every request and put the answers into the task objects; failed tasks by name, with why."""
         failed = {}
         self._clear()
-        with self.lm.lent(model, self.scorer.batch_size):
+        with self.lm.holding(model, self.scorer.batch_size):
             self.scorer.prepare(model)
             with progress.step("scoring", self.scorer.rows) as step:
                 for task in self.tasks:
-                    if why := self._answer(task, model, who, step.advance):
-                        failed[task.key] = why
+                    restore(task.states)
+                    try:
+                        for leaf in task.leaves:
+                            self.scorer.run(leaf, model, step.advance)
+                    except torch.OutOfMemoryError:
+                        raise
+                    except NotFiniteError as error:
+                        where = f"{who}, task {task.key}"
+                        raise UserError(str(error), where=where, do="the weights are broken") from None
+                    except Exception as error:
+                        failed[task.key] = reason(error)
         return failed
-
-    def _answer(self, task: Entered, model: nn.Module, who: str, tick: Callable[[int], None]) -> str | None:
-        """Run a task's requests; why it failed, if it did."""
-        restore(task.states)
-        try:
-            for leaf in task.leaves:
-                self.scorer.run(leaf, model, tick)
-        except torch.OutOfMemoryError:
-            raise
-        except NotFiniteError as error:
-            raise UserError(f"{error}", where=f"{who}, task {task.key}", do="the weights are broken") from None
-        except Exception as error:
-            return told(error)
-        return None
 
     def _clear(self) -> None:
         """Forget the answers: lm-eval would go on reading the first model's."""
-        for task in self.tasks:
-            for leaf in task.leaves:
-                for request in leaf.task._instances or []:
-                    request.resps, request.filtered_resps = [], {}
+        for leaf in (leaf for task in self.tasks for leaf in task.leaves):
+            for request in leaf.task._instances or []:
+                request.resps, request.filtered_resps = [], {}

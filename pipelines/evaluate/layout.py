@@ -8,7 +8,7 @@ import importlib.metadata
 import os
 import platform
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from lm_eval.evaluator_utils import EvalAcc, aggregate_groups
@@ -17,22 +17,21 @@ from lm_eval.loggers.utils import add_tokenizer_info, get_commit_from_path
 from lm_eval.result_schema import _SampleCount
 from torch import nn
 
+from conf.schema import Suite
+from pipelines.evaluate.build import BuiltTask
 from pipelines.evaluate.quiet import seeds
-from pipelines.evaluate.score import Summary
-from pipelines.evaluate.stderr import RESAMPLES
-
-if TYPE_CHECKING:
-    from pipelines.evaluate.evaluator import Evaluator
+from pipelines.evaluate.requests import Scorer
+from pipelines.evaluate.sandbox import isolation
+from pipelines.evaluate.score import RESAMPLES, Summary
 
 
 def lm_eval_layout(
-    summary: Summary, evaluator: Evaluator, model: nn.Module, source: dict[str, Any], seconds: float
+    summary: Summary, suite: Suite, scorer: Scorer, model: nn.Module, source: dict[str, Any], seconds: float
 ) -> dict[str, Any]:
     """The results as ``lm_eval run`` writes them; a merge in memory says its recipe in place of a path."""
-    suite, lm = evaluator.suite, evaluator.lm
     kind = "hf" if "pretrained" in source else "mergebench"
     tracker = GeneralConfigTracker()
-    template = lm.chat_template(True) if suite.chat_template else None
+    template = scorer.lm.chat_template(True) if suite.chat_template else None
     tracker.log_experiment_args(kind, source, None, template, fewshot_as_multiturn=True)
     tracker.total_evaluation_time_seconds = str(seconds)
     limits = {key: suite.limit if spec.limit is None else spec.limit for key, spec in suite.tasks.items()}
@@ -42,7 +41,7 @@ def lm_eval_layout(
         "model_args": source,
         "model_num_parameters": sum(p.numel() for p in model.parameters()),
         "model_dtype": str(next(model.parameters()).dtype),
-        "batch_size": evaluator.scorer.batch_size,
+        "batch_size": scorer.batch_size,
         "device": str(next(model.parameters()).device),
         "limit": limits if len(set(limits.values())) > 1 else next(iter(limits.values())),
         "sample": suite.sample,
@@ -51,8 +50,8 @@ def lm_eval_layout(
         **{f"{name}_seed": seed for name, seed in seeds(suite.seed).items()},
     }
     layout.update(date=time.time() - seconds, **_environment(), **dataclasses.asdict(tracker))
-    add_tokenizer_info(layout, lm)
-    layout["max_length"] = evaluator.scorer.max_length
+    add_tokenizer_info(layout, scorer.lm)
+    layout["max_length"] = scorer.max_length
     return layout
 
 
@@ -61,7 +60,7 @@ def _results(summary: Summary) -> dict[str, Any]:
     out.metrics = dict(summary.metrics)
     hashes = {}
     for task in summary.tasks:
-        if summary.errors.get(task.key) is not None:
+        if task.key in summary.errors:
             continue
         if task.group is not None:
             out.groups[task.group.name] = task.group
@@ -89,16 +88,17 @@ def _environment() -> dict[str, Any]:
     }
 
 
-def settings(evaluator: Evaluator) -> dict[str, Any]:
-    """What does not change from model to model: packages, seed, and each task's version, few-shots and prompts."""
+def settings(built: list[BuiltTask], seed: int) -> dict[str, Any]:
+    """What does not change from model to model: packages, seed, sandbox, and each task's version, shots and prompts."""
     tasks = {}
-    for leaf in (leaf for task in evaluator.tasks for leaf in task.leaves):
+    for leaf in (leaf for task in built for leaf in task.leaves):
         shots = leaf.task.get_config("num_fewshot")
         tasks[leaf.name] = {"version": leaf.task.VERSION, "num_fewshot": shots, "prompts": leaf.fingerprint()}
     packages = ("lm_eval", "transformers", "torch", "datasets", "tokenizers")
     return {
         "packages": {name: importlib.metadata.version(name) for name in packages},
         "python": platform.python_version(),
-        "seed": evaluator.suite.seed,
+        "seed": seed,
         "tasks": tasks,
+        **({"sandbox": isolation()} if any(task.sandboxed for task in built) else {}),
     }

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from conf.errors import UserError
 from conf.schema import Suite
-from pipelines.evaluate.definitions import HUB_FILE, OWN_TASKS, Definition, hub_files, leaves
-from pipelines.evaluate.index import task_index
+from pipelines.evaluate.lookup import HUB_FILE, OWN_TASKS, leaves, task_index
 from pipelines.evaluate.suite import check_suite
 from pipelines.progress import SILENT, Progress
 
@@ -33,34 +31,26 @@ def prefetch(suite: Suite, out: Path, *, progress: Progress = SILENT) -> Fetched
     if unknown:
         raise UserError(unknown[0], where=f"suite {suite.name}")
     index = task_index(OWN_TASKS, suite.include_path)
-    found = [
-        leaf for key, spec in suite.tasks.items() if spec.skill is None for leaf in leaves(spec.task or key, index)
-    ]
-    wanted: dict[str, list[str] | None] = {}
+    names = [spec.task or key for key, spec in suite.tasks.items() if spec.skill is None]
+    found = [leaf for name in names for leaf in leaves(name, index)]
+    wanted: dict[str, set[str] | None] = {}  # files by data set; None is all of them
     for leaf in found:
         if leaf.dataset is not None and leaf.local is None:
-            _want(wanted, leaf.dataset, leaf)
+            own = {file.removeprefix(f"{HUB_FILE}{leaf.dataset}/") for file in leaf.hub_files}
+            before = wanted.get(leaf.dataset, set())
+            wanted[leaf.dataset] = None if before is None or not own else before | own
     with progress.step("prefetch", len(wanted)) as step:
         for name, files in sorted(wanted.items()):
-            _fetch(name, files, Path(out) / name)
+            _fetch(name, sorted(files) if files is not None else None, Path(out) / name)
             step.advance()
     return Fetched(Path(out), sorted(wanted), sorted({leaf.local for leaf in found if leaf.local is not None}))
-
-
-def _want(wanted: dict[str, list[str] | None], name: str, leaf: Definition) -> None:
-    """Note what to fetch of a data set: everything (None), or single files where a task names those only."""
-    files = hub_files((leaf.config.get("dataset_kwargs") or {}).get("data_files"))
-    own = [file.removeprefix(f"{HUB_FILE}{name}/") for file in files]
-    before = wanted.get(name, [])
-    wanted[name] = None if before is None or not own else sorted({*before, *own})
 
 
 def _fetch(name: str, files: list[str] | None, folder: Path) -> None:
     from huggingface_hub import snapshot_download
 
-    arguments: dict[str, Any] = {"repo_id": name, "repo_type": "dataset", "local_dir": folder}
     try:
-        snapshot_download(**arguments, allow_patterns=files)
+        snapshot_download(repo_id=name, repo_type="dataset", local_dir=folder, allow_patterns=files)
     except Exception as error:
         why = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"cannot fetch the data set {name}: {why}", do="check the network and hub access") from None

@@ -15,8 +15,16 @@ from typing import Any
 from conf.errors import nearest
 from conf.schema import Suite, SuiteTask
 from pipelines.evaluate.attacks import attack_problem
-from pipelines.evaluate.definitions import OWN_TASKS, Definition, groups, leaves, read_task_file
-from pipelines.evaluate.index import TaskIndex, lm_eval_version, task_index
+from pipelines.evaluate.lookup import (
+    OWN_TASKS,
+    Definition,
+    TaskIndex,
+    groups,
+    leaves,
+    lm_eval_version,
+    read_task_file,
+    task_index,
+)
 from pipelines.evaluate.sandbox import refusal
 
 DTYPES = ("float32", "float16", "bfloat16")
@@ -40,6 +48,7 @@ def suite_fingerprint(suite: Suite, datasets: str | None = None, folder: str | P
     size and seed. ``folder`` is a further folder of task files.
     """
     index = task_index(OWN_TASKS, suite.include_path, folder)
+    attacker = suite.attack.partition(":")[2]
     return {
         "version": EVALUATION_VERSION,
         "lm_eval": lm_eval_version(),
@@ -49,9 +58,10 @@ def suite_fingerprint(suite: Suite, datasets: str | None = None, folder: str | P
         "dtype": suite.dtype,
         "chat_template": suite.chat_template,
         "max_length": suite.max_length,
-        "share_prefix": suite.share_prefix,
+        "share_prefix": suite.share_prefix and suite.dtype == "float32",  # in 16 bits none is shared
         "attack": suite.attack,
-        **_attack_model(suite.attack),
+        # an attack that asks a model: a version of its own, and a local model's content
+        **({"attack_model": [2, folder_hash(Path(attacker).expanduser())]} if attacker else {}),
         "seed": suite.seed,
     }
 
@@ -66,21 +76,24 @@ def check_suite(suite: Suite, datasets: str | None = None, online: bool = True) 
         return [*problems, f"include_path {suite.include_path} is no folder"]
     index = task_index(OWN_TASKS, suite.include_path)
     for key, spec in suite.tasks.items():
+        name = spec.task or key
         if spec.skill is not None:
-            problems.extend(_check_skill(key, spec))
-        elif (spec.task or key) not in index:
-            problems.append(
-                f"task {key}: lm-eval has no task {spec.task or key!r}; {nearest(spec.task or key, index.names())}"
-            )
+            from pipelines.tiny.skills import SKILLS
+
+            if spec.skill not in SKILLS:
+                hint = nearest(spec.skill, SKILLS)
+                problems.append(f"task {key}: no built-in skill is called {spec.skill!r}; {hint}")
+        elif name not in index:
+            problems.append(f"task {key}: lm-eval has no task {name!r}; {nearest(name, index.names())}")
         else:
-            problems.extend(_check_task(key, spec, suite, leaves(spec.task or key, index), datasets, online))
+            found = leaves(name, index)
+            problems += _check_task(key, spec, suite, found)
+            problems += (f"task {key}: {problem}" for problem in _check_data(found, datasets, online))
     return problems
 
 
 def _check_settings(suite: Suite) -> list[str]:
-    problems = []
-    if not suite.tasks:
-        problems.append("the suite has no tasks")
+    problems = [] if suite.tasks else ["the suite has no tasks"]
     if problem := attack_problem(suite.attack):
         problems.append(problem)
     if suite.dtype not in DTYPES:
@@ -88,15 +101,12 @@ def _check_settings(suite: Suite) -> list[str]:
     if suite.sample not in SAMPLES:
         problems.append(f"no choice of documents is called {suite.sample!r}; {nearest(suite.sample, SAMPLES)}")
     numbers = {"batch_size": suite.batch_size, "max_length": suite.max_length}
-    problems.extend(f"{name} is {n}; it has to be 1 or more" for name, n in numbers.items() if n is not None and n < 1)
+    problems += (f"{name} is {n}; it has to be 1 or more" for name, n in numbers.items() if n is not None and n < 1)
     limits = {"limit": suite.limit, **{f"tasks.{key}.limit": spec.limit for key, spec in suite.tasks.items()}}
-    problems.extend(
-        f"{name} is {n}; it has to be a number of documents, or a share of them below 1"
-        for name, n in limits.items()
-        if not _is_limit(n)
-    )
-    shots = {key: spec.num_fewshot for key, spec in suite.tasks.items() if spec.num_fewshot is not None}
-    problems.extend(f"tasks.{key}.num_fewshot is {n}; it has to be 0 or more" for key, n in shots.items() if n < 0)
+    rule = "it has to be a number of documents, or a share of them below 1"
+    problems += (f"{name} is {n}; {rule}" for name, n in limits.items() if not _is_limit(n))
+    shots = {key: spec.num_fewshot or 0 for key, spec in suite.tasks.items()}
+    problems += (f"tasks.{key}.num_fewshot is {n}; it has to be 0 or more" for key, n in shots.items() if n < 0)
     return problems
 
 
@@ -105,48 +115,36 @@ def _is_limit(n: Any) -> bool:
     return n is None or (number and n > 0 and (n < 1 or n == int(n)))
 
 
-def _check_skill(key: str, spec: SuiteTask) -> list[str]:
-    from pipelines.tiny.skills import SKILLS
-
-    if spec.skill in SKILLS:
-        return []
-    return [f"task {key}: no built-in skill is called {spec.skill!r}; {nearest(str(spec.skill), SKILLS)}"]
-
-
-def _check_task(
-    key: str, spec: SuiteTask, suite: Suite, found: list[Definition], datasets: str | None, online: bool
-) -> list[str]:
+def _check_task(key: str, spec: SuiteTask, suite: Suite, found: list[Definition]) -> list[str]:
     problems = []
     refusals = (refusal(leaf.own, suite.run_code, suite.isolate_code) for leaf in found if leaf.unsafe)
     if problem := next(filter(None, refusals), None):
         problems.append(f"task {key} {problem}")
     for leaf in found:
+        lacks = f"task {key}: {leaf.name} has no"
         if leaf.metrics is not None and spec.metric not in leaf.metrics:
-            problems.append(
-                f"task {key}: {leaf.name} has no metric {spec.metric!r}; {nearest(spec.metric, leaf.metrics)}"
-            )
+            problems.append(f"{lacks} metric {spec.metric!r}; {nearest(spec.metric, leaf.metrics)}")
             break
         if spec.filter not in leaf.filters:
-            problems.append(
-                f"task {key}: {leaf.name} has no filter {spec.filter!r}; {nearest(spec.filter, leaf.filters)}"
-            )
+            problems.append(f"{lacks} filter {spec.filter!r}; {nearest(spec.filter, leaf.filters)}")
             break
     for package in sorted({package for leaf in found for package in leaf.requires}):
         if importlib.util.find_spec(package) is None:
             problems.append(f"task {key} needs the package {package}, which is not installed")
-    wanted = sorted({leaf.dataset for leaf in found if leaf.dataset is not None})
+    return problems
+
+
+def _check_data(found: list[Definition], datasets: str | None, online: bool) -> list[str]:
     absent = sorted({name for leaf in found for name in leaf.files if _content_hash(name) is None})
-    problems.extend(f"task {key}: there is no {name} to read its data from" for name in absent)
+    problems = [f"there is no {name} to read its data from" for name in absent]
     by_hand = {leaf.dataset: leaf.local for leaf in found if leaf.local is not None}
-    for dataset in wanted:
+    for dataset in sorted({leaf.dataset for leaf in found if leaf.dataset is not None}):
         if datasets is None and dataset in by_hand:
-            problems.append(
-                f"task {key}: its data are on no hub; put them into MIRROR/{by_hand[dataset]}, datasets=MIRROR"
-            )
+            problems.append(f"its data are on no hub; put them into MIRROR/{by_hand[dataset]}, datasets=MIRROR")
         elif datasets is not None and not (Path(datasets).expanduser() / dataset).exists():
-            problems.append(f"task {key}: the mirror {datasets} has no data set {dataset}")
+            problems.append(f"the mirror {datasets} has no data set {dataset}")
         elif datasets is None and not online and not _cached(dataset):
-            problems.append(f"task {key}: data set {dataset} is not in the local cache, and the hub may not be asked")
+            problems.append(f"data set {dataset} is not in the local cache, and the hub may not be asked")
     return problems
 
 
@@ -182,12 +180,6 @@ def _task_fingerprint(
     return {**common, "task": name, "version": TASKS_VERSION, "definitions": own, "data": data}
 
 
-def _attack_model(attack: str) -> dict[str, Any]:
-    """What fixes an attack that asks a model, beside its name: a version of its own, and a local model's content."""
-    _, _, model = attack.partition(":")
-    return {"attack_model": [2, folder_hash(Path(model).expanduser())]} if model else {}
-
-
 def data_hashes(found: list[Definition], datasets: str | None) -> dict[str, str | None]:
     """Hashes of what tasks read on this machine, by name; "hub" for a data set that comes from there."""
     data = {file: _content_hash(file) for leaf in found for file in leaf.files}
@@ -200,7 +192,7 @@ def data_hashes(found: list[Definition], datasets: str | None) -> dict[str, str 
 
 def _definition_hash(part: Definition) -> str:
     """Hash of a task file that does not come with lm-eval, and of the Python files that it may run."""
-    code = sorted(_hash(_signature(path)) for path in part.code if not _stock(path))
+    code = sorted(_file_hash(path) for path in part.code if not _stock(path))
     text = json.dumps([part.config, code], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -216,31 +208,27 @@ def _content_hash(name: str) -> str | None:
 
 
 def folder_hash(folder: Path) -> str | None:
-    """Hash of a folder's files by name and content; None where there is none. Files are read once a process."""
+    """Hash of a folder's files by name and content; None where there is none. Files are read once per process."""
     if folder.is_file():
-        return _hash(_signature(folder))
+        return _file_hash(folder)
     if not folder.exists():
         return None
     digest = hashlib.sha256()
-    for path in sorted(p for p in _walk(folder) if p.is_file()):
-        digest.update(f"{path.relative_to(folder)} {_hash(_signature(path))}\n".encode())
+    below = (Path(root) / name for root, _, names in os.walk(folder, followlinks=True) for name in names)
+    for path in sorted(p for p in below if p.is_file()):
+        digest.update(f"{path.relative_to(folder)} {_file_hash(path)}\n".encode())
     return digest.hexdigest()[:16]
 
 
-def _walk(folder: Path) -> list[Path]:
-    """Every path below a folder, links followed."""
-    return [Path(root) / name for root, _, names in os.walk(folder, followlinks=True) for name in names]
-
-
-def _signature(path: Path) -> tuple[str, int, int]:
+def _file_hash(path: Path) -> str:
     stat = path.stat()
-    return str(path), stat.st_size, stat.st_mtime_ns
+    return _hash(str(path), stat.st_size, stat.st_mtime_ns)
 
 
 @lru_cache(maxsize=65536)
-def _hash(signature: tuple[str, int, int]) -> str:
+def _hash(path: str, size: int, changed: int) -> str:
     digest = hashlib.sha256()
-    with open(signature[0], "rb") as file:
+    with open(path, "rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()[:16]

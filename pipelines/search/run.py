@@ -17,8 +17,7 @@ from mergeopt_core.merging.mergekit_api import describe
 from pipelines.checks import check_method
 from pipelines.collect import need_statistics, open_statistics, pool_subjects
 from pipelines.evaluate import check_suite, suite_fingerprint
-from pipelines.evaluate.definitions import OWN_TASKS, leaves
-from pipelines.evaluate.index import task_index
+from pipelines.evaluate.lookup import OWN_TASKS, leaves, task_index
 from pipelines.executors import Crew, Outcome, crew
 from pipelines.merge.recipe import Recipe
 from pipelines.merge.stream import open_merge

@@ -10,8 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Set
 from random import Random
 
+from conf.errors import nearest
+from pipelines.evaluate.attacks.edits import distract, misspell
+
 Attack = Callable[[str, Set[str], Random], str]
 """(text, words to leave alone in lower case, random numbers) → perturbed text."""
+
+_PLAIN: dict[str, Attack | None] = {"none": None, "deepwordbug": misspell, "stresstest": distract}
 
 
 def attack_named(name: str) -> Attack | None:
@@ -19,22 +24,14 @@ def attack_named(name: str) -> Attack | None:
 
     Raises ValueError for another name, and for bertattack without a masked language model.
     """
+    if problem := attack_problem(name):
+        raise ValueError(problem)
     kind, _, model = name.partition(":")
-    if kind == "none":
-        return None
-    if kind == "deepwordbug":
-        from pipelines.evaluate.attacks.deepwordbug import misspell
+    if kind in _PLAIN:
+        return _PLAIN[kind]
+    from pipelines.evaluate.attacks.bertattack import Replacer
 
-        return misspell
-    if kind == "stresstest":
-        from pipelines.evaluate.attacks.stresstest import distract
-
-        return distract
-    if kind == "bertattack" and model:
-        from pipelines.evaluate.attacks.bertattack import Replacer
-
-        return Replacer(model)
-    raise ValueError(attack_problem(name))
+    return Replacer(model)
 
 
 def attack_problem(name: str) -> str | None:
@@ -42,11 +39,8 @@ def attack_problem(name: str) -> str | None:
     kind, _, model = name.partition(":")
     if kind == "bertattack" and not model:
         return "bertattack needs a masked language model: name one, as in attack=bertattack:bert-base-uncased"
-    if kind in ("none", "deepwordbug", "stresstest", "bertattack"):
-        return None
-    from conf.errors import nearest
-
-    return f"no attack is called {name!r}; {nearest(kind, ('none', 'deepwordbug', 'stresstest', 'bertattack'))}"
+    names = (*_PLAIN, "bertattack")
+    return None if kind in names else f"no attack is called {name!r}; {nearest(kind, names)}"
 
 
 def perturb_prompt(attack: Attack, prompt: str, text: str, options: list[str], seed: str) -> str:

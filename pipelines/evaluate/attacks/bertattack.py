@@ -8,17 +8,16 @@ candidate that is another whole word.
 from __future__ import annotations
 
 from collections.abc import Set
+from functools import cached_property
 from random import Random
+from typing import Any
 
 import torch
 
-from pipelines.evaluate.attacks.words import chosen, replaced
+from pipelines.evaluate.attacks.edits import replace_words
 
-SHARE = 0.2
-"""Share of the words that are replaced."""
-
-MOST = 20
-"""Most replacements in a text."""
+SHARE, MOST = 0.2, 20
+"""Share of the words that are replaced, and most replacements in a text."""
 
 CANDIDATES = 48
 """Likeliest words that are looked at, as in the paper."""
@@ -29,25 +28,23 @@ class Replacer:
 
     def __init__(self, name: str):
         self.name = name
-        self._loaded: tuple | None = None
 
     def __call__(self, text: str, spared: Set[str], random: Random) -> str:
         """The text with a share of its words replaced."""
-        tokenizer, model = self._model()
-        spans = chosen(text, spared, random, SHARE, MOST)
+        tokenizer, model = self._loaded
         coded = tokenizer(text, return_offsets_mapping=True, truncation=True, return_tensors="pt")
         offsets = coded.pop("offset_mapping")[0].tolist()
         with torch.no_grad():
             logits = model(**coded).logits[0]  # [T, V]
-        changes = []
-        for start, end in spans:
+
+        def other(start: int, end: int) -> str:
             at = next((i for i, (a, b) in enumerate(offsets) if a <= start < b and not text[a:start].strip()), None)
-            word = text[start:end] if at is None else self._likeliest(logits[at], text[start:end], spared)
-            changes.append(((start, end), word))
-        return replaced(text, changes)
+            return text[start:end] if at is None else self._likeliest(logits[at], text[start:end], spared)
+
+        return replace_words(text, spared, random, SHARE, MOST, other)
 
     def _likeliest(self, logits: torch.Tensor, word: str, spared: Set[str]) -> str:
-        tokenizer, _ = self._model()
+        tokenizer, _ = self._loaded
         starts = tuple({piece[0] for piece in tokenizer.tokenize("a a")} & set("Ġ▁"))  # marks of a word's first piece
         for token in tokenizer.convert_ids_to_tokens(logits.topk(min(CANDIDATES, len(logits))).indices.tolist()):
             if token is None or (starts and not token.startswith(starts)):  # rows beyond the vocabulary have no token
@@ -57,10 +54,9 @@ class Replacer:
                 return candidate.capitalize() if word[0].isupper() else candidate
         return word
 
-    def _model(self) -> tuple:
-        if self._loaded is None:
-            from transformers import AutoModelForMaskedLM, AutoTokenizer
+    @cached_property
+    def _loaded(self) -> tuple[Any, Any]:
+        from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-            model = AutoModelForMaskedLM.from_pretrained(self.name).eval()
-            self._loaded = AutoTokenizer.from_pretrained(self.name), model
-        return self._loaded
+        model = AutoModelForMaskedLM.from_pretrained(self.name).eval()
+        return AutoTokenizer.from_pretrained(self.name), model

@@ -19,7 +19,7 @@ SECONDS = 10
 """Processor time of one program; two seconds more of wall-clock time."""
 
 MEMORY = 4 << 30
-"""Address space in bytes, a process."""
+"""Address space in bytes, per process."""
 
 WRITTEN = 16 << 20
 """Largest file, in bytes, and most output; all files together may have four times as much."""
@@ -38,12 +38,10 @@ def isolation() -> str:
     processes, all children ended. ``landlock``: no sockets, no signals, no files written, no processes started; files
     outside of Python's own cannot be read. ``none``: limits on time, memory and file size alone.
     """
+    program = "import json\ndef f(): return json.dumps(1)"
     for level in LEVELS[:2]:
         try:
-            if (
-                _run(level, SECONDS, "import json\ndef f(): return json.dumps(1)", "assert f() == '1'", ["f"])[:1]
-                == b"1"
-            ):
+            if _run(level, SECONDS, ["f"], program=program, tests="assert f() == '1'")[:1] == b"1":
                 return level
         except RuntimeError:
             continue
@@ -66,32 +64,23 @@ def refusal(own: bool, run_code: bool, isolate_code: bool) -> str | None:
 
 def passes(program: str, tests: str, names: Sequence[str], setup: str = "", seconds: int = SECONDS) -> bool:
     """Whether ``tests`` reach their end; they see the program's objects called ``names`` and what ``setup`` defines."""
-    return _run(isolation(), seconds, program, tests, names, setup)[:1] == b"1"
+    return _run(isolation(), seconds, names, program=program, tests=tests, setup=setup)[:1] == b"1"
 
 
 def outputs(program: str, given: str = "", seconds: int = SECONDS) -> str | None:
     """What a Python program prints for the given input; None when it fails or overruns its limits."""
-    told = _run(isolation(), seconds, program, given=given)
-    return told[1:].decode(errors="replace") if told[:1] == b"1" else None
+    verdict = _run(isolation(), seconds, program=program, given=given)
+    return verdict[1:].decode(errors="replace") if verdict[:1] == b"1" else None
 
 
-def _run(
-    level: str,
-    seconds: int,
-    program: str,
-    tests: str | None = None,
-    names: Sequence[str] = (),
-    setup: str = "",
-    given: str = "",
-) -> bytes:
+def _run(level: str, seconds: int, names: Sequence[str] = (), **texts: str) -> bytes:
     """b"1" where all went well and b"0" where not, then what was printed; nothing when time ran out."""
     packages = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
     places = ["/usr", "/bin", "/lib", "/lib64", "/nix/store", sys.base_prefix, *packages]
     paths = [os.path.abspath(path) for path in dict.fromkeys(places) if os.path.exists(path)]
     paths = [path for path in paths if not any(path.startswith(other + os.sep) for other in paths)]
     settings = [level, seconds, MEMORY, WRITTEN, os.pathsep.join(paths), os.pathsep.join(packages)]
-    texts = {"program": program, "tests": tests, "setup": setup, "given": given}
-    job = {key: None if text is None else text.encode(errors="replace") for key, text in texts.items()}
+    job = {key: text.encode(errors="replace") for key, text in texts.items()}
     process = subprocess.Popen(
         [sys.executable, "-s", "-S", "-c", _START, str(Path(__file__).parent), *map(str, settings)],
         stdin=subprocess.PIPE,
@@ -101,9 +90,9 @@ def _run(
         cwd="/",
         start_new_session=True,
     )
-    told, problem = process.communicate(marshal.dumps({**job, "names": list(names)}))
+    verdict, problem = process.communicate(marshal.dumps({**job, "names": list(names)}))
     if process.returncode == -14:
         return b""
-    if process.returncode != 0 or not told:
+    if process.returncode != 0 or not verdict:
         raise RuntimeError(f"the sandbox ({level}) did not start: {problem.decode(errors='replace').strip()[-300:]}")
-    return told
+    return verdict

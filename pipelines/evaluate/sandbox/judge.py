@@ -58,16 +58,16 @@ class Handle:
 
 
 class Channel:
-    """Messages of plain values and handles; ``kept`` is what handles stand for (the program's end), or None."""
+    """Messages of plain values and handles; ``objects`` is what handles stand for (the program's end), or None."""
 
-    def __init__(self, receive: int, send: int, kept: list | None = None):
-        self.receive, self.send, self.kept = os.fdopen(receive, "rb"), os.fdopen(send, "wb"), kept
+    def __init__(self, receive: int, send: int, objects: list | None = None):
+        self.receive, self.send, self.objects = os.fdopen(receive, "rb"), os.fdopen(send, "wb"), objects
 
     def put(self, message: Any) -> None:
         """Send a message."""
         packed = io.BytesIO()
         pickler = _Pickler(packed, 4)
-        pickler.kept = self.kept
+        pickler.objects = self.objects
         pickler.dump(message)
         self.send.write(len(packed.getbuffer()).to_bytes(8, "little") + packed.getbuffer())
         self.send.flush()
@@ -92,7 +92,7 @@ class Channel:
 
 
 class _Pickler(Pickler):
-    kept: list | None
+    objects: list | None
 
     def persistent_id(self, value: Any) -> Any:
         kind = type(value)
@@ -105,10 +105,10 @@ class _Pickler(Pickler):
         for plain in _PLAIN[1:]:
             if isinstance(value, plain):
                 return "plain", plain(value)
-        if self.kept is None or (kind is type and value.__name__ in _CLASSES.get(value.__module__, ())):
+        if self.objects is None or (kind is type and value.__name__ in _CLASSES.get(value.__module__, ())):
             return None
-        self.kept.append(value)
-        return "handle", len(self.kept) - 1
+        self.objects.append(value)
+        return "handle", len(self.objects) - 1
 
 
 class _Unpickler(Unpickler):
@@ -118,7 +118,7 @@ class _Unpickler(Unpickler):
         kind, value = found
         if kind == "plain":
             return value
-        return Handle(self.channel.ask, value) if self.channel.kept is None else self.channel.kept[value]
+        return Handle(self.channel.ask, value) if self.channel.objects is None else self.channel.objects[value]
 
     def find_class(self, module: str, name: str) -> Any:
         if name in _CLASSES.get(module, ()) and (kind := super().find_class(module, name)).__flags__ & _IMMUTABLE:
@@ -202,15 +202,15 @@ def _program(channel: Channel) -> None:
 
 def _verdict(channel: Channel, job: dict[str, Any], given: int) -> bool | None:
     """Whether the tests reach their end; None where the program has none and its own end counts."""
-    os.pwrite(given, job["given"], 0)
-    if job["tests"] is None:
+    os.pwrite(given, job.get("given", b""), 0)
+    if "tests" not in job:
         channel.put((job["program"], "__main__"))
         return None
     sys.stdout = sys.stderr
     names: dict[str, Any] = {"__name__": "tests"}
     try:
         channel.put((job["program"], "program"))
-        exec(compile(job["setup"], "setup", "exec"), names)
+        exec(compile(job.get("setup", b""), "setup", "exec"), names)
         names.update({name: channel.ask("name", name) for name in job["names"]})
         exec(compile(job["tests"], "tests", "exec"), names)
     except BaseException:

@@ -6,8 +6,8 @@ from lm_eval.models.huggingface import HFLM
 
 from benchmarks.faithful import KINDS, LONGEST, random_model
 from conf.schema import Suite, SuiteTask
+from pipelines.evaluate.engine import FAMILIES, can_share
 from pipelines.evaluate.evaluator import Evaluator
-from pipelines.evaluate.sharing import FAMILIES, can_share
 
 TASKS = {"arc_easy": SuiteTask(limit=2), "winogrande": SuiteTask(limit=2, num_fewshot=1)}
 DTYPES = ("float32", "float16", "bfloat16")
@@ -24,7 +24,7 @@ def both(evaluator, model) -> tuple[list, list]:
     leaves = [leaf for task in evaluator.tasks for leaf in task.leaves]
     requests = [request for leaf in leaves for request in leaf.task._instances]
     rows: list[int] = []
-    with evaluator.lm.lent(model, 4):
+    with evaluator.lm.holding(model, 4):
         evaluator.scorer.prepare(model)
         for leaf in leaves:
             evaluator.scorer.run(leaf, model, rows.append)

@@ -9,11 +9,10 @@ import pytest
 from conf.errors import UserError
 from conf.schema import Suite, SuiteTask
 from pipelines.evaluate.attacks import attack_named, perturb_prompt
-from pipelines.evaluate.attacks.deepwordbug import misspell
-from pipelines.evaluate.attacks.stresstest import distract
+from pipelines.evaluate.attacks.edits import distract, misspell
 from pipelines.evaluate.evaluator import Evaluator
-from pipelines.evaluate.result import document_table
 from pipelines.evaluate.robustness import drops
+from pipelines.evaluate.score import document_table
 
 TEXT = "The acting of the leading lady almost makes this positive melodrama worthwhile.\nQuestion: Is it good?\nAnswer:"
 

@@ -8,7 +8,7 @@ import yaml
 
 from conf.schema import Suite, SuiteTask
 from pipelines.evaluate.evaluator import Evaluator
-from pipelines.evaluate.index import lm_eval_tasks
+from pipelines.evaluate.lookup import lm_eval_tasks
 
 
 def run_lm_eval(folder, where, tasks, samples, monkeypatch, **settings):

@@ -9,6 +9,7 @@ import pytest
 
 from conf.schema import Suite, SuiteTask
 from pipelines.evaluate.evaluator import Evaluator
+from pipelines.evaluate.sandbox import isolation
 from pipelines.evaluate.tasks.code import checks as code
 from pipelines.evaluate.tasks.livebench import checks as livebench
 from pipelines.evaluate.tasks.trace import metrics
@@ -201,7 +202,9 @@ def test_programming_tasks_build_lm_evals_prompts(code_mirror, folder, model):
     assert "find the similar elements from the given two tuple lists" in prompts[1]
     for task in evaluator.tasks:
         task.leaves[0].instances[0][0].arguments[1]["max_gen_toks"] = 4
-    assert evaluator.evaluate(model).errors == {}
+    evaluation = evaluator.evaluate(model)
+    assert evaluation.errors == {}
+    assert evaluation.versions["sandbox"] == isolation()
 
 
 def test_livebench_typos():

@@ -13,7 +13,7 @@ from lm_eval.tasks import TaskManager
 
 from conf.schema import Suite, SuiteTask
 from pipelines.evaluate.evaluator import Evaluator
-from pipelines.evaluate.index import task_index
+from pipelines.evaluate.lookup import task_index
 
 DATA = {
     "allenai/ai2_arc": {"ARC-Easy": "arc_easy"},

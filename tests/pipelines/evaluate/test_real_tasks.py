@@ -54,7 +54,7 @@ def test_equals_the_lm_eval_command(evaluator, theirs, model, mirror):
 
 def test_log_likelihoods_equal_lm_evals(evaluator, theirs, model):
     model.eval()
-    with evaluator.lm.lent(model, 8):
+    with evaluator.lm.holding(model, 8):
         evaluator.scorer.prepare(model)
         for leaf in (leaf for task in evaluator.tasks for leaf in task.leaves):
             evaluator.scorer.run(leaf, model, lambda n: None)

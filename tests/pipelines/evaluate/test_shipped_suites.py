@@ -6,8 +6,7 @@ import pytest
 import yaml
 
 from conf.schema import Suite, SuiteTask
-from pipelines.evaluate.definitions import OWN_TASKS, leaves
-from pipelines.evaluate.index import task_index
+from pipelines.evaluate.lookup import OWN_TASKS, leaves, task_index
 from pipelines.evaluate.suite import check_suite
 
 FILES = sorted((Path(__file__).resolve().parents[3] / "conf" / "suite").glob("*.yaml"))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from lm_eval.api import metrics
 
-from pipelines.evaluate.stderr import standard_error
+from pipelines.evaluate.score import standard_error
 
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "looked", "at", "a", "dog", "that", "ran", "away"]
 

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from conf.schema import Suite, SuiteTask
-from pipelines.evaluate.definitions import leaves
 from pipelines.evaluate.evaluator import Evaluator
-from pipelines.evaluate.index import lm_eval_tasks, scan, task_index
+from pipelines.evaluate.lookup import leaves, lm_eval_tasks, scan, task_index
 from pipelines.evaluate.suite import check_suite, suite_fingerprint
 
 
@@ -123,6 +122,14 @@ def test_fingerprint_moves_with_what_changes_a_number(change):
     before = suite(add=SuiteTask(skill="add"))
     after = dataclasses.replace(before, **change)
     assert suite_fingerprint(before) != suite_fingerprint(after)
+
+
+@pytest.mark.parametrize(("dtype", "matters"), [("float32", True), ("bfloat16", False), ("float16", False)])
+def test_sharing_moves_the_fingerprint_only_where_prefixes_can_be_shared(dtype, matters):
+    shared, apart = (suite(add=SuiteTask(skill="add")) for _ in range(2))
+    shared.dtype = apart.dtype = dtype
+    apart.share_prefix = False
+    assert (suite_fingerprint(shared) != suite_fingerprint(apart)) == matters
 
 
 def test_fingerprint_stays_otherwise():

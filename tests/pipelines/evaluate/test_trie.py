@@ -5,8 +5,7 @@ import random
 import pytest
 import torch
 
-from pipelines.evaluate.forward import log_likelihoods
-from pipelines.evaluate.trie import allowed, batches, forest, tree
+from pipelines.evaluate.engine import allowed, batches, forest, log_likelihoods, tree
 
 
 def brute_force(model, pairs, max_length):

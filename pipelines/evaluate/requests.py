@@ -1,28 +1,121 @@
-"""The requests of a suite's tasks, tokenised once, and how a model is made to answer them."""
+"""The requests of a suite's tasks, tokenised once, and how one model after another is made to answer them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
 from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
+from lm_eval.models.utils import has_bos_prefix
 from torch import nn
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig
 
 from conf.errors import UserError
 from conf.schema import Suite
-from pipelines.evaluate.entries import Leaf
-from pipelines.evaluate.forward import Answer, log_likelihoods
-from pipelines.evaluate.lm import LiveLM
-from pipelines.evaluate.sharing import can_share
-from pipelines.evaluate.trie import Batch, Pair, batches, forest
+from pipelines.evaluate.build import Leaf
+from pipelines.evaluate.engine import Answer, Batch, Pair, batches, can_share, forest, log_likelihoods
 
 Tick = Callable[[int], None]
 
 Extent = tuple[int, int, int]
 """Of some requests: tokens of the shortest context and of the longest option, and the highest token."""
+
+
+class _NoModel:
+    """What stands in for a model while there is none."""
+
+    device = torch.device("cpu")
+    name_or_path = ""
+
+    def __init__(self, config: PretrainedConfig):
+        self.config = config
+
+
+class LiveLM(HFLM):
+    """lm-eval's HFLM without a model of its own: weights come and go, tokenizer, prompts and tokens stay.
+
+    Generation and rolling log-likelihood run by HFLM's own code; encoding gives HFLM's own tokens, faster.
+    """
+
+    def __init__(self, tokenizer_folder: Path, *, batch_size: int, max_length: int | None):
+        known = (Path(tokenizer_folder) / "config.json").is_file()
+        self._none = _NoModel(AutoConfig.from_pretrained(tokenizer_folder) if known else PretrainedConfig())
+        self._encoded: dict[str, list[int]] = {}
+        self._tick: Tick = lambda rows: None
+        super().__init__(
+            pretrained=self._none,
+            backend="causal",
+            tokenizer=_tokenizer(tokenizer_folder),
+            batch_size=batch_size,
+            max_length=max_length,
+        )
+
+    @contextmanager
+    def holding(self, model: nn.Module, batch_size: int) -> Iterator[None]:
+        """Hold a model for a while; nothing of it is kept afterwards."""
+        self._model, self._config, self._device = model, model.config, next(model.parameters()).device
+        self.batch_size_per_gpu = batch_size
+        try:
+            yield
+        finally:
+            self._model, self._config, self._device = self._none, self._none.config, self._none.device
+
+    def encode_pairs(self, texts: list[tuple[str, str]]) -> list[Pair]:
+        """Tokens of (context, continuation) requests, as ``loglikelihood`` would make them."""
+        # what lm-eval encodes for a request: both together, and the context without trailing space
+        strings = {s for context, continuation in texts for s in (context + continuation, context.rstrip())}
+        bos = self.tokenizer.decode(self.prefix_token_id)
+        plain = sorted(s for s in strings if s and not has_bos_prefix(s, bos))
+        try:
+            self._encoded = dict(zip(plain, self.tokenizer(plain)["input_ids"], strict=True)) if plain else {}
+            return [self._pair(context, continuation) for context, continuation in texts]
+        finally:
+            self._encoded = {}
+
+    def answer(self, pairs: list[Pair], tick: Tick) -> list[Answer]:
+        """Answers by HFLM's own code, in its batches: in 16 bits, and with some embeddings of positions, an answer
+        depends on what else is in the batch."""
+        self._tick = tick
+        try:
+            return self._loglikelihood_tokens([(None, *pair) for pair in pairs])
+        finally:
+            self._tick = lambda rows: None
+
+    def _model_call(self, inps: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        logits = super()._model_call(inps, **kwargs)
+        self._tick(len(inps))
+        return logits
+
+    def _pair(self, context: str, continuation: str) -> Pair:
+        if context:
+            return self._encode_pair(context, continuation)
+        tokens = self.tok_encode(continuation, add_special_tokens=False)
+        first = self.prefix_token_id
+        return ([first], tokens) if first != tokens[0] else (tokens[:1], tokens[1:])
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
+        """HFLM's encoding, from the batch made beforehand where there is one."""
+        if add_special_tokens is None and not kwargs and string in self._encoded:
+            return self._encoded[string]
+        return super().tok_encode(string, add_special_tokens=add_special_tokens, **kwargs)
+
+    def _loglikelihood_tokens(self, requests: Any, disable_tqdm: bool = False, override_bs: int | None = None) -> Any:
+        return super()._loglikelihood_tokens(requests, disable_tqdm=True, override_bs=override_bs)
+
+
+def _tokenizer(folder: Path) -> Any:
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        what = f"there is no tokenizer that can be read: {why}"
+        raise UserError(what, where=str(folder), do="put the tokenizer's files beside the weights") from None
 
 
 class NotFiniteError(ArithmeticError):
@@ -58,16 +151,14 @@ class Scorer:
         return len({hash((*c, *t[:-1])) for pairs in self._fitting().values() for c, t in pairs}) or None
 
     def prepare(self, model: nn.Module) -> None:
-        """See whether a model can share prefixes, and lay out the batches for its context length if so."""
+        """Decide whether a model can share prefixes, and lay out the batches for its context length if so."""
         self.max_length, self.answers = self.lm.max_length, {}
         self.vocabulary, width = model.get_input_embeddings().weight.shape
         pairs = self._fitting()
         longest = max((len(c) + len(t) - 1 for part in pairs.values() for c, t in part), default=0)
         self.share = self.suite.share_prefix and can_share(model, min(longest, self.max_length))
-        if not self.share:
-            return
         wanted = (self.max_length, self.batch_size, width, self.vocabulary)
-        if self.made_for != wanted:
+        if self.share and self.made_for != wanted:
             trees = {key: forest(part, self.max_length, width) for key, part in pairs.items()}
             self.work = {key: batches(part, self.batch_size) for key, part in trees.items()}
             self.made_for = wanted
@@ -86,7 +177,7 @@ class Scorer:
             if kind == "loglikelihood":
                 answers: list[Any] = self._log_likelihoods(leaf, model, tick)
             else:
-                self._try_out(model, leaf.name, [request.args[0] for request in requests])
+                self._probe(model, leaf.name, [request.args[0] for request in requests])
                 requests = [request for request in requests for _ in range(request.repeats or 1)]
                 answers = getattr(self.lm, kind)(requests, disable_tqdm=True)
                 tick(len(requests))
@@ -96,11 +187,11 @@ class Scorer:
 
     def describe(self, settings: dict[str, Any], model: nn.Module) -> dict[str, Any]:
         """The settings with what this model was really scored with."""
-        parameter = next(model.parameters())
+        weight = next(model.parameters())
         return {
             **settings,
-            "device": str(parameter.device),
-            "dtype": str(parameter.dtype).removeprefix("torch."),
+            "device": str(weight.device),
+            "dtype": str(weight.dtype).removeprefix("torch."),
             "batch_size": self.batch_size,
             "share_prefix": self.share,
             "max_length": self.max_length,
@@ -122,20 +213,23 @@ class Scorer:
         return {key: pairs for key, pairs in self.pairs.items() if self._misfit(self.extents[key]) is None}
 
     def _log_likelihoods(self, leaf: Leaf, model: nn.Module, tick: Tick) -> list[Answer]:
-        key, pairs = id(leaf), self.pairs[id(leaf)]
+        key = id(leaf)
         if problem := self._misfit(self.extents[key]):
             raise UserError(problem, where=leaf.name)
-        if not self.share and not self.answers:
-            fitting = self._fitting()
-            given = iter(self.lm.answer([pair for part in fitting.values() for pair in part], tick))
-            self.answers = {key: list(islice(given, len(part))) for key, part in fitting.items()}
-        answers = log_likelihoods(model, self.work[key], len(pairs), tick) if self.share else self.answers[key]
+        if self.share:
+            answers = log_likelihoods(model, self.work[key], len(self.pairs[key]), tick)
+        else:
+            if not self.answers:
+                fitting = self._fitting()
+                given = iter(self.lm.answer([pair for part in fitting.values() for pair in part], tick))
+                self.answers = {key: list(islice(given, len(part))) for key, part in fitting.items()}
+            answers = self.answers[key]
         if any(math.isnan(value) for value, _ in answers):
             raise NotFiniteError("the model's logits are NaN")
         return answers
 
-    def _try_out(self, model: nn.Module, name: str, prompts: list[str]) -> None:
-        """Generation would turn NaN logits into text: look at one prompt's logits first."""
+    def _probe(self, model: nn.Module, name: str, prompts: list[str]) -> None:
+        """Look at one prompt's logits, as generation would turn NaN into text."""
         prompt, doubtful = prompts[0], prompts if len(self.lm.tokenizer) > self.vocabulary else prompts[:1]
         if problem := self._misfit(_extent([(self.lm.tok_encode(text), [0]) for text in doubtful])):
             raise UserError(problem, where=name)

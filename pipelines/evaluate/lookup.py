@@ -1,11 +1,19 @@
-"""What task files say, read without lm-eval: data set, metrics, splits, members of groups and tags."""
+"""Task names that lm-eval knows and what their files say (data set, metrics, splits, members), read without lm-eval.
+
+lm-eval's own index parses fourteen thousand YAML files each time (many seconds); a suite names a handful. Here the
+top-level ``task``, ``group``, ``tag`` and ``include`` lines are read once per installed version and cached.
+"""
 
 from __future__ import annotations
 
 import ast
+import importlib.metadata
+import importlib.util
+import json
+import os
 import re
 import sys
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,7 +21,6 @@ from typing import Any
 import yaml
 
 from conf.errors import UserError, no_yaml
-from pipelines.evaluate.index import TaskIndex
 
 OWN_TASKS = Path(__file__).parent / "tasks"
 """Task files that come with this package."""
@@ -25,6 +32,118 @@ HUB_FILE = "hf://datasets/"
 """How a task file names a single file of a hub data set."""
 
 _DEFAULT_METRICS = {"multiple_choice": ["acc", "acc_norm"], "loglikelihood": ["perplexity", "acc"]}
+
+_KEYS = re.compile(
+    r"^[\"']?(task|group|tag|include|class)[\"']?[ \t]*:[ \t]*([^\n#]*)(?:#[^\n]*)?\n?((?:[ \t]*- [^\n]*\n?)*)",
+    re.MULTILINE,
+)
+
+
+@dataclass
+class TaskIndex:
+    """Names by kind: tasks and groups with the file that defines them, tags with the tasks that carry them."""
+
+    tasks: dict[str, str] = field(default_factory=dict)
+    groups: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, list[str]] = field(default_factory=dict)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.tasks or name in self.groups or name in self.tags
+
+    def names(self) -> list[str]:
+        """Every task, group and tag name."""
+        return sorted({*self.tasks, *self.groups, *self.tags})
+
+    def override(self, other: TaskIndex) -> TaskIndex:
+        """This index with the other's names put over it."""
+        tags = {t: sorted({*self.tags.get(t, []), *other.tags.get(t, [])}) for t in {**self.tags, **other.tags}}
+        return TaskIndex({**self.tasks, **other.tasks}, {**self.groups, **other.groups}, tags)
+
+
+def lm_eval_version() -> str:
+    """Version of the installed lm-eval."""
+    return importlib.metadata.version("lm_eval")
+
+
+def lm_eval_tasks() -> Path:
+    """Folder of the installed lm-eval's task files."""
+    spec = importlib.util.find_spec("lm_eval")
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError("lm_eval is not installed")
+    return Path(spec.origin).parent / "tasks"
+
+
+def task_index(*include: str | Path | None) -> TaskIndex:
+    """Index of the installed lm-eval, with the task files under each ``include`` folder put over it."""
+    index = _installed()
+    for folder in include:
+        if folder is not None:
+            index = index.override(scan(Path(folder)))
+    return index
+
+
+def scan(root: Path) -> TaskIndex:
+    """Read the names defined by the YAML files under a folder (first definition wins, in path order)."""
+    index = TaskIndex()
+    for path in sorted(root.glob("**/*.yaml"), key=lambda p: p.as_posix()):
+        if "__pycache__" in path.parts or ".ipynb_checkpoints" in path.parts:
+            continue
+        try:
+            keys = _keys(path, set())
+        except (OSError, UnicodeDecodeError):
+            continue
+        task, group = keys.get("task", []), keys.get("group", [])
+        if group and "class" not in keys:
+            index.groups.setdefault(group[0], str(path))
+        elif len(task) == 1 and task[0] not in index.tasks:
+            index.tasks[task[0]] = str(path)
+            for tag in keys.get("tag", []):
+                index.tags.setdefault(tag, []).append(task[0])
+    return index
+
+
+def _keys(path: Path, seen: set[Path]) -> dict[str, list[str]]:
+    """Top-level keys of a task file, with those of the files it includes underneath."""
+    if path in seen:
+        return {}
+    seen.add(path)
+    own = {key: _values(inline, listed) for key, inline, listed in _KEYS.findall(path.read_text(encoding="utf-8"))}
+    merged: dict[str, list[str]] = {}
+    for included in own.pop("include", []):
+        if (path.parent / included).is_file():
+            merged.update(_keys(path.parent / included, seen))
+    return {**merged, **own}
+
+
+def _values(inline: str, listed: str) -> list[str]:
+    inline = inline.strip()
+    if inline.startswith("["):
+        parts = inline.strip("[]").split(",")
+    elif inline:
+        parts = [inline]
+    else:
+        parts = [line.strip()[2:].split(" #")[0] for line in listed.splitlines()]
+    return [part.strip().strip("'\"") for part in parts if part.strip()]
+
+
+def _installed() -> TaskIndex:
+    root, version = lm_eval_tasks(), lm_eval_version()
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mergebench" / f"lm_eval_{version}.json"
+    try:
+        cached = json.loads(cache.read_text(encoding="utf-8"))
+        if cached.pop("root") == str(root):
+            return TaskIndex(**cached)
+    except (OSError, ValueError, TypeError, KeyError):
+        pass
+    index = scan(root)
+    try:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        part = cache.with_suffix(f".{os.getpid()}")
+        part.write_text(json.dumps({"root": str(root), **asdict(index)}), encoding="utf-8")
+        part.replace(cache)
+    except OSError:
+        pass  # a cache that cannot be written costs two seconds, not the evaluation
+    return index
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
@@ -44,16 +163,19 @@ class Definition:
 
     @property
     def code(self) -> set[Path]:
-        """Python files that it may run: those that its YAML files name, and all beside them."""
-        return {file for page in _pages(self.path) for file in _code(page)}
+        """Python files that it may run: those of the functions that its YAML files name, and all beside them."""
+        files: set[Path | None] = set()
+        for page in _pages(self.path):
+            named = re.findall(r"!function\s+[\"']?([\w.]+)\.\w+", page.read_text(encoding="utf-8"))
+            files.update(page.parent.glob("*.py"), (_module(page.parent, module) for module in named))
+        return {file for file in files if file is not None}
 
     @property
     def dataset(self) -> str | None:
         """Hub name of its data, or None where they come from other files or from code."""
         named = self.config.get("dataset_path") or self._dataset_of_class()
         if named in PACKAGED:
-            files = hub_files((self.config.get("dataset_kwargs") or {}).get("data_files"))
-            return "/".join(files[0].removeprefix(HUB_FILE).split("/")[:2]) if files else None
+            return "/".join(self.hub_files[0].removeprefix(HUB_FILE).split("/")[:2]) if self.hub_files else None
         return None if not isinstance(named, str) or Path(named).is_absolute() else named
 
     def _dataset_of_class(self) -> str | None:
@@ -61,6 +183,12 @@ class Definition:
         module, _, name = str(self.config.get("class", "")).removeprefix("!function ").rpartition(".")
         files = [_module(page.parent, module) for page in _pages(self.path)] if module else []
         return next((_class_dataset(ast.parse(file.read_text()), name) for file in files if file is not None), None)
+
+    @property
+    def hub_files(self) -> list[str]:
+        """The single files of hub data sets among its ``data_files``."""
+        files = _strings((self.config.get("dataset_kwargs") or {}).get("data_files"))
+        return [name for name in files if name.startswith(HUB_FILE)]
 
     @property
     def files(self) -> list[str]:
@@ -109,15 +237,8 @@ class Definition:
 
     def split(self, wanted: str | None) -> str | None:
         """Name of the split that is scored: ``wanted`` (test or validation, or a literal name), or the task's own."""
-        config = self.config
-        if wanted is not None:
-            return config.get(f"{wanted}_split") or wanted
-        return config.get("test_split") or config.get("validation_split")
-
-
-def hub_files(files: Any) -> list[str]:
-    """The files among ``data_files`` (a name, a list, or a dictionary of them) that lie on the hub."""
-    return [name for name in _strings(files) if name.startswith(HUB_FILE)]
+        names = (f"{wanted}_split",) if wanted is not None else ("test_split", "validation_split")
+        return next(filter(None, map(self.config.get, names)), wanted)
 
 
 def _strings(value: Any) -> list[str]:
@@ -166,25 +287,15 @@ def _members(members: Any, index: TaskIndex, path: Path) -> list[Definition]:
 
 def read_task_file(path: Path) -> dict[str, Any]:
     """A task file with what it includes underneath."""
-    merged: dict[str, Any] = {}
-    for page in _pages(path):
-        merged.update(_content(page))
+    merged = {key: value for page in _pages(path) for key, value in _content(page).items()}
     merged.pop("include", None)
     return merged
 
 
 def _pages(path: Path) -> list[Path]:
     """A task file behind those that it includes, in the order in which they take precedence."""
-    included = _content(path).get("include", [])
-    below = [_pages((path.parent / name).resolve()) for name in _strings(included)]
-    return [*(page for pages in below for page in pages), path]
-
-
-def _code(page: Path) -> set[Path]:
-    """Python files beside a task file, and those of the functions that it names."""
-    named = re.findall(r"!function\s+[\"']?([\w.]+)\.\w+", page.read_text(encoding="utf-8"))
-    files = {_module(page.parent, module) for module in named} - {None}
-    return {file for file in (*files, *page.parent.glob("*.py")) if file is not None}
+    included = _strings(_content(path).get("include"))
+    return [*(page for name in included for page in _pages((path.parent / name).resolve())), path]
 
 
 def _module(folder: Path, name: str) -> Path | None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from lm_eval.api.group import Group
 from lm_eval.api.instance import Instance
-from lm_eval.api.task import Task
+from lm_eval.api.task import ConfigurableTask, Task
 from lm_eval.tasks._factory import TaskFactory
 from lm_eval.tasks._index import Entry, Kind
 from lm_eval.tasks._yaml_loader import load_yaml
@@ -22,8 +22,7 @@ from lm_eval.utils import handle_non_serializable, hash_string
 
 from conf.errors import UserError, nearest
 from conf.schema import Suite, SuiteTask
-from pipelines.evaluate.definitions import HUB_FILE, OWN_TASKS, PACKAGED, leaves
-from pipelines.evaluate.index import TaskIndex
+from pipelines.evaluate.lookup import HUB_FILE, OWN_TASKS, PACKAGED, TaskIndex, leaves
 from pipelines.evaluate.quiet import data_cache
 from pipelines.evaluate.sandbox import refusal
 from pipelines.evaluate.suite import data_hashes
@@ -59,16 +58,18 @@ class Leaf:
 
 
 @dataclass
-class Entered:
+class BuiltTask:
     """One task of the suite: a leaf, or the leaves of a group or tag."""
 
     key: str
     spec: SuiteTask
     leaves: list[Leaf] = field(default_factory=list)
     group: Group | None = None
+    sandboxed: bool = False
+    """Whether it runs what the model wrote in a sandbox."""
     error: str | None = None
     states: tuple[Any, ...] = ()
-    """Random states once the requests are written: what lm-eval, scoring this entry alone, would go on with."""
+    """Random states once the requests are written: what lm-eval, scoring this task alone, would go on with."""
 
     @property
     def metric(self) -> str:
@@ -81,32 +82,36 @@ def metric_name(metric: str, filter_name: str) -> str:
     return metric if filter_name == "none" else f"{metric},{filter_name}"
 
 
-def enter(key: str, spec: SuiteTask, suite: Suite, index: TaskIndex, datasets: str | None) -> Entered:
+def build_task(key: str, spec: SuiteTask, suite: Suite, index: TaskIndex, datasets: str | None) -> BuiltTask:
     """Build the lm-eval tasks behind one entry of a suite.
 
     Raises UserError for an unknown name and for code that may not run; what fails while data load is kept as the
-    entry's error.
+    task's error.
     """
-    entered = Entered(key, spec)
-    name = spec.task or key
+    task, name = BuiltTask(key, spec), spec.task or key
     if spec.skill is None and name not in index:
         raise UserError(f"unknown task {name!r}", where=f"suite {suite.name}", do=nearest(name, index.names()))
     try:
-        built = _skill(key, spec, suite) if spec.skill is not None else _built(name, spec, suite, index, datasets)
+        if spec.skill is not None:
+            built: Any = _skill(key, spec, suite)
+        else:
+            found = leaves(name, index)
+            task.sandboxed = any(leaf.own and leaf.unsafe for leaf in found)
+            registry = _Registry(index)
+            factory = _Factory(datasets, spec.split or suite.split, suite)
+            with data_cache(data_hashes(found, datasets)):
+                built = factory.build(registry[name], overrides=None, registry=registry)
     except UserError:
         raise
     except Exception as error:
-        entered.error = told(error)
-        return entered
+        task.error = reason(error)
+        return task
     if isinstance(built, Group):
-        entered.group = built
-        entered.leaves = [Leaf(task.task_name, task) for task in built.get_all_tasks()]
-    else:
-        tasks = built if isinstance(built, list) else [built]
-        entered.leaves = [Leaf(task.task_name, task) for task in tasks]
-    for leaf in entered.leaves:
-        _settle(leaf, spec, suite)
-    return entered
+        task.group, built = built, list(built.get_all_tasks())
+    task.leaves = [Leaf(t.task_name, t) for t in (built if isinstance(built, list) else [built])]
+    for leaf in task.leaves:
+        _configure(leaf, spec, suite)
+    return task
 
 
 def choose(leaf: Leaf, limit: float | None, suite: Suite) -> list[int]:
@@ -114,11 +119,10 @@ def choose(leaf: Leaf, limit: float | None, suite: Suite) -> list[int]:
 
     All, ``limit`` of them, or a share of them below 1 (rounded up, as in lm-eval): chosen by seed, or the first ones.
     """
-    everything = range(leaf.total)
     count = leaf.total if limit is None else math.ceil(leaf.total * limit) if limit < 1 else int(limit)
     if count >= leaf.total or suite.sample == "first":
-        return list(everything[:count])
-    return sorted(random.Random(f"{suite.seed} {leaf.task.task_name} {leaf.total}").sample(everything, count))
+        return list(range(leaf.total)[:count])
+    return sorted(random.Random(f"{suite.seed} {leaf.task.task_name} {leaf.total}").sample(range(leaf.total), count))
 
 
 def _skill(key: str, spec: SuiteTask, suite: Suite) -> Task:
@@ -126,23 +130,15 @@ def _skill(key: str, spec: SuiteTask, suite: Suite) -> Task:
     from pipelines.tiny.skills import SKILLS
 
     if spec.skill not in SKILLS:
-        raise UserError(
-            f"unknown skill {spec.skill!r}", where=f"suite {suite.name}", do=nearest(str(spec.skill), SKILLS)
-        )
+        what, hint = f"unknown skill {spec.skill!r}", nearest(str(spec.skill), SKILLS)
+        raise UserError(what, where=f"suite {suite.name}", do=hint)
     limit = spec.limit if spec.limit is not None else suite.limit
     split: Any = spec.split or suite.split or "test"
     return skill_task(key, str(spec.skill), split, None if limit is None or limit < 1 else int(limit))
 
 
-def _built(name: str, spec: SuiteTask, suite: Suite, index: TaskIndex, datasets: str | None) -> Any:
-    factory = _Factory(datasets, spec.split or suite.split, suite)
-    registry = _Registry(index)
-    with data_cache(data_hashes(leaves(name, index), datasets)):
-        return factory.build(registry[name], overrides=None, registry=registry)
-
-
-def _settle(leaf: Leaf, spec: SuiteTask, suite: Suite) -> None:
-    """Few-shot count and seed, as lm-eval's own evaluation sets them; refuse what this machine must not run."""
+def _configure(leaf: Leaf, spec: SuiteTask, suite: Suite) -> None:
+    """Few-shot count and seed, as lm-eval's own evaluation sets them. Raises UserError for images and sound."""
     task = leaf.task
     if getattr(task, "MULTIMODAL", False):
         raise UserError(f"task {leaf.name} needs images or sound", do="leave it out of the suite")
@@ -164,15 +160,13 @@ class _Registry(dict[str, Entry]):
         return super().__contains__(name) or str(name) in self.index
 
     def __missing__(self, name: str) -> Entry:
-        index = self.index
-        if name in index.groups:
-            entry = Entry(name, Kind.GROUP, Path(index.groups[name]))
-        elif name in index.tasks:
-            entry = Entry(name, Kind.TASK, Path(index.tasks[name]))
+        if name in self.index.groups:
+            self[name] = Entry(name, Kind.GROUP, Path(self.index.groups[name]))
+        elif name in self.index.tasks:
+            self[name] = Entry(name, Kind.TASK, Path(self.index.tasks[name]))
         else:
-            entry = Entry(name, Kind.TAG, None, tags=set(index.tags[name]))
-        self[name] = entry
-        return entry
+            self[name] = Entry(name, Kind.TAG, None, tags=set(self.index.tags[name]))
+        return self[name]
 
 
 class _Factory(TaskFactory):
@@ -183,10 +177,11 @@ class _Factory(TaskFactory):
         self.mirror, self.split, self.suite = mirror, split, suite
 
     def _load_full_config(self, entry: Entry, overrides: dict[str, Any] | None = None) -> dict[str, Any]:
-        unsafe = entry.yaml_path and load_yaml(entry.yaml_path, resolve_func=False).get("unsafe_code")
-        own = entry.yaml_path is not None and entry.yaml_path.is_relative_to(OWN_TASKS)
-        if unsafe and (problem := refusal(own, self.suite.run_code, self.suite.isolate_code)):
-            raise UserError(f"task {entry.name} {problem}")
+        path = entry.yaml_path
+        if path is not None and load_yaml(path, resolve_func=False).get("unsafe_code"):
+            own = path.is_relative_to(OWN_TASKS)
+            if problem := refusal(own, self.suite.run_code, self.suite.isolate_code):
+                raise UserError(f"task {entry.name} {problem}")
         config = super()._load_full_config(entry, overrides)
         if entry.kind is Kind.GROUP:
             return config
@@ -197,9 +192,8 @@ class _Factory(TaskFactory):
         if self.mirror is not None and config.get("dataset_path"):
             config["dataset_path"] = mirrored(config["dataset_path"], self.mirror)
             config["dataset_kwargs"] = _mirrored_files(config.get("dataset_kwargs"), self.mirror)
-        elif self.mirror is not None and (dataset := getattr(config.get("class"), "DATASET_PATH", None)):
-            written: Any = config["class"]
-            config["class"] = type(written.__name__, (written,), {"DATASET_PATH": mirrored(dataset, self.mirror)})
+        elif self.mirror is not None and getattr(kind := config.get("class"), "DATASET_PATH", None):
+            config["class"] = type(kind.__name__, (kind,), {"DATASET_PATH": mirrored(kind.DATASET_PATH, self.mirror)})
         return config
 
 
@@ -216,14 +210,14 @@ def _score_on(split: str, config: dict[str, Any]) -> None:
 
 
 def _once(process: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Call ``process_docs`` once a split, as lm-eval with a cache of maps does: a second call would draw again."""
-    kept: dict[int, tuple[Any, Any]] = {}
+    """Call ``process_docs`` once per split, as lm-eval with a cache of maps does: a second call would draw again."""
+    cache: dict[int, tuple[Any, Any]] = {}
 
     @functools.wraps(process)
     def processed(split: Any) -> Any:
-        if id(split) not in kept:
-            kept[id(split)] = split, process(split)
-        return kept[id(split)][1]
+        if id(split) not in cache:
+            cache[id(split)] = split, process(split)  # the split stays alive, so that its id stays its own
+        return cache[id(split)][1]
 
     return processed
 
@@ -249,9 +243,37 @@ def _mirrored_files(kwargs: Any, mirror: str) -> Any:
     return kwargs
 
 
-def told(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
     """One line for why a task failed."""
     if isinstance(error, UserError):
         return str(error)
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def remember_documents(task: Task, documents: list[Any]) -> None:
+    """Keep what ``doc_to_text``, ``doc_to_choice`` and ``doc_to_target`` say of these very documents.
+
+    lm-eval asks for them again in every ``process_results``, through a template engine. Other documents (few-shot
+    examples) and calls that override the template are asked as before.
+    """
+    if not isinstance(task, ConfigurableTask):
+        return
+    known = {id(document): document for document in documents}
+    for method in ("doc_to_text", "doc_to_choice", "doc_to_target"):
+        setattr(task, method, _remembering(getattr(task, method), known))
+
+
+def _remembering(ask: Callable[..., Any], known: dict[int, Any]) -> Callable[..., Any]:
+    answers: dict[int, Any] = {}
+
+    def answer(document: Any, *args: Any, **kwargs: Any) -> Any:
+        key = id(document)
+        if args or kwargs or known.get(key) is not document:
+            return ask(document, *args, **kwargs)
+        if key not in answers:
+            answers[key] = ask(document)
+        value = answers[key]
+        return list(value) if isinstance(value, list) else value
+
+    return answer
