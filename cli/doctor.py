@@ -25,7 +25,7 @@ def register(app: typer.Typer) -> None:
     def doctor(overrides: Overrides = None, json: Json = False, config_dir: ConfigDir = None) -> None:
         config, _ = compose_one("doctor", overrides, config_dir)
         from cli import console
-        from pipelines.doctor import examine
+        from pipelines.study.doctor import examine
 
         findings = examine(config)
         if json:

@@ -31,7 +31,7 @@ def register(app: typer.Typer) -> None:
         if cfg:
             return print_cfg(composed)
         from cli import console
-        from pipelines.single import evaluate_model, names
+        from pipelines.study.single import evaluate_model, names
 
         told = []
         with console.listening() as progress:

@@ -29,7 +29,7 @@ def register(app: typer.Typer) -> None:
         if cfg:
             return print_cfg(composed)
         from cli import console
-        from pipelines.single import finetune_expert
+        from pipelines.study.single import finetune_expert
 
         made = []
         with console.listening() as progress:

@@ -45,7 +45,7 @@ def register(app: typer.Typer) -> None:
         if cfg:
             return print_cfg([(config, tree)])
         from cli import console
-        from pipelines.single import merge_checkpoint, merge_mergekit_config
+        from pipelines.study.single import merge_checkpoint, merge_mergekit_config
 
         with console.listening() as progress:
             made = (

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from pipelines.plan import Plan
+    from pipelines.study.plan import Plan
 
 
 def plan_tables(plan: Plan) -> Iterator[Any]:

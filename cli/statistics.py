@@ -34,7 +34,7 @@ def register(app: typer.Typer) -> None:
         if cfg:
             return print_cfg(composed)
         from cli import console
-        from pipelines.collect.command import collect_statistics
+        from pipelines.study.collect import collect_statistics
 
         with console.listening() as progress:
             entries = [entry for config, _ in composed for entry in collect_statistics(config, progress)]

@@ -10,9 +10,9 @@ import typer
 from cli.options import Cfg, ConfigDir, Json, Overrides, compose_all, print_cfg
 
 if TYPE_CHECKING:
-    from pipelines.plan import Plan
     from pipelines.report import Report
-    from pipelines.sweep import Sweep
+    from pipelines.study.plan import Plan
+    from pipelines.study.sweep import Sweep
 
 SWEEP = """Run a whole study: make what is missing, run every trial that is new, report.
 
@@ -69,7 +69,7 @@ def register(app: typer.Typer) -> None:
         if dry_run:
             return _plan(composed, json)
         from cli import console
-        from pipelines.sweep import report_together, run_study
+        from pipelines.study.sweep import report_together, run_study
 
         sweeps = []
         for config, _ in composed:
@@ -93,7 +93,7 @@ def register(app: typer.Typer) -> None:
         if cfg:
             return print_cfg(composed)
         from cli import console
-        from pipelines.sweep import report_study, report_together
+        from pipelines.study.sweep import report_study, report_together
 
         with console.listening() as progress:
             sweeps = [report_study(config, progress) for config, _ in composed]
@@ -104,8 +104,8 @@ def register(app: typer.Typer) -> None:
 def _plan(composed: list[tuple[Any, Any]], json: bool) -> None:
     from cli import console
     from cli.plan_view import plan_tables
-    from pipelines.plan import make_plan
-    from pipelines.study import access_of
+    from pipelines.study.layout import access_of
+    from pipelines.study.plan import make_plan
 
     plans: list[Plan] = [make_plan(config, access_of(config)) for config, _ in composed]
     if json:

@@ -12,7 +12,7 @@ from cli.report_view import interference_parts, standings_table, verdict_lines
 
 if TYPE_CHECKING:
     from pipelines.report import Report
-    from pipelines.sweep import Sweep
+    from pipelines.study.sweep import Sweep
 
 
 def report_parts(report: Report) -> Iterator[Any]:

@@ -52,8 +52,8 @@ QUICK = (
 def tiny_pool(tmp_path_factory: pytest.TempPathFactory) -> TinyPool:
     """The quick pool, made once for all tests."""
     from conf.compose import compose
-    from pipelines.sources import Source
-    from pipelines.study import access_of, lay_out, make_pools
+    from pipelines.study.layout import access_of, lay_out, make_pools
+    from pipelines.study.sources import Source
 
     store = str(tmp_path_factory.mktemp("pool") / "store")
     ((config, _),) = compose([*QUICK, f"store={store}"])

@@ -14,24 +14,23 @@ import pandas as pd
 from conf.errors import UserError, nearest
 from conf.schema import Checkpoint, Config, Pool, Suite
 from mergeopt_core.merging.mergekit_api import describe
-from pipelines.checks import check_method
-from pipelines.collect import need_statistics, open_statistics, pool_subjects
 from pipelines.evaluate import check_suite, suite_fingerprint
 from pipelines.evaluate.definitions import OWN_TASKS, leaves
 from pipelines.evaluate.index import task_index
-from pipelines.executors import Crew, Outcome, crew
 from pipelines.merge.recipe import Recipe
 from pipelines.merge.stream import Merge
 from pipelines.progress import SILENT, Progress, Step
 from pipelines.search.result import Candidate, SearchResult, bootstrap
 from pipelines.search.space import check_sampler, import_optuna, make_space, open_study, propose, with_values
-from pipelines.shelf.keep import trial_keys
-from pipelines.sources import make_base
 from pipelines.store.records import mean_score, write_record
 from pipelines.store.store import content_key
-from pipelines.study import access_of, make_pools
+from pipelines.study.executors.base import Crew, Outcome, crew
+from pipelines.study.information import need_statistics, open_statistics, pool_subjects
+from pipelines.study.keep import trial_keys
+from pipelines.study.layout import access_of, check_method, make_pools
+from pipelines.study.sources import make_base
+from pipelines.study.trial import Trial
 from pipelines.tiny.skills import SPLITS
-from pipelines.trial import Trial
 
 
 def run_search(config: Config, progress: Progress = SILENT) -> SearchResult:

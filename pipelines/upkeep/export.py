@@ -11,18 +11,18 @@ from typing import Any
 from conf.errors import UserError
 from conf.schema import Config
 from pipelines.checkpoints.fingerprint import WeightHash
-from pipelines.collect import open_statistics
 from pipelines.merge.card import model_card
 from pipelines.merge.recipe import Recipe
 from pipelines.merge.stream import Merge, write_merge
 from pipelines.progress import SILENT, Progress
-from pipelines.sources import Access, Source
 from pipelines.store.provenance import markdown, provenance
 from pipelines.store.records import Record, studies
 from pipelines.store.results import pools_of
 from pipelines.store.store import ENTRY, Entry, Store, title
-from pipelines.trial import model_key
-from pipelines.worker import Worker
+from pipelines.study.information import open_statistics
+from pipelines.study.sources import Access, Source
+from pipelines.study.trial import model_key
+from pipelines.study.worker import Worker
 
 
 def export(key: str, config: Config, access: Access, progress: Progress = SILENT) -> Entry:

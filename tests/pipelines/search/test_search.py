@@ -11,7 +11,7 @@ from pipelines.search.run import run_search
 from pipelines.store.gc import collect_garbage
 from pipelines.store.records import studies
 from pipelines.store.store import Store
-from pipelines.worker import DOCUMENTS, Worker
+from pipelines.study.worker import DOCUMENTS, Worker
 
 LAMBDA = "+search.space.lambda={low:0.1,high:1.5}"
 

@@ -8,12 +8,19 @@ import torch
 from conf.compose import compose
 from conf.errors import UserError
 from conf.schema import Collect
-from pipelines.collect import Subject, find_statistic, make_statistics, need_statistics, open_statistics, pool_subjects
-from pipelines.plan import make_plan
-from pipelines.single import merge_checkpoint
-from pipelines.sources import Source, Unmade, find_base
-from pipelines.study import access_of
-from pipelines.sweep import run_study
+from pipelines.study.information import (
+    Subject,
+    find_statistic,
+    make_statistics,
+    need_statistics,
+    open_statistics,
+    pool_subjects,
+)
+from pipelines.study.layout import access_of
+from pipelines.study.plan import make_plan
+from pipelines.study.single import merge_checkpoint
+from pipelines.study.sources import Source, Unmade, find_base
+from pipelines.study.sweep import run_study
 
 SUITE = ("suite=custom", "+suite.tasks.add.skill=add", "suite.limit=8", "executor.device=cpu", "collect.examples=6")
 METHODS = ("+method@methods.fisher=fisher", "+method@methods.regmean=regmean")

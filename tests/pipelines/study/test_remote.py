@@ -20,11 +20,10 @@ from conf.compose import compose
 from conf.errors import UserError
 from pipelines.checkpoints.checkpoint import open_checkpoint
 from pipelines.checkpoints.hub import Looked, RemoteCheckpoint, open_headers
-from pipelines.plan import make_plan
-from pipelines.resources import memory
 from pipelines.store.store import Store
-from pipelines.study import access_of
-from pipelines.sweep import run_study
+from pipelines.study.layout import access_of
+from pipelines.study.plan import make_plan, memory
+from pipelines.study.sweep import run_study
 
 NAMES = ("org/one", "org/two")
 

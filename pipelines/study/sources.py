@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from conf.errors import UserError
-from conf.schema import Base, Checkpoint, Executor, Optimizer, Pool, Task, Training
+from conf.schema import (
+    Base,
+    Checkpoint,
+    Executor,
+    Optimizer,
+    Pool,
+    Task,
+    Training,
+)
 from pipelines.checkpoints.checkpoint import OpenCheckpoint, open_checkpoint
 from pipelines.checkpoints.folder import hub_id
 from pipelines.checkpoints.hub import Looked, open_headers

@@ -13,16 +13,19 @@ from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
 from conf.errors import UserError
-from conf.schema import Collect, Suite, Task, Training
+from conf.schema import Base, Checkpoint, Collect, Config, Suite, Task, Training
 from mergeopt_core.geometry.information import diagonal_fisher, input_grams
-from pipelines.collect.find import FILE, Subject
 from pipelines.evaluate.quiet import fitting_threads
 from pipelines.finetune.data import read_rows
 from pipelines.finetune.tokens import Example, encode
-from pipelines.sources import Access, Source
+from pipelines.progress import SILENT, Progress
+from pipelines.store.store import Entry
+from pipelines.study.information import FILE, Subject, check_collect, make_statistics, pool_subjects
+from pipelines.study.layout import access_of, make_pools
+from pipelines.study.sources import Access, Source, find_checkpoint, make_base, named
+from pipelines.study.trial import Trial
+from pipelines.study.worker import Worker
 from pipelines.threads import threads
-from pipelines.trial import Trial
-from pipelines.worker import Worker
 
 Statistic = tuple[dict[str, torch.Tensor], dict[str, str]]
 """Tensors by parameter name, and names that share another one's tensor."""
@@ -99,3 +102,36 @@ def _grams(model: Any, examples: Sequence[Example]) -> Statistic:
         live(input_ids=torch.tensor([example.ids], device=device), use_cache=False)
 
     return input_grams(model, examples, forward)
+
+
+def collect_statistics(config: Config, progress: Progress = SILENT) -> list[Entry]:
+    """Collect every statistic of ``collect.kinds`` that the store lacks; experts of a pool are made where need be.
+
+    Raises UserError where there is no expert, or none with a task.
+    """
+    check_collect(config.collect)
+    access = access_of(config)
+    pairs = _pools(config, access, progress) if config.pools else _experts(config, access, progress)
+    for _, subject in pairs:
+        if subject.task is None:
+            progress.note(f"{subject.name} is left out: the pool does not say what it was trained on", "warning")
+    if all(subject.task is None for _, subject in pairs):
+        do = "name an expert and its data: experts=[DIR] task=file task.path=FILE"
+        raise UserError("there is no expert with a task to collect statistics on", where="experts", do=do)
+    access.fetch(progress, [subject.expert.path for _, subject in pairs if subject.task is not None])
+    return make_statistics(pairs, config.collect.kinds, access, config, progress)
+
+
+def _pools(config: Config, access: Access, progress: Progress) -> list[tuple[Source, Subject]]:
+    make_pools(config, access, progress)
+    bases = {name: make_base(pool.base, access, progress) for name, pool in config.pools.items()}
+    return [(bases[name], s) for name, pool in config.pools.items() for s in pool_subjects(pool, access)]
+
+
+def _experts(config: Config, access: Access, progress: Progress) -> list[tuple[Source, Subject]]:
+    if config.experts and not (config.task.skill or config.task.path):
+        do = "say what the experts were trained on: task.path=FILE, or task=skills/add"
+        raise UserError("no task is named", where="task", do=do)
+    found = [(path, find_checkpoint(Checkpoint(path=path), access)) for path in config.experts]
+    base = None if config.base == Base() else make_base(config.base, access, progress)
+    return [(base or expert, Subject(path, expert, named(config.task))) for path, expert in found]

@@ -15,9 +15,9 @@ from typing import Any
 
 from conf.errors import UserError
 from conf.schema import Executor
-from pipelines.executors.base import Failure, OnTrial, Outcome
-from pipelines.sources import Access
-from pipelines.trial import Trial
+from pipelines.study.executors.base import Failure, OnTrial, Outcome
+from pipelines.study.sources import Access
+from pipelines.study.trial import Trial
 
 
 @dataclass
@@ -139,12 +139,12 @@ class _Actor:
     def __init__(self, access: Access, executor: Executor):
         if executor.threads:
             os.environ["OMP_NUM_THREADS"] = str(executor.threads)
-        from pipelines.worker import Worker
+        from pipelines.study.worker import Worker
 
         self.worker = Worker(access, executor)
 
     def run(self, trial: Trial) -> tuple[str, str]:
-        from pipelines.executors.local import attempt
+        from pipelines.study.executors.local import attempt
 
         if self.worker.access.store.has("results", trial.key, complete=True):
             return "elsewhere", ""

@@ -19,13 +19,13 @@ from rich.console import Console
 from cli import console
 from conf.compose import compose
 from conf.errors import UserError
-from pipelines import worker
 from pipelines.merge.stream import merge_into
-from pipelines.plan import make_plan
 from pipelines.store.store import Store
-from pipelines.study import access_of
-from pipelines.sweep import report_together, run_study
-from pipelines.worker import Worker
+from pipelines.study import worker
+from pipelines.study.layout import access_of
+from pipelines.study.plan import make_plan
+from pipelines.study.sweep import report_together, run_study
+from pipelines.study.worker import Worker
 
 SUITE = (
     "suite=custom",

@@ -11,15 +11,15 @@ from conf.schema import Config
 from pipelines.checkpoints.fingerprint import WeightHash
 from pipelines.merge.card import model_card
 from pipelines.merge.stream import write_merge
-from pipelines.plan import Plan
 from pipelines.progress import SILENT, Progress
-from pipelines.sources import Access
 from pipelines.store.provenance import markdown, training_columns, training_of
 from pipelines.store.records import mean_score, write_record
 from pipelines.store.store import KINDS, Store, content_key, model_title
-from pipelines.study import Planned, suites
-from pipelines.trial import Trial
-from pipelines.worker import Worker
+from pipelines.study.layout import Planned, suites
+from pipelines.study.plan import Plan
+from pipelines.study.sources import Access
+from pipelines.study.trial import Trial
+from pipelines.study.worker import Worker
 
 IRRELEVANT = ("store", "runs", "out", "executor", "statistics", "keep")
 """Parts of a configuration that change nothing of what a study refers to."""

@@ -18,11 +18,20 @@ from conf.schema import Collect, Config, Pool, Task
 from pipelines.checkpoints.checkpoint import OpenCheckpoint
 from pipelines.checkpoints.headers import Place, TensorInfo, read_safetensors_header
 from pipelines.progress import SILENT, Progress
-from pipelines.sources import Access, Source, Unmade, find_base, find_checkpoint, find_expert, pool_recipes
 from pipelines.store.store import Entry, content_key
+from pipelines.study.sources import (
+    Access,
+    Source,
+    Unmade,
+    find_base,
+    find_checkpoint,
+    find_expert,
+    pool_recipes,
+)
 
 if TYPE_CHECKING:
-    from pipelines.worker import Worker
+    from pipelines.study.worker import Worker
+
 
 KINDS = ("fisher", "gram")
 LABELS = ("sampled", "data")
@@ -169,8 +178,8 @@ def _collect_once(
     kind: str, base: Source, subject: Subject, key: str, worker: Worker | None, access: Access, config: Config
 ) -> Worker:
     """Collect a statistic unless another process did meanwhile; returns the worker that is kept for the next one."""
-    from pipelines.collect.run import collect_statistic
-    from pipelines.worker import Worker
+    from pipelines.study.collect import collect_statistic
+    from pipelines.study.worker import Worker
 
     worker = worker or Worker(access, config.executor)
     with access.store.claim("statistics", key):

@@ -9,8 +9,8 @@ from typing import Protocol
 
 from conf.errors import UserError, nearest
 from conf.schema import Executor
-from pipelines.sources import Access
-from pipelines.trial import Trial
+from pipelines.study.sources import Access
+from pipelines.study.trial import Trial
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,11 @@ def crew(executor: Executor, access: Access) -> Iterator[Crew]:
     """The workers of the executor that the configuration names; none is hired before the first trial."""
     hired: Crew
     if executor.name == "local":
-        from pipelines.executors.local import Local
+        from pipelines.study.executors.local import Local
 
         hired = Local(executor, access)
     elif executor.name == "ray":
-        from pipelines.executors.ray import Actors
+        from pipelines.study.executors.ray import Actors
 
         hired = Actors(executor, access)
     else:

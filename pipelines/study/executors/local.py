@@ -12,10 +12,10 @@ from collections.abc import Sequence
 
 from conf.errors import UserError
 from conf.schema import Executor
-from pipelines.executors.base import Failure, OnTrial, Outcome
-from pipelines.sources import Access
-from pipelines.trial import Trial
-from pipelines.worker import Worker
+from pipelines.study.executors.base import Failure, OnTrial, Outcome
+from pipelines.study.sources import Access
+from pipelines.study.trial import Trial
+from pipelines.study.worker import Worker
 
 
 class Local:

@@ -8,10 +8,10 @@ import time
 import psutil
 import pytest
 
-from pipelines.executors.ray import _Queue, _Seat
 from pipelines.store.store import Store
-from pipelines.sweep import run_study
-from tests.pipelines.test_sweep import config_of, store, values  # noqa: F401
+from pipelines.study.executors.ray import _Queue, _Seat
+from pipelines.study.sweep import run_study
+from tests.pipelines.study.test_sweep import config_of, store, values  # noqa: F401
 
 pytest.importorskip("ray", reason="the extra mergebench[ray] is not installed")
 

@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 from conf.compose import compose
 from conf.errors import UserError
 from pipelines.merge.stream import merge_into
-from pipelines.single import evaluate_model, finetune_expert, merge_checkpoint
-from pipelines.sources import Access
 from pipelines.store.store import Store
+from pipelines.study.single import evaluate_model, finetune_expert, merge_checkpoint
+from pipelines.study.sources import Access
 
 SUITE = (
     "suite=custom",
@@ -43,7 +43,7 @@ def test_a_merge_scores_the_same_in_memory_and_from_disk(tiny_pool, tmp_path, me
 def test_the_live_model_holds_the_bits_that_are_on_disk(tiny_pool, tmp_path):
     from transformers import AutoModelForCausalLM
 
-    from pipelines.single import _merge
+    from pipelines.study.single import _merge
 
     config = config_of(tiny_pool, tmp_path, "method=dare_linear", "seed=5", f"out={tmp_path}/merged")
     merge_checkpoint(config)
@@ -74,8 +74,8 @@ def test_finetune_is_cached_and_copied_out(tmp_path):
 
 def test_keys_change_with_the_number_and_with_nothing_else(tiny_pool, tmp_path):
     from pipelines.progress import SILENT
-    from pipelines.single import _trial
-    from pipelines.study import access_of
+    from pipelines.study.layout import access_of
+    from pipelines.study.single import _trial
 
     def key(*more: str) -> str:
         config = config_of(tiny_pool, tmp_path, *more)

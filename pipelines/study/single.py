@@ -10,14 +10,15 @@ from typing import Any
 from conf.errors import UserError
 from conf.schema import Base, Checkpoint, Config
 from mergeopt_core.merging.mergekit_api import describe
-from pipelines.checks import check_method
-from pipelines.collect import Subject, need_statistics, open_statistics
 from pipelines.evaluate import check_suite, suite_fingerprint
-from pipelines.executors import run_trials
 from pipelines.merge.recipe import Recipe
 from pipelines.merge.stream import Merge, write_merge
 from pipelines.progress import SILENT, Progress
-from pipelines.sources import (
+from pipelines.store.store import Entry
+from pipelines.study.executors.base import run_trials
+from pipelines.study.information import Subject, need_statistics, open_statistics
+from pipelines.study.layout import access_of, check_method
+from pipelines.study.sources import (
     Access,
     ExpertRecipe,
     Source,
@@ -28,11 +29,9 @@ from pipelines.sources import (
     make_expert,
     named,
 )
-from pipelines.store.store import Entry
-from pipelines.study import access_of
+from pipelines.study.trial import Trial
+from pipelines.study.worker import find_device
 from pipelines.threads import threads
-from pipelines.trial import Trial
-from pipelines.worker import find_device
 
 
 @dataclass(frozen=True)

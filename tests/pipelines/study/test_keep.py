@@ -6,12 +6,11 @@ import pytest
 
 from conf.errors import UserError
 from pipelines.checkpoints.fingerprint import WeightHash
-from pipelines.plan import make_plan
-from pipelines.rows import trial_rows
 from pipelines.store.records import studies
 from pipelines.store.store import Store
-from pipelines.study import access_of
-from pipelines.sweep import run_study
+from pipelines.study.layout import access_of
+from pipelines.study.plan import make_plan
+from pipelines.study.sweep import run_study, trial_rows
 
 
 @pytest.fixture

@@ -19,17 +19,17 @@ from conf.errors import UserError
 from conf.schema import Executor
 from pipelines.checkpoints.checkpoint import OpenCheckpoint
 from pipelines.checkpoints.fingerprint import WeightHash
-from pipelines.collect import open_statistics
 from pipelines.evaluate.evaluator import Evaluator
 from pipelines.evaluate.result import Evaluation
 from pipelines.merge.cache import Kept
 from pipelines.merge.stream import Merge, alone, merge_into
 from pipelines.merge.write import write_tokenizer
-from pipelines.sources import Access, Source
 from pipelines.store.provenance import training_of
 from pipelines.store.store import content_key
+from pipelines.study.information import open_statistics
+from pipelines.study.sources import Access, Source
+from pipelines.study.trial import Trial
 from pipelines.threads import threads
-from pipelines.trial import Trial
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 DOCUMENTS = "documents.parquet"

@@ -1,0 +1,1 @@
+"""Executors: the same jobs on this process or on many workers."""
