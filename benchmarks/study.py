@@ -28,7 +28,8 @@ import yaml
 from conf.compose import compose
 from conf.schema import Config
 from pipelines.store.store import Store
-from pipelines.study.layout import access_of, lay_out
+from pipelines.study.layout import lay_out
+from pipelines.study.sources import access_of
 from pipelines.study.trial import Trial
 from pipelines.tiny.lmeval import export_tasks
 

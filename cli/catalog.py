@@ -10,7 +10,7 @@ import typer
 from cli.options import Json
 
 if TYPE_CHECKING:
-    from pipelines.catalog import MethodInfo
+    from pipelines.study.recipes import MethodInfo
 
 HELP = """List every merge method with its parameters, defaults and paper, or explain one.
 
@@ -30,7 +30,7 @@ def register(app: typer.Typer) -> None:
     @app.command(help=HELP, rich_help_panel="Help")
     def methods(name: Name = None, json: Json = False) -> None:
         from cli import console
-        from pipelines.catalog import all_methods, method
+        from pipelines.study.recipes import all_methods, method
 
         chosen = [method(name)] if name else all_methods()
         if json:

@@ -104,8 +104,8 @@ def register(app: typer.Typer) -> None:
 def _plan(composed: list[tuple[Any, Any]], json: bool) -> None:
     from cli import console
     from cli.plan_view import plan_tables
-    from pipelines.study.layout import access_of
     from pipelines.study.plan import make_plan
+    from pipelines.study.sources import access_of
 
     plans: list[Plan] = [make_plan(config, access_of(config)) for config, _ in composed]
     if json:

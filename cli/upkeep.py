@@ -129,7 +129,7 @@ def register(app: typer.Typer) -> None:
     def export(key: Key, overrides: Overrides = None, json: Json = False, config_dir: ConfigDir = None) -> None:
         config, _ = compose_one("export", overrides, config_dir)
         from cli import console
-        from pipelines.study.layout import access_of
+        from pipelines.study.sources import access_of
         from pipelines.upkeep.export import export as write
 
         with console.listening() as progress:
@@ -173,7 +173,7 @@ def _verify(arguments: list[str], everything: bool, json: bool, config_dir: str 
 
     if bool(keys) == everything:
         raise UserError("nothing says what to check", where="verify", do="name keys, or check everything with --all")
-    from pipelines.study.layout import access_of
+    from pipelines.study.sources import access_of
     from pipelines.upkeep.verify import chosen_entries
     from pipelines.upkeep.verify import verify as check
 

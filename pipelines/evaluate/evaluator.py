@@ -20,7 +20,11 @@ from pipelines.evaluate.index import task_index
 from pipelines.evaluate.layout import lm_eval_layout, settings
 from pipelines.evaluate.lm import LiveLM
 from pipelines.evaluate.memo import remember_documents
-from pipelines.evaluate.quiet import (
+from pipelines.evaluate.result import Evaluation
+from pipelines.evaluate.score import Summary
+from pipelines.evaluate.scorer import NotFiniteError, Scorer
+from pipelines.evaluate.trie import common
+from pipelines.process import (
     at_rest,
     fitting_threads,
     fresh_maps,
@@ -30,13 +34,9 @@ from pipelines.evaluate.quiet import (
     same_random_state,
     silence,
     sow,
+    threads,
 )
-from pipelines.evaluate.result import Evaluation
-from pipelines.evaluate.score import Summary
-from pipelines.evaluate.scorer import NotFiniteError, Scorer
-from pipelines.evaluate.trie import common
 from pipelines.progress import SILENT, Progress
-from pipelines.threads import threads
 
 
 class Evaluator:

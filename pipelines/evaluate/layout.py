@@ -17,9 +17,9 @@ from lm_eval.loggers.utils import add_tokenizer_info, get_commit_from_path
 from lm_eval.result_schema import _SampleCount
 from torch import nn
 
-from pipelines.evaluate.quiet import seeds
 from pipelines.evaluate.score import Summary
 from pipelines.evaluate.stderr import RESAMPLES
+from pipelines.process import seeds
 
 if TYPE_CHECKING:
     from pipelines.evaluate.evaluator import Evaluator

@@ -14,9 +14,9 @@ from lm_eval.evaluator_utils import _compute_task_aggregations
 
 from conf.errors import UserError
 from pipelines.evaluate.entries import Entered, Leaf, metric_name, told
-from pipelines.evaluate.quiet import restore
 from pipelines.evaluate.result import TaskScore, document_table
 from pipelines.evaluate.stderr import standard_error
+from pipelines.process import restore
 
 Raw = dict[tuple[str, str], list[Any]]
 """Per-document values of a leaf by (metric, filter)."""

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from conf.schema import Config
 from pipelines.checkpoints.fingerprint import WeightHash
@@ -14,10 +12,10 @@ from pipelines.merge.stream import write_merge
 from pipelines.progress import SILENT, Progress
 from pipelines.store.provenance import markdown, training_columns, training_of
 from pipelines.store.records import mean_score, write_record
-from pipelines.store.store import KINDS, Store, content_key, model_title
+from pipelines.store.store import KINDS, Store, content_key
 from pipelines.study.layout import Planned, suites
 from pipelines.study.plan import Plan
-from pipelines.study.sources import Access
+from pipelines.study.sources import Access, fields_without
 from pipelines.study.trial import Trial
 from pipelines.study.worker import Worker
 
@@ -45,19 +43,17 @@ def keep_merges(config: Config, plan: Plan, access: Access, progress: Progress =
 def _chosen(config: Config, plan: Plan, store: Store) -> list[Planned]:
     if config.keep == "none":
         return []
-    scored = [p for p in plan.layout.planned if p.kind == "merge" and _score(p, store) is not None]
+    merges = [p for p in plan.layout.planned if p.kind == "merge" and p.trial is not None]
+    scores = [mean_score(p.trial.key, store) for p in merges if p.trial is not None]
+    scored = [(planned, score) for planned, score in zip(merges, scores) if score is not None]
     if config.keep == "all":
-        return scored
-    best = []
+        return [planned for planned, _ in scored]
+    best: list[Planned] = []
     for name, pool in config.pools.items():
         main = suites(config, pool)[0]
-        own = [p for p in scored if p.pool == name and p.trial is not None and p.trial.suite == main]
-        best += sorted(own, key=lambda p: -(_score(p, store) or 0.0))[:1]
+        own = [(planned, score) for planned, score in scored if planned.pool == name and planned.suite == main]
+        best += [max(own, key=lambda pair: pair[1])[0]] if own else []
     return best
-
-
-def _score(planned: Planned, store: Store) -> float | None:
-    return mean_score(planned.trial.key, store) if planned.trial is not None else None
 
 
 def _keep(planned: Planned, worker: Worker) -> None:
@@ -66,22 +62,14 @@ def _keep(planned: Planned, worker: Worker) -> None:
     with store.claim("merges", trial.model_key):
         if store.has("merges", trial.model_key):
             return
-        merge = worker.merge(trial)
+        merge, scored = worker.merge(trial), trial.about()
         merge.digest = WeightHash()
-        told = trial.about()
-        about: dict[str, Any] = {
-            "name": model_title("merge", planned.experts, planned.label),
-            "model": told["model"],
-            "names": list(planned.experts),
-            "base": dataclasses.asdict(trial.base),
-            "experts": told["experts"],
-            "statistics": told["statistics"],
-            "recipe": told["recipe"],
-        }
+        about = {name: scored[name] for name in ("model", "names", "base", "experts", "statistics", "recipe")}
+        about["name"] = planned.title
         with store.commit("merges", trial.model_key, about) as draft:
             write_merge(merge, draft, device=str(worker.device))
             trained = training_columns(training_of(expert.path) for expert in trial.experts)
-            card = f"{model_card(merge, about['name']).rstrip()}\n\n{markdown({'pool': planned.pool, **trained})}"
+            card = f"{model_card(merge, planned.title).rstrip()}\n\n{markdown({'pool': planned.pool, **trained})}"
             (draft / "README.md").write_text(card, encoding="utf-8")
             about["weights"] = merge.digest.hexdigest()
 
@@ -95,12 +83,9 @@ def record_study(config: Config, plan: Plan, access: Access, kept: Sequence[str]
     keys = trial_keys(plan.layout.trials, access.store) | {"pending": pending}
     if config.keep == "best" and kept:
         keys["merges"] = sorted(kept)
-    told = {k: v for k, v in dataclasses.asdict(config).items() if k not in IRRELEVANT}
-    pools: dict[str, list[str]] = {name: [] for name in config.pools}
-    for planned in plan.layout.planned:
-        if planned.trial is not None:
-            pools[planned.pool].append(planned.trial.key)
-    return write_record(access.store, plan.name, "sweep", content_key(told), keys, pools)
+    trials = [(p.pool, p.trial.key) for p in plan.layout.planned if p.trial is not None]
+    pools = {name: [key for pool, key in trials if pool == name] for name in config.pools}
+    return write_record(access.store, plan.name, "sweep", content_key(fields_without(config, *IRRELEVANT)), keys, pools)
 
 
 def trial_keys(trials: Iterable[Trial], store: Store) -> dict[str, list[str]]:
@@ -108,7 +93,7 @@ def trial_keys(trials: Iterable[Trial], store: Store) -> dict[str, list[str]]:
     found: dict[str, set[str]] = {kind: set() for kind in KINDS}
     for trial in trials:
         found["results"].add(trial.key)
-        found["statistics"].update(source.fingerprint for source in trial.statistics)
+        found["statistics"].update(source.fingerprint for source in trial.information)
         for source in (trial.base, *trial.experts):
             kind, key = Path(source.path).parent.name, Path(source.path).name
             if kind in ("bases", "experts", "merges") and store.has(kind, key):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,23 +17,14 @@ from conf.schema import Config, Suite
 from pipelines.checkpoints.headers import CODES, itemsize
 from pipelines.checkpoints.hub import RemoteCheckpoint
 from pipelines.evaluate import check_suite
-from pipelines.merge.stream import Merge
-from pipelines.study.information import open_statistics
-from pipelines.study.layout import Layout, Planned, check_study, lay_out, suites
+from pipelines.study.layout import Planned, StudyLayout, check_study, lay_out, suites
 from pipelines.study.sources import Access
-from pipelines.study.trial import Trial
+from pipelines.study.trial import Trial, open_merge
 
+RESULT = 200_000
+"""Bytes of one trial's result, about."""
 
-@dataclass(frozen=True)
-class Problem:
-    """Something that would make a trial fail."""
-
-    where: str
-    what: str
-    do: str = ""
-
-
-Faults = dict[tuple[str, str, tuple[str, ...]], list[Problem]]
+Faults = dict[tuple[str, str, tuple[str, ...]], list[UserError]]
 """By pool, label and experts of a merge, what is wrong with it."""
 
 
@@ -40,7 +33,7 @@ class Plan:
     """What a study would run."""
 
     name: str
-    layout: Layout
+    layout: StudyLayout
     new: int = 0
     cached: int = 0
     waiting: int = 0
@@ -48,12 +41,13 @@ class Plan:
     blocked: int = 0
     todo: list[Planned] = field(default_factory=list)
     """Models that are new or wait."""
-    problems: list[Problem] = field(default_factory=list)
+    problems: list[UserError] = field(default_factory=list)
+    """What would make a trial fail."""
     resources: dict[str, Any] = field(default_factory=dict)
 
     def check(self) -> None:
         """Raise the plan's problems, all at once."""
-        raise_all([UserError(p.what, where=p.where, do=p.do) for p in self.problems])
+        raise_all(self.problems)
 
     def folders(self, access: Access) -> list[str]:
         """Snapshot folders that lack the weights which the study needs."""
@@ -69,7 +63,7 @@ class Plan:
             "waiting": self.waiting,
             "blocked": self.blocked,
             "to_make": [unmade.what for unmade in self.layout.unmade],
-            "problems": [vars(problem) for problem in self.problems],
+            "problems": [{"where": p.where, "what": p.what, "do": p.do} for p in self.problems],
             "notes": self.layout.notes,
             **self.resources,
         }
@@ -79,18 +73,22 @@ def make_plan(config: Config, access: Access) -> Plan:
     """Lay the study out, check every trial from headers, count what is new and what the store holds."""
     check_study(config)
     layout = lay_out(config, access)
-    plan = Plan(config.name or "study", layout)
-    plan.problems += [Problem(*told) for told in layout.impossible]
-    plan.problems += _suite_problems(config)
-    plan.problems += [Problem(lost.what, lost.error.what, lost.error.do) for lost in layout.lost]
     faults = _merge_faults(layout.planned, access)
-    plan.problems += list(dict.fromkeys(problem for found in faults.values() for problem in found))
+    found = [*layout.impossible, *_suite_problems(config)]
+    found += [UserError(lost.error.what, where=lost.what, do=lost.error.do) for lost in layout.lost]
+    found += _distinct([error for errors in faults.values() for error in errors])
+    plan = Plan(config.name or "study", layout, problems=found)
     _count(plan, faults, access)
     plan.resources = resources(config, access, plan.todo, layout.planned)
     if short := short_of_disk(plan.resources):
         what = f"needs {short[1] / 1e9:.3g} GB of disk, {short[2] / 1e9:.3g} GB are free"
-        plan.problems.append(Problem(short[0], what, "free some, or name folders on another disk (store=, HF_HOME)"))
+        do = "free some, or name folders on another disk (store=, HF_HOME)"
+        plan.problems.append(UserError(what, where=short[0], do=do))
     return plan
+
+
+def _distinct(errors: Sequence[UserError]) -> list[UserError]:
+    return list({str(error): error for error in errors}.values())
 
 
 def _count(plan: Plan, faults: Faults, access: Access) -> None:
@@ -115,49 +113,34 @@ def _count(plan: Plan, faults: Faults, access: Access) -> None:
             seen.add(planned.trial.key)
 
 
-def _suite_problems(config: Config) -> list[Problem]:
+def _suite_problems(config: Config) -> list[UserError]:
     """What is wrong with the suites that the pools are scored on; each suite is looked at once."""
     distinct: list[Suite] = []
     for pool in config.pools.values():
         distinct += [suite for suite in suites(config, pool) if suite not in distinct]
-    found = [Problem(f"suite {suite.name}", text) for suite in distinct for text in check_suite(suite, config.datasets)]
-    return list(dict.fromkeys(found))
+    found = [(suite, text) for suite in distinct for text in check_suite(suite, config.datasets)]
+    return _distinct([UserError(text, where=f"suite {suite.name}") for suite, text in found])
 
 
 def _merge_faults(planned: list[Planned], access: Access) -> Faults:
     """Problems of each merge, decided from headers; a pool's checkpoints are opened once."""
-    opened: dict[str, Any] = {}
-
-    def header(path: str) -> Any:
-        if path not in opened:
-            opened[path] = access.headers(path)
-        return opened[path]
-
-    faults, checked = {}, {}
+    headers = functools.cache(access.headers)
+    faults: Faults = {}
+    checked: dict[Any, list[UserError]] = {}
     for p in planned:
         if p.trial is None or p.trial.merge is None:
             continue
         trial, recipe = p.trial, p.trial.merge
-        key = (trial.base.path, tuple(s.path for s in trial.experts), recipe.method)
+        key = (trial.base.path, recipe.experts, recipe.method)
         if key not in checked:
             try:
-                merge = Merge(
-                    recipe,
-                    header(trial.base.path),
-                    [header(s.path) for s in trial.experts],
-                    [s.fingerprint for s in trial.experts],
-                    statistics=[open_statistics(s) for s in trial.statistics] or None,
-                )
-                found = merge.problems()
-                checked[key] = [Problem(f"{p.pool}: {q.who} {q.tensor}".strip(), q.what, q.do) for q in found]
+                found = open_merge(recipe, trial.base, trial.experts, trial.information, headers).problems()
+                where = [f"{p.pool}: {problem.who} {problem.tensor}".strip() for problem in found]
+                checked[key] = [UserError(q.what, where=w, do=q.do) for q, w in zip(found, where)]
             except UserError as error:
-                checked[key] = [Problem(error.where or p.pool, error.what, error.do)]
+                checked[key] = [UserError(error.what, where=error.where or p.pool, do=error.do)]
         faults[(p.pool, p.label, p.experts)] = checked[key]
     return faults
-
-
-RESULT = 200_000
-"""Bytes of one trial's result, about."""
 
 
 def to_fetch(planned: Sequence[Planned], access: Access) -> list[RemoteCheckpoint]:
@@ -172,19 +155,20 @@ def resources(config: Config, access: Access, todo: Sequence[Planned], planned: 
     ``disk_needed`` holds the downloads too where the hub's cache is on the store's disk; ``fetch_free`` is what the
     cache's disk has.
     """
-    remote, cache = to_fetch(todo, access), hub_cache()
-    bases = dict.fromkeys(p.trial.base.path for p in planned if p.trial)
-    model = max((access.headers(path).size_bytes for path in bases), default=0)
+    remote, cache, root = to_fetch(todo, access), hub_cache(), access.store.root
+    trials = [p.trial for p in planned if p.trial]
+    model = max((access.headers(path).size_bytes for path in {trial.base.path for trial in trials}), default=0)
     kept = {"none": 0, "best": len(config.pools), "all": sum(p.kind == "merge" for p in todo)}.get(config.keep, 0)
     fetch = sum(checkpoint.to_fetch for checkpoint in remote)
+    same_disk = cache.stat().st_dev == root.stat().st_dev
     seconds = measured_seconds(access, config.suite.name)
     return {
         "to_fetch": [{"name": checkpoint.path, "bytes": checkpoint.to_fetch} for checkpoint in remote],
         "fetch_free": shutil.disk_usage(cache).free,
-        "disk_free": shutil.disk_usage(access.store.root).free,
-        "disk_needed": kept * model + len(todo) * RESULT + (fetch if same_disk(cache, access.store.root) else 0),
+        "disk_free": shutil.disk_usage(root).free,
+        "disk_needed": kept * model + len(todo) * RESULT + (fetch if same_disk else 0),
         "memory_free": psutil.virtual_memory().available,
-        "memory_needed": max((memory(p.trial, access) for p in planned if p.trial), default=0),
+        "memory_needed": max((memory(trial, access) for trial in trials), default=0),
         "seconds_a_trial": seconds,
         "hours": None if seconds is None else len(todo) * seconds / 3600,
     }
@@ -203,7 +187,7 @@ def short_of_disk(needs: dict[str, Any]) -> tuple[str, int, int] | None:
 def memory(trial: Trial, access: Access) -> int:
     """Bytes of the live model in the suite's dtype and of the largest tensor's float32 working set.
 
-    With K experts merged that is the base's, the experts' and the merged tensor: 4·(K + 2) bytes an element.
+    With K experts merged that is the base's, the experts' and the merged tensor: 4·(K + 2) bytes per element.
     """
     header = access.headers(trial.base.path).header
     width = itemsize(trial.suite.dtype) if trial.suite.dtype in CODES else 4
@@ -214,12 +198,9 @@ def memory(trial: Trial, access: Access) -> int:
 
 def measured_seconds(access: Access, suite: str) -> float | None:
     """Median seconds of the latest trials of a suite, or None where nothing was measured."""
-    times = []
-    for entry in access.store.entries("results")[-200:]:
-        about = entry.describe()
-        if about.get("suite") == suite and about.get("trial") == "merge":
-            times.append(sum(about.get("seconds", {}).values()))
-    return sorted(times)[len(times) // 2] if times else None
+    latest = [entry.describe() for entry in access.store.entries("results")[-200:]]
+    merges = [about for about in latest if about.get("suite") == suite and about.get("trial") == "merge"]
+    return statistics.median_high(sum(about.get("seconds", {}).values()) for about in merges) if merges else None
 
 
 def hub_cache() -> Path:
@@ -228,8 +209,3 @@ def hub_cache() -> Path:
 
     folder = Path(constants.HF_HUB_CACHE).expanduser().absolute()
     return next(place for place in (folder, *folder.parents) if place.exists())
-
-
-def same_disk(a: Path, b: Path) -> bool:
-    """Whether two folders share their free space."""
-    return a.stat().st_dev == b.stat().st_dev

@@ -6,31 +6,22 @@ import dataclasses
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from conf.errors import UserError
-from conf.schema import (
-    Base,
-    Checkpoint,
-    Executor,
-    Optimizer,
-    Pool,
-    Task,
-    Training,
-)
+from conf.schema import Base, Checkpoint, Config, Executor, Optimizer, Pool, Task, Training
 from pipelines.checkpoints.checkpoint import OpenCheckpoint, open_checkpoint
 from pipelines.checkpoints.folder import hub_id
 from pipelines.checkpoints.hub import Looked, open_headers
 from pipelines.progress import SILENT, Progress
 from pipelines.store.store import KINDS, Store, content_key
 
-LOCAL = Executor()
-
 BUILT_IN = "tiny"
 """Name of the base that is made on the spot."""
+BUILT_IN_FIELDS = ("seed", "hidden", "layers", "steps")
 
 TRAINING_VERSION = 1
 """Part of an expert's key: raised when the same training recipe would give other weights."""
@@ -77,6 +68,8 @@ class Access:
 
     looked: Looked = field(default_factory=Looked, compare=False, repr=False)
     """Hub checkpoints that were asked for, and those that still lack their weights."""
+    _data: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
+    """Fingerprints of data by task: hashed once per command."""
 
     def open(self, path: str, revision: str | None = None) -> OpenCheckpoint:
         """Open a checkpoint to read it; a hub checkpoint's weights are fetched where they are not here yet."""
@@ -107,18 +100,32 @@ class Access:
         """What a study refers to: the folder and the fingerprint of its weights."""
         return Source(str(checkpoint.folder), checkpoint.fingerprint(self.store.cache))
 
+    def data_fingerprint(self, task: Task) -> str:
+        """Hash of the rows that a task trains on. Raises UserError where the data cannot be had."""
+        from pipelines.finetune import task_fingerprint
+
+        known = repr(task)
+        if known not in self._data:
+            self._data[known] = task_fingerprint(task, datasets=self.datasets, online=self.online)
+        return self._data[known]
+
+    def stored(self, kind: str, key: str) -> Source:
+        """The base or expert that the store holds under a key."""
+        return self.source(self.open(str(self.store.folder(kind, key))))
+
+
+def access_of(config: Config) -> Access:
+    """How this configuration reaches checkpoints, data sets and the store."""
+    return Access(Store(config.store), config.datasets, config.online, config.allow_pickle)
+
 
 @lru_cache(maxsize=1024)
 def tokenizer_fingerprint(folder: str, files: tuple[str, ...] = TOKENIZER_FILES) -> str:
     """SHA-256 over the tokenizer's files, the same for a copy that lies beside other weights; empty for no files."""
-    digest = hashlib.sha256()
-    if not any((Path(folder) / name).is_file() for name in files):
-        return ""
-    for name in files:
-        file = Path(folder) / name
-        if file.is_file():
-            digest.update(name.encode() + b"\0" + file.read_bytes())
-    return digest.hexdigest()[:32]
+    digest, there = hashlib.sha256(), [name for name in files if (Path(folder) / name).is_file()]
+    for name in there:
+        digest.update(name.encode() + b"\0" + (Path(folder) / name).read_bytes())
+    return digest.hexdigest()[:32] if there else ""
 
 
 def find_base(base: Base, access: Access) -> Source | Unmade:
@@ -130,14 +137,14 @@ def find_base(base: Base, access: Access) -> Source | Unmade:
         do = f"leave base={BUILT_IN} or base.path={base.path} out"
         raise UserError(f"base={BUILT_IN} is the built-in model and has no path", where="base.path", do=do)
     if base.path:
-        for name in ("seed", "hidden", "layers", "steps"):
+        for name in BUILT_IN_FIELDS:
             if getattr(base, name) != getattr(Base, name):
                 what = f"base.{name} is the built-in model's, the base is {base.path}"
                 raise UserError(what, where=f"base.{name}", do="leave it out")
         return find_checkpoint(Checkpoint(base.path, base.revision), access)
     key = _builtin_key(base)
     if access.store.has("bases", key):
-        return access.source(access.open(str(access.store.folder("bases", key))))
+        return access.stored("bases", key)
     return Unmade(f"base {base.name}", key)
 
 
@@ -156,15 +163,20 @@ def make_base(base: Base, access: Access, progress: Progress = SILENT) -> Source
             with access.store.commit("bases", found.key, spec) as draft:
                 pretrain(base, draft, progress)
                 spec["fingerprint"] = access.open(str(draft)).fingerprint()
-    return access.source(access.open(str(access.store.folder("bases", found.key))))
+    return access.stored("bases", found.key)
 
 
 def _builtin_key(base: Base) -> str:
     from pipelines.tiny import base as tiny
     from pipelines.tiny import skills
 
-    spec = {k: v for k, v in dataclasses.asdict(base).items() if k in ("seed", "hidden", "layers", "steps")}
+    spec = {name: getattr(base, name) for name in BUILT_IN_FIELDS}
     return content_key({"base": "built-in", "skills": skills.VERSION, "version": tiny.VERSION, **spec})
+
+
+def fields_without(settings: Any, *aside: str) -> dict[str, Any]:
+    """A dataclass's fields as a key takes them in: without those that change no number, or stand for others."""
+    return {name: value for name, value in dataclasses.asdict(settings).items() if name not in aside}
 
 
 @dataclass(frozen=True)
@@ -181,21 +193,17 @@ class ExpertRecipe:
 
     def key(self, base: Source, access: Access) -> str:
         """Content key: base weights, data, fine-tuning method and parameters, optimizer, training, seed."""
-        from pipelines.finetune import check_finetuning, task_fingerprint
+        from pipelines.finetune import check_finetuning
 
-        training = {k: v for k, v in dataclasses.asdict(self.training).items() if k not in ("reporters", "save_steps")}
-        task = {
-            k: v for k, v in dataclasses.asdict(self.task).items() if k not in ("name", "path", "skill", "finetuning")
-        }
         return content_key(
             {
                 "version": TRAINING_VERSION,
                 "base": base.fingerprint,
-                "data": task_fingerprint(self.task, datasets=access.datasets, online=access.online),
-                "task": task,
+                "data": access.data_fingerprint(self.task),
+                "task": fields_without(self.task, "name", "path", "skill", "finetuning"),
                 "finetuning": check_finetuning(self.finetuning),
                 "optimizer": dataclasses.asdict(self.optimizer),
-                "training": training,
+                "training": fields_without(self.training, "reporters", "save_steps"),
                 "seed": self.seed,
             }
         )
@@ -203,21 +211,17 @@ class ExpertRecipe:
 
 def named(task: Task) -> Task:
     """A task under its own name, or under that of its skill or file."""
-    return dataclasses.replace(task, name=task.name or task.skill or Path(task.path or "").stem)
+    return replace(task, name=task.name or task.skill or Path(task.path or "").stem)
 
 
 def pool_recipes(pool: Pool) -> dict[str, ExpertRecipe]:
     """The experts of a pool that are made by fine-tuning."""
-    steps = pool.training.steps
-    training = dataclasses.replace(
-        pool.training,
-        epochs=pool.training.epochs * pool.budget,
-        steps=None if steps is None else max(1, round(steps * pool.budget)),
-    )
+    steps = pool.training.steps if pool.training.steps is None else max(1, round(pool.training.steps * pool.budget))
+    training = replace(pool.training, epochs=pool.training.epochs * pool.budget, steps=steps)
     recipes = {}
     for name, task in pool.tasks.items():
         epochs = None if task.epochs is None else task.epochs * pool.budget
-        named = dataclasses.replace(task, name=task.name or name, epochs=epochs)
+        named = replace(task, name=task.name or name, epochs=epochs)
         method = task.finetuning or pool.finetuning
         recipes[name] = ExpertRecipe(name, pool.base, named, method, pool.optimizer, training, pool.seed)
     return recipes
@@ -229,13 +233,11 @@ def find_expert(recipe: ExpertRecipe, base: Source | Unmade, access: Access) -> 
         return Unmade(f"expert {recipe.name}", None)
     key = recipe.key(base, access)
     if access.store.has("experts", key):
-        return access.source(access.open(str(access.store.folder("experts", key))))
+        return access.stored("experts", key)
     return Unmade(f"expert {recipe.name}", key)
 
 
-def make_expert(
-    recipe: ExpertRecipe, base: Source, access: Access, progress: Progress = SILENT, executor: Executor = LOCAL
-) -> Source:
+def make_expert(recipe: ExpertRecipe, base: Source, access: Access, progress: Progress, executor: Executor) -> Source:
     """The expert, fine-tuned now, on the executor's device, if the store does not hold it yet."""
     found = find_expert(recipe, base, access)
     if isinstance(found, Source):
@@ -263,7 +265,7 @@ def make_expert(
                     device=executor.device, cpu_threads=executor.threads,
                 )  # fmt: skip
                 about["fingerprint"] = access.open(str(draft)).fingerprint()
-    return access.source(access.open(str(access.store.folder("experts", found.key))))
+    return access.stored("experts", found.key)
 
 
 def find_checkpoint(checkpoint: Checkpoint, access: Access) -> Source:

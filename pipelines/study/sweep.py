@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import cast
 
-import pyarrow
 import pyarrow.parquet as pq
 
 from conf.schema import Config
-from pipelines.progress import SILENT, Progress
+from pipelines.progress import SILENT, Progress, Within
 from pipelines.report import Report, TrialRow, write_report
 from pipelines.report.data import Kind
 from pipelines.store.provenance import provenance
-from pipelines.store.store import content_key, model_title
-from pipelines.study.executors.base import Outcome, run_trials
+from pipelines.store.store import content_key
+from pipelines.study.collect import make_pools
+from pipelines.study.executors import run_trials
 from pipelines.study.keep import keep_merges, record_study
-from pipelines.study.layout import access_of, make_pools
 from pipelines.study.plan import Plan, make_plan
-from pipelines.study.sources import Access
-from pipelines.study.trial import Trial
+from pipelines.study.sources import Access, access_of
+from pipelines.study.trial import Outcome, Trial
 from pipelines.study.worker import DOCUMENTS, find_device
 
 
@@ -67,7 +66,8 @@ def run_study(config: Config, progress: Progress = SILENT) -> Sweep:
         plan.check()
         clock.lap("plan")
     record_study(config, plan, access)
-    outcome = _run(config, plan, access, progress, clock)
+    outcome = _run(config, plan, access, progress)
+    clock.seconds |= outcome.seconds
     clock.lap("trials")
     if kept := keep_merges(config, plan, access, progress):
         record_study(config, plan, access, kept)
@@ -107,79 +107,34 @@ class _Clock:
 
     def lap(self, name: str) -> None:
         now = time.perf_counter()
-        self.add(name, now - self._last)
+        self.seconds[name] = self.seconds.get(name, 0.0) + now - self._last
         self._last = now
 
-    def add(self, name: str, seconds: float) -> None:
-        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
 
-
-def _run(config: Config, plan: Plan, access: Access, progress: Progress, clock: _Clock) -> Outcome:
-    new = [trial for trial in plan.layout.trials if not access.store.has("results", trial.key, complete=True)]
+def _run(config: Config, plan: Plan, access: Access, progress: Progress) -> Outcome:
+    new = list({p.trial.key: p.trial for p in plan.todo if p.trial is not None}.values())
     if not new:
         return Outcome()
     with progress.step("trials", len(new)) as step:
         working: dict[int, str] = {}
         failed = 0
 
+        def show(part: str = "") -> None:
+            step.advance(0, failed=failed or None, at=" | ".join(working.values()), part=part or None)
+
         def on_trial(trial: Trial, became: str, worker: int) -> None:
             nonlocal failed
             if became == "started":
-                working[worker] = _title(trial)
-                return step.advance(0, failed=failed or None, at=" | ".join(working.values()))
+                working[worker] = trial.title
+                return show()
             failed += became == "failed"
-            step.advance(1, failed=failed or None, trial=_title(trial), became=became)
-            if became == "done":
-                for part, seconds in access.store.entry("results", trial.key).describe()["seconds"].items():
-                    clock.add(part, seconds)
+            step.advance(1, failed=failed or None, trial=trial.title, became=became)
 
-        return run_trials(new, config.executor, access, on_trial)
-
-
-def _title(trial: Trial) -> str:
-    if trial.merge is None:
-        return " ".join([trial.kind, *trial.names])
-    return f"{trial.merge.method} of {len(trial.experts)}"
-
-
-def _report(config: Config, plan: Plan, access: Access, progress: Progress) -> Report | None:
-    with progress.step("report"):
-        return _write(trial_rows(plan, access), _folder(config), config, plan.name, plan.layout.notes)
-
-
-def _write(rows: list[TrialRow], folder: Path, config: Config, title: str, notes: Sequence[str]) -> Report | None:
-    """Write a report into a folder, or one beside it where the folder tells of trials that this report would not.
-
-    So a narrower or another run of a study's name never takes the place of the fuller report.
-    """
-    if not any(row.scored for row in rows):
-        return None
-    keys = {row.key for row in rows}
-    if lost := _told(folder) - keys:
-        out = folder.with_name(f"{folder.name}-{content_key(sorted(keys))[:8]}")
-        said = (
-            f"{folder} tells of {len(lost)} trials that this study does not have, and stays; this report is in {out}."
-        )
-        notes = [*notes, said]
-        folder = out
-    return write_report(rows, folder, statistics=config.statistics, title=title, left_out=notes)
-
-
-def _told(folder: Path) -> set[str]:
-    """Keys of the scored trials that the report in a folder tells of; none where there is no report."""
-    file = folder / "trials.csv"
-    if not file.is_file():
-        return set()
-    with file.open(newline="", encoding="utf-8") as lines:
-        return {line["key"] for line in csv.DictReader(lines) if line.get("score")}
-
-
-def _folder(config: Config) -> Path:
-    return Path(config.runs) / (config.name or "study")
+        return run_trials(new, config.executor, access, on_trial, Within(show))
 
 
 def trial_rows(plan: Plan, access: Access) -> list[TrialRow]:
-    """One row a model of the study, without scores where there is no result; documents are read when asked for."""
+    """One row per model of the study, without scores where there is no result; documents are read when asked for."""
     rows = []
     for planned in plan.layout.planned:
         row = TrialRow(
@@ -187,7 +142,7 @@ def trial_rows(plan: Plan, access: Access) -> list[TrialRow]:
             pool=planned.pool,
             kind=cast(Kind, planned.kind),
             method=planned.label if planned.kind == "merge" else None,
-            label=model_title("merge", planned.experts, planned.label) if planned.kind == "merge" else planned.label,
+            label=planned.title,
             experts=planned.experts,
             parameters=planned.parameters,
             key=planned.trial.key if planned.trial else "",
@@ -203,27 +158,52 @@ def trial_rows(plan: Plan, access: Access) -> list[TrialRow]:
 
 
 def _scored(row: TrialRow, trial: Trial, access: Access) -> TrialRow:
-    entry = access.store.entry("results", trial.key)
+    store, entry = access.store, access.store.entry("results", trial.key)
     about = entry.describe()
     tasks = {name: task for name, task in about["tasks"].items() if not task["error"]}
-    return dataclasses.replace(
+    kept = trial.merge is not None and store.has("merges", trial.model_key)
+    return replace(
         row,
         scores={name: task["value"] for name, task in tasks.items()},
         n={name: task["n"] for name, task in tasks.items()},
         metrics={name: task["metric"] for name, task in tasks.items()},
         stderr={name: task["stderr"] for name, task in tasks.items()},
-        documents=_reader(entry.folder / DOCUMENTS),
+        documents=partial(pq.read_table, entry.folder / DOCUMENTS),
         seconds=about.get("seconds", {}),
-        weights=_kept(trial, access),
+        weights=str(store.folder("merges", trial.model_key)) if kept else None,
         base=trial.base.fingerprint,
         provenance=provenance(about),
     )
 
 
-def _kept(trial: Trial, access: Access) -> str | None:
-    kept = trial.merge is not None and access.store.has("merges", trial.model_key)
-    return str(access.store.folder("merges", trial.model_key)) if kept else None
+def _report(config: Config, plan: Plan, access: Access, progress: Progress) -> Report | None:
+    with progress.step("report"):
+        return _write(trial_rows(plan, access), _folder(config), config, plan.name, plan.layout.notes)
 
 
-def _reader(file: Path) -> Callable[[], pyarrow.Table]:
-    return lambda: pq.read_table(file)
+def _write(rows: list[TrialRow], folder: Path, config: Config, title: str, notes: Sequence[str]) -> Report | None:
+    """Write a report into a folder, or one beside it where the folder tells of trials that this report would not.
+
+    So a narrower or another run of a study's name never takes the place of the fuller report.
+    """
+    if not any(row.scored for row in rows):
+        return None
+    keys = {row.key for row in rows}
+    if lost := _reported(folder) - keys:
+        out = folder.with_name(f"{folder.name}-{content_key(sorted(keys))[:8]}")
+        stays = f"{folder} tells of {len(lost)} trials that this study does not have, and stays"
+        notes, folder = [*notes, f"{stays}; this report is in {out}."], out
+    return write_report(rows, folder, statistics=config.statistics, title=title, left_out=notes)
+
+
+def _reported(folder: Path) -> set[str]:
+    """Keys of the scored trials that the report in a folder tells of; none where there is no report."""
+    file = folder / "trials.csv"
+    if not file.is_file():
+        return set()
+    with file.open(newline="", encoding="utf-8") as lines:
+        return {line["key"] for line in csv.DictReader(lines) if line.get("score")}
+
+
+def _folder(config: Config) -> Path:
+    return Path(config.runs) / (config.name or "study")

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
-import math
-import random
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from conf.errors import UserError
-from conf.schema import Config, Sampler, Suite
-from mergeopt_core.merging.info import MethodInfo
+from conf.schema import Suite
 from mergeopt_core.merging.mergekit_api import describe
+from pipelines.checkpoints.checkpoint import OpenCheckpoint
 from pipelines.merge.recipe import Recipe
+from pipelines.merge.stream import Merge
 from pipelines.store.store import content_key, model_title
+from pipelines.study.information import Information
 from pipelines.study.sources import VOCABULARY_FILES, Source, tokenizer_fingerprint
 
 RESULT_VERSION = 1
@@ -42,10 +40,13 @@ class Trial:
     suite: Suite
     suite_fingerprint: dict[str, Any]
     merge: Recipe | None = None
-    random: bool = True
     names: tuple[str, ...] = field(default=(), compare=False)
-    statistics: tuple[Source, ...] = ()
+    information: tuple[Source, ...] = ()
     """What the method needs of each expert's data, in the experts' order; empty for most methods."""
+
+    def __post_init__(self) -> None:
+        if self.merge is not None:
+            object.__setattr__(self, "merge", located(self.merge, self.base, self.experts))
 
     @cached_property
     def key(self) -> str:
@@ -67,11 +68,11 @@ class Trial:
             "experts": [expert.fingerprint for expert in self.experts],
             "method": self.merge.method,
             "parameters": self.merge.parameters,
-            "seed": self.merge.seed if self.random else None,
+            "seed": self.merge.seed if describe(self.merge.method).random else None,
             "dtype": self.merge.dtype,
             "vocab": self.merge.vocab,
             "strict": self.merge.strict,
-            **({"statistics": [source.fingerprint for source in self.statistics]} if self.statistics else {}),
+            **({"statistics": [source.fingerprint for source in self.information]} if self.information else {}),
         }
 
     def _suite(self) -> dict[str, Any]:
@@ -106,92 +107,69 @@ class Trial:
             "names": list(self.names),
             "base": dataclasses.asdict(self.base),
             "experts": [dataclasses.asdict(expert) for expert in self.experts],
-            "statistics": [dataclasses.asdict(source) for source in self.statistics],
+            "statistics": [dataclasses.asdict(source) for source in self.information],
             "recipe": self.merge.to_dict() if self.merge else None,
             "suite": self.suite.name,
             "settings": self._suite(),
         }
 
 
-def draw_subsets(experts: Sequence[str], sampler: Sampler) -> list[tuple[str, ...]]:
-    """Subsets of each size in ``sampler.sizes``, each in the pool's order.
-
-    All C(n, k) subsets where there are at most ``samples`` of them, otherwise ``samples`` distinct ones. Asking for
-    more samples later keeps the ones drawn before, so that a study can be extended. Sizes above n are left out (see
-    ``left_out``).
-    """
-    if any(size < 1 for size in sampler.sizes) or sampler.samples < 1:
-        raise UserError(
-            "subset sizes and samples are at least 1", where="sampler", do="mend sampler.sizes or sampler.samples"
-        )
-    sizes = sampler.sizes or [len(experts)]
-    return [
-        subset for size in dict.fromkeys(sizes) if size <= len(experts) for subset in _of_size(experts, size, sampler)
-    ]
+def located(recipe: Recipe, base: Source, experts: Sequence[Source]) -> Recipe:
+    """A recipe with the folders of its checkpoints."""
+    return dataclasses.replace(recipe, base=base.path, experts=tuple(expert.path for expert in experts))
 
 
-def _of_size(experts: Sequence[str], size: int, sampler: Sampler) -> list[tuple[str, ...]]:
-    if math.comb(len(experts), size) <= sampler.samples:
-        return list(itertools.combinations(experts, size))
-    rng = random.Random(f"subsets:{sampler.seed}:{size}:{len(experts)}")
-    drawn: dict[tuple[int, ...], None] = {}
-    while len(drawn) < sampler.samples:
-        drawn[tuple(sorted(rng.sample(range(len(experts)), size)))] = None
-    return [tuple(experts[i] for i in chosen) for chosen in drawn]
+def open_merge(
+    recipe: Recipe,
+    base: Source,
+    experts: Sequence[Source],
+    information: Sequence[Source],
+    open: Callable[[str], OpenCheckpoint],
+    cache: Any = None,
+) -> Merge:
+    """A recipe's merge; ``open`` opens a folder's checkpoint, ``cache`` is what merges of this base share."""
+    return Merge(
+        located(recipe, base, experts),
+        open(base.path),
+        [open(expert.path) for expert in experts],
+        [expert.fingerprint for expert in experts],
+        base_id=base.fingerprint,
+        statistics=[Information(source) for source in information] or None,
+        cache=cache,
+    )
 
 
-def draw_orders(subset: tuple[str, ...], sampler: Sampler) -> list[tuple[str, ...]]:
-    """Orders in which a method that depends on the order merges a subset: the pool's first, then seeded others.
+@dataclass(frozen=True)
+class Failure:
+    """A trial that was set aside."""
 
-    All k! orders where there are at most ``orders`` of them; asking for more later keeps the ones drawn before.
-    """
-    if sampler.orders < 1:
-        raise UserError("there is at least one order", where="sampler.orders", do="mend sampler.orders")
-    drawn = {subset: None}
-    if math.factorial(len(subset)) <= sampler.orders:
-        return list(itertools.permutations(subset))
-    rng = random.Random(f"orders:{sampler.seed}:{subset}")
-    while len(drawn) < sampler.orders:
-        drawn[tuple(rng.sample(subset, len(subset)))] = None
-    return list(drawn)
+    trial: Trial
+    reason: str
 
 
-def takes(method: MethodInfo, experts: int) -> bool:
-    """Whether a method merges so many experts."""
-    return method.min_experts <= experts <= (method.max_experts or experts)
+@dataclass
+class Outcome:
+    """How a set of trials ended."""
+
+    done: int = 0
+    elsewhere: int = 0
+    """Finished by another process while this one ran."""
+    failures: list[Failure] = field(default_factory=list)
+    interrupted: bool = False
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Wall time of the trials that were done here, by part: merge, evaluate, commit."""
+
+    def add(self, trial: Trial, became: str, reason: str, seconds: Mapping[str, float]) -> None:
+        """Count a trial by what became of it: done, elsewhere or failed."""
+        if became == "failed":
+            self.failures.append(Failure(trial, reason))
+        elif became == "elsewhere":
+            self.elsewhere += 1
+        else:
+            self.done += 1
+        for part, spent in seconds.items():
+            self.seconds[part] = self.seconds.get(part, 0.0) + spent
 
 
-def left_out(config: Config) -> tuple[list[tuple[str, str, str]], list[str]]:
-    """Sizes and methods that cannot run at all (where, what, what to do), and notes on those that run in part."""
-    impossible, notes = [], []
-    counts = {name: len(pool.experts) + len(pool.tasks) for name, pool in config.pools.items()}
-    for size in dict.fromkeys(config.sampler.sizes):
-        small = [f"{name} ({n})" for name, n in counts.items() if n < size]
-        if len(small) == len(counts):
-            do = f"choose sizes up to {max(counts.values())}"
-            impossible.append(("sampler.sizes", f"no pool has {size} experts: {', '.join(small)}", do))
-        elif small:
-            notes.append(f"Left out: subsets of {size} experts in {', '.join(small)}, which has fewer experts.")
-    drawn = {(n, size) for n in counts.values() for size in config.sampler.sizes or [n] if size <= n}
-    sizes = sorted({size for _, size in drawn})
-    for label, method in config.methods.items():
-        info = describe(str(method.get("method")))
-        unfit = [size for size in sizes if not takes(info, size)]
-        most = (
-            ""
-            if info.max_experts == info.min_experts
-            else f" to {info.max_experts}"
-            if info.max_experts
-            else " or more"
-        )
-        wrong = f"{label} merges {info.min_experts}{most} expert{'' if (info.max_experts or 2) == 1 else 's'}"
-        if sizes and unfit == sizes:
-            do = f"give sampler.sizes a size that it takes, or leave it out with ~methods.{label}"
-            impossible.append((f"methods.{label}", f"{wrong}, and subsets are of {_listed(sizes)}", do))
-        elif unfit:
-            notes.append(f"Left out: {label} of {_listed(unfit)} experts, because {wrong}.")
-    return impossible, notes
-
-
-def _listed(sizes: Sequence[int]) -> str:
-    return ", ".join(map(str, sizes))
+OnTrial = Callable[[Trial, str, int], None]
+"""Called with a trial, what became of it (started, done, elsewhere or failed) and the worker that has it."""

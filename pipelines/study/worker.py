@@ -8,6 +8,8 @@ import math
 import platform
 import re
 import time
+import traceback
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,53 +19,65 @@ from torch import nn
 
 from conf.errors import UserError
 from conf.schema import Executor
-from pipelines.checkpoints.checkpoint import OpenCheckpoint
 from pipelines.checkpoints.fingerprint import WeightHash
 from pipelines.evaluate.evaluator import Evaluator
 from pipelines.evaluate.result import Evaluation
 from pipelines.merge.cache import Kept
 from pipelines.merge.stream import Merge, alone, merge_into
 from pipelines.merge.write import write_tokenizer
+from pipelines.process import threads
+from pipelines.progress import SILENT, Progress
 from pipelines.store.provenance import training_of
 from pipelines.store.store import content_key
-from pipelines.study.information import open_statistics
 from pipelines.study.sources import Access, Source
-from pipelines.study.trial import Trial
-from pipelines.threads import threads
+from pipelines.study.trial import Trial, open_merge
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 DOCUMENTS = "documents.parquet"
+
+Attempt = tuple[str, str, dict[str, float]]
+"""What became of a trial (done, elsewhere or failed), why it failed, and seconds by part."""
 
 
 class Worker:
     """Runs trials one after another; what they share (model, requests, mapped experts) is made once."""
 
-    def __init__(self, access: Access, executor: Executor):
-        self.access = access
+    def __init__(self, access: Access, executor: Executor, progress: Progress = SILENT):
+        self.access, self.executor, self.progress = access, executor, progress
         self.device = find_device(executor.device)
-        self.executor = executor
-        self._checkpoints: dict[str, OpenCheckpoint] = {}
+        self._open = cache(access.open)
         self._evaluators: dict[str, Evaluator] = {}
-        self._kept: tuple[str, Kept] | None = None
+        self._cache: tuple[str, Kept] | None = None
         self._live: tuple[tuple[str, str], nn.Module] | None = None
 
-    def run(self, trial: Trial) -> None:
-        """Score one trial and commit its result; a result that the store already holds is left alone."""
-        store = self.access.store
-        if store.has("results", trial.key, complete=True):
-            return
+    def attempt(self, trial: Trial) -> Attempt:
+        """Run a trial unless the store holds its result; what became of it (done, elsewhere or failed)."""
+        try:
+            if self.access.store.has("results", trial.key, complete=True):
+                return "elsewhere", "", {}
+            about = self.run(trial)
+        except UserError as error:
+            return "failed", str(error), {}
+        except Exception as error:
+            where = traceback.extract_tb(error.__traceback__)[-1].name
+            return "failed", f"{type(error).__name__}: {error} [{where}]", {}
+        errors = [f"{name}: {task['error']}" for name, task in about["tasks"].items() if task["error"]]
+        return ("failed", "; ".join(errors), {}) if errors else ("done", "", about["seconds"])
+
+    def run(self, trial: Trial) -> dict[str, Any]:
+        """Score one trial and commit its result; returns what the store's entry says of it."""
         start = time.perf_counter()
         merge = self.merge(trial)
         merge.digest = WeightHash() if trial.merge else None
         model = self.model(trial, merge)
         merged = time.perf_counter()
         evaluator = self.evaluator(trial, self._reader(trial, merge))
-        evaluation = evaluator.evaluate(model, name=trial.title, source=trial.source)
+        evaluation = evaluator.evaluate(model, name=trial.title, source=trial.source, progress=self.progress)
         evaluated = time.perf_counter()
         about = {**trial.about(), **_account(evaluation), "device": self.device_name}
         about["training"] = [training_of(expert.path) for expert in trial.experts]
         about["weights"] = merge.digest.hexdigest() if merge.digest else None
-        with store.commit("results", trial.key, about) as draft:
+        with self.access.store.commit("results", trial.key, about) as draft:
             pq.write_table(evaluation.documents, draft / DOCUMENTS, compression="zstd")
             (draft / "lm_eval.json").write_text(json.dumps(evaluation.lm_eval, indent=1, default=str))
             about["seconds"] = {
@@ -71,6 +85,7 @@ class Worker:
                 "evaluate": evaluated - merged,
                 "commit": time.perf_counter() - evaluated,
             }
+        return about
 
     def model(self, trial: Trial, merge: Merge | None = None) -> nn.Module:
         """The live model, holding the trial's weights."""
@@ -81,24 +96,16 @@ class Worker:
 
     def merge(self, trial: Trial) -> Merge:
         """The trial's weights as a merge; those of a base or an expert as they are."""
-        base, experts = self._open(trial.base.path), [self._open(source.path) for source in trial.experts]
         if trial.merge is None:
-            return alone(base, experts[0] if experts else base)
-        return Merge(
-            trial.merge,
-            base,
-            experts,
-            [source.fingerprint for source in trial.experts],
-            base_id=trial.base.fingerprint,
-            cache=self._kept_of(trial.base),
-            statistics=[open_statistics(source) for source in trial.statistics] or None,
-        )
+            return alone(self._open(trial.base.path), self._open((trial.experts or (trial.base,))[0].path))
+        cache = self._cache_of(trial.base)
+        return open_merge(trial.merge, trial.base, trial.experts, trial.information, self._open, cache)
 
-    def _kept_of(self, base: Source) -> Kept:
-        """What merges of a base share; that of another base is let go."""
-        if self._kept is None or self._kept[0] != base.fingerprint:
-            self._kept = (base.fingerprint, Kept(self.access.store.cache / "factors" / base.fingerprint[:32]))
-        return self._kept[1]
+    def _cache_of(self, base: Source) -> Kept:
+        """What merges of a base share; that of another base is dropped."""
+        if self._cache is None or self._cache[0] != base.fingerprint:
+            self._cache = (base.fingerprint, Kept(self.access.store.cache / "factors" / base.fingerprint[:32]))
+        return self._cache[1]
 
     def _reader(self, trial: Trial, merge: Merge) -> str:
         """Folder of the tokenizer that the trial's model is read with; a merge of vocabularies has one of its own."""
@@ -118,18 +125,15 @@ class Worker:
                 datasets=self.access.datasets,
                 online=self.access.online,
                 threads=self.executor.threads,
+                progress=self.progress,
             )
         return self._evaluators[key]
 
     @property
     def device_name(self) -> str:
         """What a result's entry calls the device."""
-        return _device_name(self.device)
-
-    def _open(self, path: str) -> OpenCheckpoint:
-        if path not in self._checkpoints:
-            self._checkpoints[path] = self.access.open(path)
-        return self._checkpoints[path]
+        cuda = self.device.type == "cuda"
+        return torch.cuda.get_device_name(self.device) if cuda else f"cpu ({platform.machine()})"
 
     def _live_model(self, base: str, dtype: str) -> nn.Module:
         if self._live is None or self._live[0] != (base, dtype):
@@ -161,14 +165,9 @@ def find_device(name: str) -> torch.device:
         raise UserError(f"no device is called {name!r}", where="executor.device", do="choose auto, cpu, cuda or cuda:N")
     device = torch.device(name)
     if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
-        raise UserError(
-            f"this machine has no device {name}", where="executor.device", do="choose cpu, or see `mergebench doctor`"
-        )
+        do = "choose cpu, or see `mergebench doctor`"
+        raise UserError(f"this machine has no device {name}", where="executor.device", do=do)
     return device
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})"
 
 
 def _number(value: float) -> float | None:

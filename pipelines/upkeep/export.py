@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,9 +18,8 @@ from pipelines.store.provenance import markdown, provenance
 from pipelines.store.records import Record, studies
 from pipelines.store.results import pools_of
 from pipelines.store.store import ENTRY, Entry, Store, title
-from pipelines.study.information import open_statistics
 from pipelines.study.sources import Access, Source
-from pipelines.study.trial import model_key
+from pipelines.study.trial import model_key, open_merge
 from pipelines.study.worker import Worker
 
 
@@ -114,15 +112,5 @@ def sources_of(about: Mapping[str, Any], store: Store) -> list[Source]:
 def merge_of(about: Mapping[str, Any], access: Access) -> Merge:
     """The merge that a result's or a kept merge's recipe makes, with its checkpoints open."""
     base, *experts = sources_of(about, access.store)
-    recipe = dataclasses.replace(
-        Recipe.from_dict(about["recipe"]), base=base.path, experts=tuple(expert.path for expert in experts)
-    )
-    statistics = [open_statistics(located(source, access.store)) for source in about.get("statistics", [])]
-    return Merge(
-        recipe,
-        access.open(base.path),
-        [access.open(expert.path) for expert in experts],
-        [expert.fingerprint for expert in experts],
-        base_id=base.fingerprint,
-        statistics=statistics or None,
-    )
+    information = [located(source, access.store) for source in about.get("statistics", [])]
+    return open_merge(Recipe.from_dict(about["recipe"]), base, experts, information, access.open)

@@ -9,9 +9,9 @@ import pytest
 from conf.compose import FOLDER, compose
 from conf.errors import UserError
 from conf.schema import Config
-from pipelines.study.layout import access_of, check_study
+from pipelines.study.layout import check_study
 from pipelines.study.plan import Plan, make_plan
-from pipelines.study.sources import pool_recipes
+from pipelines.study.sources import access_of, pool_recipes
 from pipelines.study.sweep import run_study
 
 EXPERIMENTS = sorted(file.stem for file in (FOLDER / "experiment").glob("*.yaml"))

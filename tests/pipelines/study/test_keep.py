@@ -8,8 +8,8 @@ from conf.errors import UserError
 from pipelines.checkpoints.fingerprint import WeightHash
 from pipelines.store.records import studies
 from pipelines.store.store import Store
-from pipelines.study.layout import access_of
 from pipelines.study.plan import make_plan
+from pipelines.study.sources import access_of
 from pipelines.study.sweep import run_study, trial_rows
 
 

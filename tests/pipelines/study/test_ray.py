@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from pipelines.store.store import Store
-from pipelines.study.executors.ray import _Queue, _Seat
+from pipelines.study.executors.ray import _Queue, _Slot
 from pipelines.study.sweep import run_study
 from tests.pipelines.study.test_sweep import config_of, store, values  # noqa: F401
 
@@ -25,15 +25,15 @@ class Waiting:
 
 
 def test_an_actor_keeps_to_the_base_that_it_holds():
-    queue, seat, other = _Queue(), _Seat(None, 0, "b"), _Seat(None, 1, None)
+    queue, slot, other = _Queue(), _Slot(None, 0, "b"), _Slot(None, 1, None)
     for number in range(3):
         queue.put(Waiting("a", number), 0)
         queue.put(Waiting("b", number), 0)
-    assert queue.take(seat, {"b", None})[0].base.path == "b"
+    assert queue.take(slot, {"b", None})[0].base.path == "b"
     assert queue.take(other, {"b", None})[0].base.path == "a", "a base that nobody holds comes first"
-    assert [queue.take(seat, {"b", "a"})[0].base.path for _ in range(3)] == ["b", "b", "a"]
-    assert queue.take(seat, {"a"})[0].number == 2
-    assert queue.take(seat, {"a"}) is None
+    assert [queue.take(slot, {"b", "a"})[0].base.path for _ in range(3)] == ["b", "b", "a"]
+    assert queue.take(slot, {"a"})[0].number == 2
+    assert queue.take(slot, {"a"}) is None
 
 
 def kill_a_worker_once(results, stop: threading.Event) -> None:

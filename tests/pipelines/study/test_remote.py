@@ -21,8 +21,8 @@ from conf.errors import UserError
 from pipelines.checkpoints.checkpoint import open_checkpoint
 from pipelines.checkpoints.hub import Looked, RemoteCheckpoint, open_headers
 from pipelines.store.store import Store
-from pipelines.study.layout import access_of
 from pipelines.study.plan import make_plan, memory
+from pipelines.study.sources import access_of
 from pipelines.study.sweep import run_study
 
 NAMES = ("org/one", "org/two")

@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 from conf.compose import compose
 from conf.errors import UserError
 from pipelines.merge.stream import merge_into
-from pipelines.store.store import Store
-from pipelines.study.single import evaluate_model, finetune_expert, merge_checkpoint
-from pipelines.study.sources import Access
+from pipelines.study.single import evaluate_model, finetune_expert, make_trial, merge_checkpoint
+from pipelines.study.sources import access_of
+from pipelines.study.trial import open_merge
 
 SUITE = (
     "suite=custom",
@@ -43,15 +43,12 @@ def test_a_merge_scores_the_same_in_memory_and_from_disk(tiny_pool, tmp_path, me
 def test_the_live_model_holds_the_bits_that_are_on_disk(tiny_pool, tmp_path):
     from transformers import AutoModelForCausalLM
 
-    from pipelines.study.single import _merge
-
     config = config_of(tiny_pool, tmp_path, "method=dare_linear", "seed=5", f"out={tmp_path}/merged")
     merge_checkpoint(config)
     model = AutoModelForCausalLM.from_pretrained(tiny_pool.base)
-    access = Access(Store(tmp_path / "store"))
-    from pipelines.progress import SILENT
-
-    merge_into(model, _merge(config, access, SILENT))
+    access = access_of(config)
+    trial = make_trial(config, access)
+    merge_into(model, open_merge(trial.merge, trial.base, trial.experts, (), access.open))
     written = load_file(tmp_path / "merged" / "model.safetensors")
     assert written.keys() == model.state_dict().keys()
     assert all(torch.equal(tensor, written[name]) for name, tensor in model.state_dict().items())
@@ -73,13 +70,9 @@ def test_finetune_is_cached_and_copied_out(tmp_path):
 
 
 def test_keys_change_with_the_number_and_with_nothing_else(tiny_pool, tmp_path):
-    from pipelines.progress import SILENT
-    from pipelines.study.layout import access_of
-    from pipelines.study.single import _trial
-
     def key(*more: str) -> str:
         config = config_of(tiny_pool, tmp_path, *more)
-        return _trial(config, access_of(config), SILENT).key
+        return make_trial(config, access_of(config)).key
 
     same = key("method=ties")
     assert key("method=ties", "name=other", "executor.threads=1", "runs=elsewhere", "statistics.seed=9") == same

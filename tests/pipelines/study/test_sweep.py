@@ -22,8 +22,8 @@ from conf.errors import UserError
 from pipelines.merge.stream import merge_into
 from pipelines.store.store import Store
 from pipelines.study import worker
-from pipelines.study.layout import access_of
 from pipelines.study.plan import make_plan
+from pipelines.study.sources import access_of
 from pipelines.study.sweep import report_together, run_study
 from pipelines.study.worker import Worker
 
@@ -106,7 +106,7 @@ def test_a_failing_trial_is_set_aside_and_tried_again_next_time(tiny_pool, store
         if trial.merge is not None and trial.merge.method == "ties":
             calls.append(trial.key)
             raise RuntimeError("boom")
-        run(self, trial)
+        return run(self, trial)
 
     monkeypatch.setattr(Worker, "run", flaky)
     broken = run_study(config)
@@ -292,7 +292,7 @@ def test_a_stopped_study_is_reported_as_partial(tiny_pool, store, monkeypatch):
         if len(ran) == 5:
             raise KeyboardInterrupt
         ran.append(trial)
-        run(self, trial)
+        return run(self, trial)
 
     monkeypatch.setattr(Worker, "run", stopped)
     screen = Console(width=100, record=True, file=io.StringIO(), force_terminal=True)

@@ -1,12 +1,14 @@
-"""Leave the process as it was found: random states, log levels, threads, grad and training modes."""
+"""What a stage changes of its process for a while and puts back: threads, random states, log levels, the network."""
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import logging
 import os
 import random
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +24,41 @@ TINY = 2_000_000
 """Parameters below which threads wait for each other longer than they work."""
 
 
+@contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """Give torch this many CPU threads inside (None: as many as it has)."""
+    before = torch.get_num_threads()
+    if count is not None and count != before:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        if torch.get_num_threads() != before:
+            torch.set_num_threads(before)
+
+
+def fitting_threads(model: nn.Module) -> int | None:
+    """One thread for a model whose matrices are too small to be worth sharing out; None (all) for others."""
+    return 1 if sum(p.numel() for p in model.parameters()) < TINY else None
+
+
+@contextmanager
+def same_random_state(seed: int | None = None) -> Iterator[None]:
+    """Put torch's (all devices), numpy's and Python's global generators back at the end; seeded inside, if asked."""
+    state, numpy_state = random.getstate(), np.random.get_state()
+    gpus = seed is not None or torch.cuda.is_initialized()  # without a seed, do not wake a GPU that is not used
+    with torch.random.fork_rng(devices=list(range(torch.cuda.device_count())) if gpus else []):
+        if seed is not None:
+            random.seed(seed)
+            np.random.seed(seed % 2**32)
+            torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(state)
+            np.random.set_state(numpy_state)
+
+
 def random_states() -> tuple[Any, ...]:
     """States of Python's, numpy's and torch's global generators."""
     return random.getstate(), np.random.get_state(), torch.initial_seed(), torch.get_rng_state()
@@ -33,19 +70,6 @@ def restore(states: tuple[Any, ...]) -> None:
     np.random.set_state(states[1])
     torch.manual_seed(states[2])
     torch.set_rng_state(states[3])
-
-
-@contextmanager
-def same_random_state() -> Iterator[None]:
-    """Put torch's (all devices), numpy's and Python's global generators back at the end."""
-    state, numpy_state = random.getstate(), np.random.get_state()
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices=devices):
-        try:
-            yield
-        finally:
-            random.setstate(state)
-            np.random.set_state(numpy_state)
 
 
 def seeds(seed: int) -> dict[str, int]:
@@ -63,30 +87,27 @@ def sow(seed: int) -> None:
 
 @contextmanager
 def silence() -> Iterator[None]:
-    """Keep the libraries' log lines and progress bars to themselves; errors are raised, not logged."""
+    """Keep the libraries' log lines, advice and progress bars to themselves; errors are raised, not logged."""
+    import datasets
+    from datasets.utils import are_progress_bars_disabled
+    from transformers.utils import logging as transformers
+
     levels = {name: logging.getLogger(name).level for name in _LOUD}
+    bars = transformers.is_progress_bar_enabled(), not are_progress_bars_disabled()
     for name in _LOUD:
         logging.getLogger(name).setLevel(logging.ERROR)
+    transformers.disable_progress_bar()
+    datasets.disable_progress_bars()
     try:
-        with _no_bars():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of libraries about each other
             yield
     finally:
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
-
-
-@contextmanager
-def _no_bars() -> Iterator[None]:
-    import datasets
-    from datasets.utils import are_progress_bars_disabled
-
-    were_off = are_progress_bars_disabled()
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if not were_off:
-            datasets.enable_progress_bars()
+        for shown, enable in zip(bars, (transformers.enable_progress_bar, datasets.enable_progress_bars)):
+            if shown:
+                enable()
 
 
 @contextmanager
@@ -132,22 +153,18 @@ def offline(active: bool) -> Iterator[None]:
 
     names = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_EVALUATE_OFFLINE", "TRANSFORMERS_OFFLINE")
     before = {name: os.environ.get(name) for name in names}
-    flags = [(module, "HF_HUB_OFFLINE", module.HF_HUB_OFFLINE) for module in (datasets.config, hub)]
+    modules: tuple[Any, ...] = (datasets.config, hub)
+    flags = {module: module.HF_HUB_OFFLINE for module in modules}
     os.environ.update(dict.fromkeys(names, "1"))
-    for module, name, _ in flags:
-        setattr(module, name, True)
+    for module in flags:
+        module.HF_HUB_OFFLINE = True
     try:
         yield
     finally:
-        for module, name, value in flags:
-            setattr(module, name, value)
+        for module, flag in flags.items():
+            module.HF_HUB_OFFLINE = flag
         for name, old in before.items():
             os.environ.pop(name) if old is None else os.environ.update({name: old})
-
-
-def fitting_threads(model: nn.Module) -> int | None:
-    """One thread for a model whose matrices are too small to be worth sharing out; None (all) for others."""
-    return 1 if sum(p.numel() for p in model.parameters()) < TINY else None
 
 
 @contextmanager
@@ -160,3 +177,13 @@ def at_rest(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """What exists now is left out of garbage collection inside: the Trainer collects, and a long study holds much."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
