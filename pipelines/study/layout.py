@@ -182,8 +182,8 @@ def _models(experts: list[str], config: Config) -> Iterator[Model]:
     for label, method in config.methods.items():
         info = describe(str(method.get("method")))
         for subset in (s for s in subsets if takes(info, len(s))):
-            recipe = make_recipe(config, method, subset, f"methods.{label}", experts)
             for order in draw_orders(subset, config.sampler) if info.ordered else [subset]:
+                recipe = make_recipe(config, method, order, f"methods.{label}", experts)
                 for draw in range(config.sampler.draws if info.random else 1):
                     yield "merge", label, order, dataclasses.replace(recipe, seed=recipe.seed + draw)
 

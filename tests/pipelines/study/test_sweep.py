@@ -1,5 +1,7 @@
 """A whole study: run, repeated, extended, broken, killed, shared."""
 
+import contextlib
+import dataclasses
 import errno
 import io
 import json
@@ -11,6 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,9 +23,11 @@ from cli import console
 from conf.compose import compose
 from conf.errors import UserError
 from pipelines.merge.stream import merge_into
+from pipelines.progress import Silent, Within
 from pipelines.store.store import Store
 from pipelines.study import worker
 from pipelines.study.plan import make_plan
+from pipelines.study.single import evaluate_model
 from pipelines.study.sources import access_of
 from pipelines.study.sweep import report_together, run_study
 from pipelines.study.worker import Worker
@@ -89,6 +94,25 @@ def test_run_repeat_extend(tiny_pool, store, monkeypatch):
     again = run_study(config)
     assert (again.plan.cached, again.outcome.done) == (16, 0)
     assert again.report is not None
+
+
+@pytest.mark.parametrize("every", [0.0, 60.0])
+def test_a_trial_tells_how_far_it_is_once_it_takes_a_while(tiny_pool, store, monkeypatch, every):
+    heard = []
+
+    class Heard(Silent):
+        @contextlib.contextmanager
+        def step(self, label, total=None):
+            yield SimpleNamespace(advance=lambda n=1, **fields: heard.append((label, total, fields.get("part"))))
+
+    monkeypatch.setattr(Within, "EVERY", every)
+    config = config_of(tiny_pool, store, "sampler.sizes=[3]", "~methods.ties", "~methods.dare")
+    assert run_study(config, Heard()).complete
+    parts = [part for label, _, part in heard if label == "trials" and part]
+    assert any(re.fullmatch(r"scoring \d+/\d+", part) for part in parts) == (every == 0.0)
+    one = config_of(tiny_pool, store, f"base.path={tiny_pool.base}")
+    evaluate_model(dataclasses.replace(one, suite=dataclasses.replace(one.suite, limit=5)), Heard())
+    assert "scoring" in {label for label, total, _ in heard if total}, "one model has a bar of its own"
 
 
 def test_same_study_gives_the_same_numbers_in_another_store(tiny_pool, store, tmp_path):
