@@ -55,8 +55,8 @@ def run_study(config: Config, progress: Progress = SILENT) -> Sweep:
     plan = make_plan(config, access)
     plan.check()
     clock.lap("plan")
-    if lacking := plan.folders(access):
-        access.fetch(progress, lacking)
+    if missing := plan.folders(access):
+        access.fetch(progress, missing)
         clock.lap("fetch")
     if plan.layout.unmade:
         record_study(config, plan, access)
