@@ -24,9 +24,9 @@ from conf.errors import UserError, nearest
 from conf.schema import Suite, SuiteTask
 from pipelines.evaluate.definitions import HUB_FILE, OWN_TASKS, PACKAGED, leaves
 from pipelines.evaluate.index import TaskIndex
-from pipelines.evaluate.quiet import data_cache
 from pipelines.evaluate.sandbox import refusal
 from pipelines.evaluate.suite import data_hashes
+from pipelines.process import data_cache
 
 
 @dataclass
