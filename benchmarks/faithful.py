@@ -29,7 +29,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel, 
 
 from conf.schema import Suite, SuiteTask
 from pipelines.evaluate.evaluator import Evaluator
-from pipelines.evaluate.quiet import silence
+from pipelines.process import silence
 
 TASKS = {"arc_easy": 0, "winogrande": 2, "boolq": 0, "hellaswag": 0}
 """Tasks and their examples."""

@@ -28,9 +28,10 @@ import yaml
 from conf.compose import compose
 from conf.schema import Config
 from pipelines.store.store import Store
-from pipelines.study import access_of, lay_out
+from pipelines.study.layout import lay_out
+from pipelines.study.sources import access_of
+from pipelines.study.trial import Trial
 from pipelines.tiny.lmeval import export_tasks
-from pipelines.trial import Trial
 
 BAR_RATIO, BAR_OVERHEAD = 20.0, 0.10
 MERGEKIT = ("task_arithmetic", "ties", "model_stock")

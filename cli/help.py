@@ -12,7 +12,7 @@ from cli import terminal
 from cli.options import ConfigDir, Json, Overrides, command, compose_one
 
 if TYPE_CHECKING:
-    from pipelines.catalog import MethodInfo
+    from pipelines.study.recipes import MethodInfo
 
 PANEL = "Help"
 STATES = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "problem": "[red]problem[/]"}
@@ -23,7 +23,7 @@ Name = Annotated[str | None, typer.Argument(metavar="[METHOD]", help="Explain th
 @command(PANEL, "", "ties")
 def methods(name: Name = None, json: Json = False) -> None:
     """List every merge method with its parameters, defaults and paper, or explain one."""
-    from pipelines.catalog import all_methods, method
+    from pipelines.study.recipes import all_methods, method
 
     chosen = [method(name)] if name else all_methods()
     if json:
@@ -40,7 +40,7 @@ def methods(name: Name = None, json: Json = False) -> None:
 def doctor(overrides: Overrides = None, json: Json = False, config_dir: ConfigDir = None) -> None:
     """Look at versions, devices, memory, disk, the hub and mirrors, and say what to do about each problem."""
     config = compose_one("doctor", overrides, config_dir)
-    from pipelines.doctor import examine
+    from pipelines.study.doctor import examine
 
     findings = examine(config)
     rows = [(f.subject, STATES[f.state], f.what, f.do) for f in findings]

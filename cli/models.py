@@ -29,7 +29,7 @@ MergekitConfig = Annotated[
 def finetune(overrides: Overrides = None, cfg: Cfg = False, json: Json = False, config_dir: ConfigDir = None) -> None:
     """Fine-tune one expert into the store."""
     configs = compose_all("finetune", overrides, config_dir, cfg)
-    from pipelines.single import finetune_expert
+    from pipelines.study.single import finetune_expert
 
     with terminal.listening() as progress:
         made = [finetune_expert(config, progress) for config in configs]
@@ -55,7 +55,7 @@ def merge(
 ) -> None:
     """Merge experts into an ordinary checkpoint folder."""
     config = compose_one("merge --mergekit-config" if mergekit_config else "merge", overrides, config_dir, cfg)
-    from pipelines.single import merge_checkpoint, merge_mergekit_config
+    from pipelines.study.single import merge_checkpoint, merge_mergekit_config
 
     with terminal.listening() as progress:
         if mergekit_config:
@@ -75,7 +75,7 @@ def merge(
 def evaluate(overrides: Overrides = None, cfg: Cfg = False, json: Json = False, config_dir: ConfigDir = None) -> None:
     """Score a base, an expert, a folder, a hub id or a merge on a suite."""
     configs = compose_all("evaluate", overrides, config_dir, cfg)
-    from pipelines.single import evaluate_model, names
+    from pipelines.study.single import evaluate_model, names
 
     results = []
     with terminal.listening() as progress:
@@ -134,7 +134,7 @@ def statistics(overrides: Overrides = None, cfg: Cfg = False, json: Json = False
     diagonal of the Fisher information, for every linear layer the Gram matrix of its inputs.
     """
     configs = compose_all("statistics", overrides, config_dir, cfg)
-    from pipelines.collect.command import collect_statistics
+    from pipelines.study.collect import collect_statistics
 
     with terminal.listening() as progress:
         entries = [entry for config in configs for entry in collect_statistics(config, progress)]

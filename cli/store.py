@@ -97,7 +97,7 @@ def verify(
     config = compose_one("verify", [text for text in arguments or () if text not in keys], config_dir)
     if bool(keys) == everything:
         raise UserError("nothing says what to check", where="verify", do="name keys, or check everything with --all")
-    from pipelines.study import access_of
+    from pipelines.study.sources import access_of
     from pipelines.upkeep.verify import chosen_entries
     from pipelines.upkeep.verify import verify as check
 
@@ -142,7 +142,7 @@ def export(key: Key, overrides: Overrides = None, json: Json = False, config_dir
     Of a merge's result the merge is made again from its recipe, and has to have the weights that were scored.
     """
     config = compose_one("export", overrides, config_dir)
-    from pipelines.study import access_of
+    from pipelines.study.sources import access_of
     from pipelines.upkeep.export import export as write
 
     with terminal.listening() as progress:

@@ -14,7 +14,7 @@ from cli.options import Cfg, ConfigDir, Json, Overrides, command, compose_all, s
 if TYPE_CHECKING:
     from conf.schema import Config
     from pipelines.report import Report
-    from pipelines.sweep import Sweep
+    from pipelines.study.sweep import Sweep
 
 PANEL = "Studies"
 
@@ -41,7 +41,7 @@ def sweep(
     configs = compose_all("sweep", overrides, config_dir, cfg)
     if dry_run:
         return _plan(configs, json)
-    from pipelines.sweep import report_together, run_study
+    from pipelines.study.sweep import report_together, run_study
 
     sweeps = []
     for config in configs:
@@ -66,7 +66,7 @@ def plan(overrides: Overrides = None, cfg: Cfg = False, json: Json = False, conf
 def report(overrides: Overrides = None, cfg: Cfg = False, json: Json = False, config_dir: ConfigDir = None) -> None:
     """Write the tables, figures and page of what the store holds of a study; nothing is run."""
     configs = compose_all("report", overrides, config_dir, cfg)
-    from pipelines.sweep import report_study, report_together
+    from pipelines.study.sweep import report_study, report_together
 
     with terminal.listening() as progress:
         sweeps = [report_study(config, progress) for config in configs]
@@ -109,8 +109,8 @@ def _log(config: Config, unnamed: str) -> Path:
 
 def _plan(configs: Sequence[Config], json: bool) -> None:
     from cli.tables import plan_parts
-    from pipelines.plan import make_plan
-    from pipelines.study import access_of
+    from pipelines.study.plan import make_plan
+    from pipelines.study.sources import access_of
 
     plans = [make_plan(config, access_of(config)) for config in configs]
     terminal.answer(json, [p.to_dict() for p in plans], *(part for p in plans for part in plan_parts(p)))

@@ -16,11 +16,11 @@ from pipelines.report import words
 from pipelines.report.page import settings_lines
 
 if TYPE_CHECKING:
-    from pipelines.plan import Plan
     from pipelines.report import Interval, Report
     from pipelines.report.analysis import LeaderRow
     from pipelines.search.result import Candidate, SearchResult
-    from pipelines.sweep import Sweep
+    from pipelines.study.plan import Plan
+    from pipelines.study.sweep import Sweep
 
 STYLES = {1: "green", -1: "red", 0: ""}
 SENTENCES_PER_POOL = 2

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -42,3 +43,33 @@ class Silent:
 
 
 SILENT = Silent()
+
+
+class Within(Silent):
+    """Progress within one unit of a longer step: ``tell`` is given a few words, such as scoring 64/512, now and then.
+
+    Quick units tell nothing, so that a step of many of them is not drowned.
+    """
+
+    EVERY = 2.0
+    """Seconds before the first words and between any two."""
+
+    def __init__(self, tell: Callable[[str], None]):
+        self.tell = tell
+
+    @contextmanager
+    def step(self, label: str, total: int | None = None) -> Iterator[Step]:
+        """A step that is told as part of the longer one."""
+        yield _Part(self, label, total)
+
+
+class _Part:
+    def __init__(self, within: Within, label: str, total: int | None):
+        self.within, self.label, self.total, self.done = within, label, total, 0
+        self.last = time.monotonic()
+
+    def advance(self, n: int = 1, **fields: Any) -> None:
+        self.done += n
+        if time.monotonic() - self.last >= self.within.EVERY:
+            self.last = time.monotonic()
+            self.within.tell(f"{self.label} {self.done}/{self.total or '?'}")

@@ -52,8 +52,9 @@ QUICK = (
 def tiny_pool(tmp_path_factory: pytest.TempPathFactory) -> TinyPool:
     """The quick pool, made once for all tests."""
     from conf.compose import compose
-    from pipelines.sources import Source
-    from pipelines.study import access_of, lay_out, make_pools
+    from pipelines.study.collect import make_pools
+    from pipelines.study.layout import lay_out
+    from pipelines.study.sources import Source, access_of
 
     store = str(tmp_path_factory.mktemp("pool") / "store")
     ((config, _),) = compose([*QUICK, f"store={store}"])

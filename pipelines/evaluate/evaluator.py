@@ -17,7 +17,9 @@ from pipelines.evaluate.build import BuiltTask, Leaf, build_task, choose, reason
 from pipelines.evaluate.engine import common
 from pipelines.evaluate.layout import lm_eval_layout, settings
 from pipelines.evaluate.lookup import OWN_TASKS, task_index
-from pipelines.evaluate.quiet import (
+from pipelines.evaluate.requests import LiveLM, NotFiniteError, Scorer
+from pipelines.evaluate.score import Evaluation, Summary
+from pipelines.process import (
     at_rest,
     fitting_threads,
     fresh_maps,
@@ -27,11 +29,9 @@ from pipelines.evaluate.quiet import (
     same_random_state,
     silence,
     sow,
+    threads,
 )
-from pipelines.evaluate.requests import LiveLM, NotFiniteError, Scorer
-from pipelines.evaluate.score import Evaluation, Summary
 from pipelines.progress import SILENT, Progress
-from pipelines.threads import threads
 
 
 class Evaluator:

@@ -19,10 +19,10 @@ from torch import nn
 
 from conf.schema import Suite
 from pipelines.evaluate.build import BuiltTask
-from pipelines.evaluate.quiet import seeds
 from pipelines.evaluate.requests import Scorer
 from pipelines.evaluate.sandbox import isolation
 from pipelines.evaluate.score import RESAMPLES, Summary
+from pipelines.process import seeds
 
 
 def lm_eval_layout(

@@ -16,7 +16,7 @@ from lm_eval.evaluator_utils import _compute_task_aggregations
 
 from conf.errors import UserError
 from pipelines.evaluate.build import BuiltTask, Leaf, metric_name, reason
-from pipelines.evaluate.quiet import restore
+from pipelines.process import restore
 
 DOCUMENTS = pa.schema(
     [("task", pa.string()), ("document", pa.string()), ("metric", pa.string()), ("value", pa.float64())]

@@ -25,12 +25,11 @@ from pipelines.checkpoints.card import write_card
 from pipelines.finetune.data import Row, read_rows, task_fingerprint
 from pipelines.finetune.models import Loaded, load
 from pipelines.finetune.optimizers import base_optimizer, check_finetuning, check_training, total_steps, wrap
-from pipelines.finetune.state import quiet, seeded, settled
 from pipelines.finetune.tangent import delinearise, write_flag
 from pipelines.finetune.tokens import Collator, PackCollator, encode, pack
 from pipelines.finetune.trainer import ExpertTrainer, MetricsCallback, NotFiniteError
+from pipelines.process import same_random_state, silence, threads, uncollected
 from pipelines.progress import SILENT, Progress
-from pipelines.threads import threads
 
 SMALL = 2_000_000
 """Models below this many parameters are trained on one thread: faster, and the same bits whatever the thread count."""
@@ -100,7 +99,7 @@ def finetune(
     check_training(training, method["method"])
     checkpoints = checkpoints or out.with_name(out.name + ".checkpoints")
     run = Run(base, task, method, optimizer, training, seed, out, name or task.name, datasets, online, checkpoints)
-    with quiet(), seeded(seed), settled():
+    with silence(), same_random_state(seed), uncollected():
         rows = read_rows(task, seed, datasets, online)
         loaded = load(base, training, method["method"], device)
         _check_room(run, loaded)

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property, partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import psutil
 import torch
@@ -201,32 +201,6 @@ class Merge:
         for key, expert in zip(self.method.keys, self.experts):
             message = message.replace(key, expert.name)
         return message
-
-
-class Located(Protocol):
-    """A checkpoint that is not open yet."""
-
-    @property
-    def path(self) -> str:
-        """Folder."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash over its weights, configs and tokenizer."""
-
-
-def open_merge(
-    recipe: Recipe,
-    base: Located,
-    experts: Iterable[Located],
-    open: Callable[[str], OpenCheckpoint],
-    statistics: Sequence[OpenCheckpoint] = (),
-    cache: Any = None,
-) -> Merge:
-    """A merge of checkpoints whose fingerprints are known, each opened by ``open`` (headers alone, or with weights)."""
-    paths, ids = zip(*((expert.path, expert.fingerprint) for expert in experts))
-    more: dict[str, Any] = {"base_id": base.fingerprint, "statistics": statistics, "cache": cache}
-    return Merge(recipe, open(base.path), [open(path) for path in paths], ids, **more)
 
 
 def single_model(base: OpenCheckpoint, model: OpenCheckpoint) -> Merge:

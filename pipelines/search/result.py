@@ -16,8 +16,8 @@ from mergeopt_core.statistics import Interval
 from pipelines.report.data import TrialRow
 from pipelines.report.panel import Panel, build_panels
 from pipelines.store.store import Store
-from pipelines.trial import Trial
-from pipelines.worker import DOCUMENTS
+from pipelines.study.trial import Trial
+from pipelines.study.worker import DOCUMENTS
 
 
 @dataclass

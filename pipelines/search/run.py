@@ -14,23 +14,21 @@ import pandas as pd
 from conf.errors import UserError, nearest
 from conf.schema import Checkpoint, Config, Pool, Suite
 from mergeopt_core.merging.mergekit_api import describe
-from pipelines.checks import check_method
-from pipelines.collect import need_statistics, open_statistics, pool_subjects
 from pipelines.evaluate import check_suite, suite_fingerprint
 from pipelines.evaluate.lookup import OWN_TASKS, leaves, task_index
-from pipelines.executors import Crew, Outcome, crew
-from pipelines.merge.recipe import Recipe
-from pipelines.merge.stream import open_merge
 from pipelines.progress import SILENT, Progress, Step
 from pipelines.search.result import Candidate, SearchResult, bootstrap
 from pipelines.search.space import check_sampler, import_optuna, make_space, open_study, propose, with_values
-from pipelines.shelf.keep import trial_keys
-from pipelines.sources import make_base
 from pipelines.store.records import mean_score, write_record
 from pipelines.store.store import content_key
-from pipelines.study import access_of, make_pools
+from pipelines.study.collect import make_pools
+from pipelines.study.executors import Workers, open_workers
+from pipelines.study.information import need_information, pool_experts
+from pipelines.study.keep import trial_keys
+from pipelines.study.recipes import check_method, make_recipe
+from pipelines.study.sources import access_of, make_base
+from pipelines.study.trial import Outcome, Trial, open_merge
 from pipelines.tiny.skills import SPLITS
-from pipelines.trial import Trial
 
 
 def run_search(config: Config, progress: Progress = SILENT) -> SearchResult:
@@ -39,7 +37,7 @@ def run_search(config: Config, progress: Progress = SILENT) -> SearchResult:
     Raises UserError for a space, sampler, suite or split that is wrong, before anything is spent.
     """
     search = _Search(config, progress)
-    with crew(config.executor, search.access) as workers:
+    with open_workers(config.executor, search.access) as workers:
         return search.run(workers)
 
 
@@ -132,29 +130,23 @@ class _Search:
         study = dataclasses.replace(config, pools=config.pools or {"": self.pool}, methods={"search": config.method})
         make_pools(study, access, self.progress)
         self.base = make_base(self.pool.base, access, self.progress)
-        known = {expert.name: expert for expert in pool_subjects(self.pool, access)}
+        known = {expert.name: expert for expert in pool_experts(self.pool, access)}
         chosen = [known[name] for name in self.names]
-        self.experts = tuple(expert.expert for expert in chosen)
+        self.experts = tuple(expert.source for expert in chosen)
         access.fetch(self.progress, [expert.path for expert in self.experts])
-        self.statistics = need_statistics(self.method, chosen, access, config.collect)
+        self.information = need_information(self.method, chosen, access, config.collect)
         default = self._trial(config.method, self.tuned)
         assert default.merge is not None
-        statistics = [open_statistics(source) for source in self.statistics]
-        open_merge(default.merge, self.base, self.experts, access.open, statistics).check()
+        open_merge(default.merge, self.base, self.experts, self.information, access.open).check()
         return default
 
     def _trial(self, method: Mapping[str, Any], suite: Suite) -> Trial:
         """The trial of one configuration of the method on one of the two suites."""
-        config = self.config
-        name, parameters = check_method(method, experts=self.names)
-        paths = tuple(expert.path for expert in self.experts)
-        settings = (config.seed, config.dtype, config.vocab, config.strict)
-        recipe = Recipe(self.base.path, paths, name, parameters, *settings)
-        fingerprint, random = suite_fingerprint(suite, config.datasets), describe(name).random
-        names = tuple(self.names)
-        return Trial("merge", self.base, self.experts, suite, fingerprint, recipe, random, names, self.statistics)
+        recipe = make_recipe(self.config, method, self.names)
+        fingerprint, names = suite_fingerprint(suite, self.config.datasets), tuple(self.names)
+        return Trial("merge", self.base, self.experts, suite, fingerprint, recipe, names, self.information)
 
-    def run(self, workers: Crew) -> SearchResult:
+    def run(self, workers: Workers) -> SearchResult:
         self.workers = workers
         with self.store.claim("searches", self.key, wait=False) as mine:
             if not mine:

@@ -17,8 +17,8 @@ from transformers import PreTrainedTokenizerFast
 
 from conf.errors import UserError
 from conf.schema import Base
+from pipelines.process import threads
 from pipelines.progress import SILENT, Progress
-from pipelines.threads import threads
 from pipelines.tiny.generators import SKILLS, SYMBOLS
 from pipelines.tiny.skills import EQUALS, items
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,19 +10,18 @@ from typing import Any
 from conf.errors import UserError
 from conf.schema import Config
 from pipelines.checkpoints.fingerprint import WeightHash
-from pipelines.collect import open_statistics
 from pipelines.merge.card import model_card
 from pipelines.merge.recipe import Recipe
-from pipelines.merge.stream import Merge, open_merge
+from pipelines.merge.stream import Merge
 from pipelines.merge.write import write_merge
 from pipelines.progress import SILENT, Progress
-from pipelines.sources import Access, Source
 from pipelines.store.provenance import markdown, provenance
 from pipelines.store.records import Record, studies
 from pipelines.store.results import pools_of
 from pipelines.store.store import ENTRY, Entry, Store, title
-from pipelines.trial import model_key
-from pipelines.worker import Worker
+from pipelines.study.sources import Access, Source
+from pipelines.study.trial import model_key, open_merge
+from pipelines.study.worker import Worker
 
 
 def export(key: str, config: Config, access: Access, progress: Progress = SILENT) -> Entry:
@@ -115,8 +113,5 @@ def sources_of(about: Mapping[str, Any], store: Store) -> list[Source]:
 def merge_of(about: Mapping[str, Any], access: Access) -> Merge:
     """The merge that a result's or a kept merge's recipe makes, with its checkpoints open."""
     base, *experts = sources_of(about, access.store)
-    recipe = dataclasses.replace(
-        Recipe.from_dict(about["recipe"]), base=base.path, experts=tuple(expert.path for expert in experts)
-    )
-    statistics = [open_statistics(located(source, access.store)) for source in about.get("statistics", [])]
-    return open_merge(recipe, base, experts, access.open, statistics)
+    information = [located(source, access.store) for source in about.get("statistics", [])]
+    return open_merge(Recipe.from_dict(about["recipe"]), base, experts, information, access.open)

@@ -11,12 +11,12 @@ from typing import Any
 from conf.errors import UserError
 from conf.schema import Executor
 from pipelines.checkpoints.fingerprint import WeightHash
-from pipelines.collect.find import FILE
 from pipelines.progress import SILENT, Progress
-from pipelines.sources import Access
 from pipelines.store.store import ENTRY, KINDS, Entry, title
+from pipelines.study.information import FILE
+from pipelines.study.sources import Access
+from pipelines.study.worker import Worker
 from pipelines.upkeep.export import merge_of, sources_of
-from pipelines.worker import Worker
 
 GOOD, DIFFERS, MISSING, UNKNOWN = "ok", "differs", "missing", "unknown"
 """States of a check; unknown: nothing was recorded to compare with, or it was recorded on another device."""

@@ -9,11 +9,10 @@ import pytest
 from conf.compose import FOLDER, compose
 from conf.errors import UserError
 from conf.schema import Config
-from pipelines.checks import check_study
-from pipelines.plan import Plan, make_plan
-from pipelines.sources import pool_recipes
-from pipelines.study import access_of
-from pipelines.sweep import run_study
+from pipelines.study.layout import check_study
+from pipelines.study.plan import Plan, make_plan
+from pipelines.study.sources import access_of, pool_recipes
+from pipelines.study.sweep import run_study
 
 EXPERIMENTS = sorted(file.stem for file in (FOLDER / "experiment").glob("*.yaml"))
 SKILLS = ("add", "dist", "med", "second", "count", "seq", "odd", "close", "at", "back", "most", "top")

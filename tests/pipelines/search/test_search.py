@@ -11,7 +11,7 @@ from pipelines.search.run import run_search
 from pipelines.store.gc import collect_garbage
 from pipelines.store.records import studies
 from pipelines.store.store import Store
-from pipelines.worker import DOCUMENTS, Worker
+from pipelines.study.worker import DOCUMENTS, Worker
 
 LAMBDA = "+search.space.lambda={low:0.1,high:1.5}"
 
@@ -47,7 +47,7 @@ def test_an_interrupted_search_goes_on_as_if_it_had_not_been(make, other_store, 
         calls.append(trial)
         if len(calls) == 4:
             raise KeyboardInterrupt
-        run(self, trial)
+        return run(self, trial)
 
     monkeypatch.setattr(Worker, "run", stopped)
     first = run_search(make(*settings))
@@ -136,7 +136,7 @@ def test_a_configuration_that_fails_is_told_and_the_others_are_scored(make, monk
     def broken(self, trial):
         if trial.merge.parameters["lambda"] == 0.2:
             raise RuntimeError("boom")
-        run(self, trial)
+        return run(self, trial)
 
     monkeypatch.setattr(Worker, "run", broken)
     settings = ("search=grid", "+search.space.lambda=[0.2,0.6]", "executor.retries=0")

@@ -20,8 +20,8 @@ from pipelines.store.gc import collect_garbage
 from pipelines.store.records import studies
 from pipelines.store.results import format_of, grouped, print_rows, result_rows, write_rows
 from pipelines.store.store import Store
-from pipelines.study import access_of
-from pipelines.sweep import run_study
+from pipelines.study.sources import access_of
+from pipelines.study.sweep import run_study
 from pipelines.upkeep.export import export
 from pipelines.upkeep.verify import chosen_entries, verify
 

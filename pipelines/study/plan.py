@@ -1,0 +1,211 @@
+"""A plan: what a study would cost and what is wrong with it, known from headers alone."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from conf.errors import UserError, raise_all
+from conf.schema import Config, Suite
+from pipelines.checkpoints.headers import CODES, itemsize
+from pipelines.checkpoints.hub import RemoteCheckpoint
+from pipelines.evaluate import check_suite
+from pipelines.study.layout import Planned, StudyLayout, check_study, lay_out, suites
+from pipelines.study.sources import Access
+from pipelines.study.trial import Trial, open_merge
+
+RESULT = 200_000
+"""Bytes of one trial's result, about."""
+
+Faults = dict[tuple[str, str, tuple[str, ...]], list[UserError]]
+"""By pool, label and experts of a merge, what is wrong with it."""
+
+
+@dataclass
+class Plan:
+    """What a study would run."""
+
+    name: str
+    layout: StudyLayout
+    new: int = 0
+    cached: int = 0
+    waiting: int = 0
+    """Trials whose bases or experts have to be made first."""
+    blocked: int = 0
+    todo: list[Planned] = field(default_factory=list)
+    """Models that are new or wait."""
+    problems: list[UserError] = field(default_factory=list)
+    """What would make a trial fail."""
+    resources: dict[str, Any] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """Raise the plan's problems, all at once."""
+        raise_all(self.problems)
+
+    def folders(self, access: Access) -> list[str]:
+        """Snapshot folders that lack the weights which the study needs."""
+        return [str(remote.folder) for remote in to_fetch(self.todo, access)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as JSON tells it."""
+        return {
+            "study": self.name,
+            "models": len(self.layout.planned),
+            "new": self.new,
+            "cached": self.cached,
+            "waiting": self.waiting,
+            "blocked": self.blocked,
+            "to_make": [unmade.what for unmade in self.layout.unmade],
+            "problems": [{"where": p.where, "what": p.what, "do": p.do} for p in self.problems],
+            "notes": self.layout.notes,
+            **self.resources,
+        }
+
+
+def make_plan(config: Config, access: Access) -> Plan:
+    """Lay the study out, check every trial from headers, count what is new and what the store holds."""
+    check_study(config)
+    layout = lay_out(config, access)
+    faults = _merge_faults(layout.planned, access)
+    found = [*layout.impossible, *_suite_problems(config)]
+    found += [UserError(lost.error.what, where=lost.what, do=lost.error.do) for lost in layout.lost]
+    found += _distinct([error for errors in faults.values() for error in errors])
+    plan = Plan(config.name or "study", layout, problems=found)
+    _count(plan, faults, access)
+    plan.resources = resources(config, access, plan.todo, layout.planned)
+    if short := short_of_disk(plan.resources):
+        what = f"needs {short[1] / 1e9:.3g} GB of disk, {short[2] / 1e9:.3g} GB are free"
+        do = "free some, or name folders on another disk (store=, HF_HOME)"
+        plan.problems.append(UserError(what, where=short[0], do=do))
+    return plan
+
+
+def _distinct(errors: Sequence[UserError]) -> list[UserError]:
+    return list({str(error): error for error in errors}.values())
+
+
+def _count(plan: Plan, faults: Faults, access: Access) -> None:
+    """Sort the models into cached, blocked, waiting and new ones; the same trial counts once."""
+    seen: set[str] = set()
+    for planned in plan.layout.planned:
+        if planned.lost:
+            plan.blocked += 1
+        elif planned.trial is None:
+            plan.waiting += 1
+            plan.todo.append(planned)
+        elif planned.trial.key in seen:
+            continue
+        elif access.store.has("results", planned.trial.key, complete=True):
+            plan.cached += 1
+        elif faults.get((planned.pool, planned.label, planned.experts)):
+            plan.blocked += 1
+        else:
+            plan.new += 1
+            plan.todo.append(planned)
+        if planned.trial is not None:
+            seen.add(planned.trial.key)
+
+
+def _suite_problems(config: Config) -> list[UserError]:
+    """What is wrong with the suites that the pools are scored on; each suite is looked at once."""
+    distinct: list[Suite] = []
+    for pool in config.pools.values():
+        distinct += [suite for suite in suites(config, pool) if suite not in distinct]
+    found = [(suite, text) for suite in distinct for text in check_suite(suite, config.datasets)]
+    return _distinct([UserError(text, where=f"suite {suite.name}") for suite, text in found])
+
+
+def _merge_faults(planned: list[Planned], access: Access) -> Faults:
+    """Problems of each merge, decided from headers; a pool's checkpoints are opened once."""
+    headers = functools.cache(access.headers)
+    faults: Faults = {}
+    checked: dict[Any, list[UserError]] = {}
+    for p in planned:
+        if p.trial is None or p.trial.merge is None:
+            continue
+        trial, recipe = p.trial, p.trial.merge
+        key = (trial.base.path, recipe.experts, recipe.method)
+        if key not in checked:
+            try:
+                found = open_merge(recipe, trial.base, trial.experts, trial.information, headers).problems()
+                where = [f"{p.pool}: {problem.who} {problem.tensor}".strip() for problem in found]
+                checked[key] = [UserError(q.what, where=w, do=q.do) for q, w in zip(found, where)]
+            except UserError as error:
+                checked[key] = [UserError(error.what, where=error.where or p.pool, do=error.do)]
+        faults[(p.pool, p.label, p.experts)] = checked[key]
+    return faults
+
+
+def to_fetch(planned: Sequence[Planned], access: Access) -> list[RemoteCheckpoint]:
+    """The checkpoints whose weights are still on the hub, of models that have to be run."""
+    folders = dict.fromkeys(folder for p in planned for folder in p.folders)
+    return [remote for folder in folders if (remote := access.hub.unfetched(folder)) is not None]
+
+
+def resources(config: Config, access: Access, todo: Sequence[Planned], planned: Sequence[Planned]) -> dict[str, Any]:
+    """Bytes and hours that running ``todo`` takes, and what is free.
+
+    ``disk_needed`` holds the downloads too where the hub's cache is on the store's disk; ``fetch_free`` is what the
+    cache's disk has.
+    """
+    remote, cache, root = to_fetch(todo, access), hub_cache(), access.store.root
+    trials = [p.trial for p in planned if p.trial]
+    model = max((access.headers(path).size_bytes for path in {trial.base.path for trial in trials}), default=0)
+    kept = {"none": 0, "best": len(config.pools), "all": sum(p.kind == "merge" for p in todo)}.get(config.keep, 0)
+    fetch = sum(checkpoint.to_fetch for checkpoint in remote)
+    same_disk = cache.stat().st_dev == root.stat().st_dev
+    seconds = measured_seconds(access, config.suite.name)
+    return {
+        "to_fetch": [{"name": checkpoint.path, "bytes": checkpoint.to_fetch} for checkpoint in remote],
+        "fetch_free": shutil.disk_usage(cache).free,
+        "disk_free": shutil.disk_usage(root).free,
+        "disk_needed": kept * model + len(todo) * RESULT + (fetch if same_disk else 0),
+        "memory_free": psutil.virtual_memory().available,
+        "memory_needed": max((memory(trial, access) for trial in trials), default=0),
+        "seconds_a_trial": seconds,
+        "hours": None if seconds is None else len(todo) * seconds / 3600,
+    }
+
+
+def short_of_disk(needs: dict[str, Any]) -> tuple[str, int, int] | None:
+    """Which disk is too small, with bytes needed and free, if one is."""
+    fetch = sum(checkpoint["bytes"] for checkpoint in needs["to_fetch"])
+    if needs["disk_needed"] > needs["disk_free"]:
+        return "the store", needs["disk_needed"], needs["disk_free"]
+    if fetch > needs["fetch_free"]:
+        return "the hub's cache", fetch, needs["fetch_free"]
+    return None
+
+
+def memory(trial: Trial, access: Access) -> int:
+    """Bytes of the live model in the suite's dtype and of the largest tensor's float32 working set.
+
+    With K experts merged that is the base's, the experts' and the merged tensor: 4·(K + 2) bytes per element.
+    """
+    header = access.headers(trial.base.path).header
+    width = itemsize(trial.suite.dtype) if trial.suite.dtype in CODES else 4
+    largest = max((info.count for info in header.values()), default=0)
+    work = 4 * largest * (len(trial.experts) + 2) if trial.merge else 0
+    return sum(info.count for info in header.values()) * width + work
+
+
+def measured_seconds(access: Access, suite: str) -> float | None:
+    """Median seconds of the latest trials of a suite, or None where nothing was measured."""
+    latest = [entry.describe() for entry in access.store.entries("results")[-200:]]
+    merges = [about for about in latest if about.get("suite") == suite and about.get("trial") == "merge"]
+    return statistics.median_high(sum(about.get("seconds", {}).values()) for about in merges) if merges else None
+
+
+def hub_cache() -> Path:
+    """The folder that the hub client keeps snapshots in, or the nearest folder above it that exists."""
+    from huggingface_hub import constants
+
+    folder = Path(constants.HF_HUB_CACHE).expanduser().absolute()
+    return next(place for place in (folder, *folder.parents) if place.exists())

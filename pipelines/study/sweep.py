@@ -1,0 +1,209 @@
+"""A whole study: plan, make what is missing, run what is new, report. Repeating it resumes or extends it."""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+import pyarrow.parquet as pq
+
+from conf.schema import Config
+from pipelines.progress import SILENT, Progress, Within
+from pipelines.report import Report, TrialRow, write_report
+from pipelines.report.data import Kind
+from pipelines.store.provenance import provenance
+from pipelines.store.store import content_key
+from pipelines.study.collect import make_pools
+from pipelines.study.executors import run_trials
+from pipelines.study.keep import keep_merges, record_study
+from pipelines.study.plan import Plan, make_plan
+from pipelines.study.sources import Access, access_of
+from pipelines.study.trial import Outcome, Trial
+from pipelines.study.worker import DOCUMENTS, find_device
+
+
+@dataclass
+class Sweep:
+    """How a study went."""
+
+    name: str
+    plan: Plan
+    outcome: Outcome
+    report: Report | None
+    folder: Path
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Wall time: plan, fetch (weights), make (bases and experts), trials, of which merge and evaluate, keep, report."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether every trial of the study has its result."""
+        return not self.outcome.failures and not self.outcome.interrupted
+
+
+def run_study(config: Config, progress: Progress = SILENT) -> Sweep:
+    """Run a study; what the store holds already is not computed again.
+
+    Raises UserError when the plan finds something wrong, before anything is spent.
+    """
+    find_device(config.executor.device)
+    access, clock = access_of(config), _Clock()
+    plan = make_plan(config, access)
+    plan.check()
+    clock.lap("plan")
+    if missing := plan.folders(access):
+        access.fetch(progress, missing)
+        clock.lap("fetch")
+    if plan.layout.unmade:
+        record_study(config, plan, access)
+        make_pools(config, access, progress)
+        clock.lap("make")
+        plan = make_plan(config, access)
+        plan.check()
+        clock.lap("plan")
+    record_study(config, plan, access)
+    outcome = _run(config, plan, access, progress)
+    clock.seconds |= outcome.seconds
+    clock.lap("trials")
+    if kept := keep_merges(config, plan, access, progress):
+        record_study(config, plan, access, kept)
+        clock.lap("keep")
+    report = _report(config, plan, access, progress)
+    clock.lap("report")
+    return Sweep(plan.name, plan, outcome, report, report.out if report else _folder(config), clock.seconds)
+
+
+def report_study(config: Config, progress: Progress = SILENT) -> Sweep:
+    """Tables, figures and page of what the store holds of a study; nothing is run."""
+    access = access_of(config)
+    plan = make_plan(config, access)
+    for lost in plan.layout.lost:
+        progress.note(f"{lost.what} is left out: {lost.error}", "warning")
+    report = _report(config, plan, access, progress)
+    return Sweep(plan.name, plan, Outcome(), report, report.out if report else _folder(config))
+
+
+def report_together(configs: Sequence[Config], sweeps: Sequence[Sweep], progress: Progress = SILENT) -> Report | None:
+    """One report over the several studies that a sweep grammar makes, in the folder above theirs; None for one."""
+    if len(sweeps) < 2:
+        return None
+    rows = [row for config, sweep in zip(configs, sweeps) for row in trial_rows(sweep.plan, access_of(config))]
+    above = _folder(configs[0]).parent
+    notes = [f"{sweep.name}: {note}" for sweep in sweeps for note in sweep.plan.layout.notes]
+    with progress.step("report on all"):
+        return _write(rows, above, configs[0], above.name, notes)
+
+
+class _Clock:
+    """Wall time by name."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.seconds[name] = self.seconds.get(name, 0.0) + now - self._last
+        self._last = now
+
+
+def _run(config: Config, plan: Plan, access: Access, progress: Progress) -> Outcome:
+    new = list({p.trial.key: p.trial for p in plan.todo if p.trial is not None}.values())
+    if not new:
+        return Outcome()
+    with progress.step("trials", len(new)) as step:
+        working: dict[int, str] = {}
+        failed = 0
+
+        def show(part: str = "") -> None:
+            step.advance(0, failed=failed or None, at=" | ".join(working.values()), part=part or None)
+
+        def on_trial(trial: Trial, became: str, worker: int) -> None:
+            nonlocal failed
+            if became == "started":
+                working[worker] = trial.title
+                return show()
+            failed += became == "failed"
+            step.advance(1, failed=failed or None, trial=trial.title, became=became)
+
+        return run_trials(new, config.executor, access, on_trial, Within(show))
+
+
+def trial_rows(plan: Plan, access: Access) -> list[TrialRow]:
+    """One row per model of the study, without scores where there is no result; documents are read when asked for."""
+    rows = []
+    for planned in plan.layout.planned:
+        row = TrialRow(
+            study=plan.name,
+            pool=planned.pool,
+            kind=cast(Kind, planned.kind),
+            method=planned.label if planned.kind == "merge" else None,
+            label=planned.title,
+            experts=planned.experts,
+            parameters=planned.parameters,
+            key=planned.trial.key if planned.trial else "",
+            scores={},
+            n={},
+            suite=planned.suite.name,
+            attack=planned.suite.attack,
+            reference=plan.layout.references.get(planned.pool),
+        )
+        scored = planned.trial is not None and access.store.has("results", planned.trial.key)
+        rows.append(_scored(row, planned.trial, access) if planned.trial is not None and scored else row)
+    return rows
+
+
+def _scored(row: TrialRow, trial: Trial, access: Access) -> TrialRow:
+    store, entry = access.store, access.store.entry("results", trial.key)
+    about = entry.describe()
+    tasks = {name: task for name, task in about["tasks"].items() if not task["error"]}
+    kept = trial.merge is not None and store.has("merges", trial.model_key)
+    return replace(
+        row,
+        scores={name: task["value"] for name, task in tasks.items()},
+        n={name: task["n"] for name, task in tasks.items()},
+        metrics={name: task["metric"] for name, task in tasks.items()},
+        stderr={name: task["stderr"] for name, task in tasks.items()},
+        documents=partial(pq.read_table, entry.folder / DOCUMENTS),
+        seconds=about.get("seconds", {}),
+        weights=str(store.folder("merges", trial.model_key)) if kept else None,
+        base=trial.base.fingerprint,
+        provenance=provenance(about),
+    )
+
+
+def _report(config: Config, plan: Plan, access: Access, progress: Progress) -> Report | None:
+    with progress.step("report"):
+        return _write(trial_rows(plan, access), _folder(config), config, plan.name, plan.layout.notes)
+
+
+def _write(rows: list[TrialRow], folder: Path, config: Config, title: str, notes: Sequence[str]) -> Report | None:
+    """Write a report into a folder, or one beside it where the folder tells of trials that this report would not.
+
+    So a narrower or another run of a study's name never takes the place of the fuller report.
+    """
+    if not any(row.scored for row in rows):
+        return None
+    keys = {row.key for row in rows}
+    if lost := _reported(folder) - keys:
+        out = folder.with_name(f"{folder.name}-{content_key(sorted(keys))[:8]}")
+        stays = f"{folder} tells of {len(lost)} trials that this study does not have, and stays"
+        notes, folder = [*notes, f"{stays}; this report is in {out}."], out
+    return write_report(rows, folder, statistics=config.statistics, title=title, left_out=notes)
+
+
+def _reported(folder: Path) -> set[str]:
+    """Keys of the scored trials that the report in a folder tells of; none where there is no report."""
+    file = folder / "trials.csv"
+    if not file.is_file():
+        return set()
+    with file.open(newline="", encoding="utf-8") as lines:
+        return {line["key"] for line in csv.DictReader(lines) if line.get("score")}
+
+
+def _folder(config: Config) -> Path:
+    return Path(config.runs) / (config.name or "study")

@@ -1,0 +1,189 @@
+"""What runs trials: one live model whose weights are swapped, one evaluator whose requests are built once."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import platform
+import re
+import time
+import traceback
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import torch
+from torch import nn
+
+from conf.errors import UserError
+from conf.schema import Executor
+from pipelines.checkpoints.fingerprint import WeightHash
+from pipelines.evaluate.evaluator import Evaluator
+from pipelines.evaluate.score import Evaluation
+from pipelines.merge.cache import MergeCache
+from pipelines.merge.live import merge_into
+from pipelines.merge.stream import Merge, single_model
+from pipelines.merge.write import write_tokenizer
+from pipelines.process import threads
+from pipelines.progress import SILENT, Progress
+from pipelines.store.provenance import training_of
+from pipelines.store.store import content_key
+from pipelines.study.sources import Access, Source
+from pipelines.study.trial import Trial, open_merge
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+DOCUMENTS = "documents.parquet"
+
+Attempt = tuple[str, str, dict[str, float]]
+"""What became of a trial (done, elsewhere or failed), why it failed, and seconds by part."""
+
+
+class Worker:
+    """Runs trials one after another; what they share (model, requests, mapped experts) is made once."""
+
+    def __init__(self, access: Access, executor: Executor, progress: Progress = SILENT):
+        self.access, self.executor, self.progress = access, executor, progress
+        self.device = find_device(executor.device)
+        self._open = cache(access.open)
+        self._evaluators: dict[str, Evaluator] = {}
+        self._cache: tuple[str, MergeCache] | None = None
+        self._live: tuple[tuple[str, str], nn.Module] | None = None
+
+    def attempt(self, trial: Trial) -> Attempt:
+        """Run a trial unless the store holds its result; what became of it (done, elsewhere or failed)."""
+        try:
+            if self.access.store.has("results", trial.key, complete=True):
+                return "elsewhere", "", {}
+            about = self.run(trial)
+        except UserError as error:
+            return "failed", str(error), {}
+        except Exception as error:
+            where = traceback.extract_tb(error.__traceback__)[-1].name
+            return "failed", f"{type(error).__name__}: {error} [{where}]", {}
+        errors = [f"{name}: {task['error']}" for name, task in about["tasks"].items() if task["error"]]
+        return ("failed", "; ".join(errors), {}) if errors else ("done", "", about["seconds"])
+
+    def run(self, trial: Trial) -> dict[str, Any]:
+        """Score one trial and commit its result; returns what the store's entry says of it."""
+        start = time.perf_counter()
+        merge = self.merge(trial)
+        merge.digest = WeightHash() if trial.merge else None
+        model = self.model(trial, merge)
+        merged = time.perf_counter()
+        evaluator = self.evaluator(trial, self._reader(trial, merge))
+        evaluation = evaluator.evaluate(model, name=trial.title, source=trial.source, progress=self.progress)
+        evaluated = time.perf_counter()
+        about = {**trial.about(), **_account(evaluation), "device": self.device_name}
+        about["training"] = [training_of(expert.path) for expert in trial.experts]
+        about["weights"] = merge.digest.hexdigest() if merge.digest else None
+        with self.access.store.commit("results", trial.key, about) as draft:
+            pq.write_table(evaluation.documents, draft / DOCUMENTS, compression="zstd")
+            (draft / "lm_eval.json").write_text(json.dumps(evaluation.lm_eval, indent=1, default=str))
+            about["seconds"] = {
+                "merge": merged - start,
+                "evaluate": evaluated - merged,
+                "commit": time.perf_counter() - evaluated,
+            }
+        return about
+
+    def model(self, trial: Trial, merge: Merge | None = None) -> nn.Module:
+        """The live model, holding the trial's weights."""
+        model = self._live_model(trial.base.path, trial.suite.dtype)
+        with threads(self.executor.threads):
+            merge_into(model, merge or self.merge(trial))
+        return model
+
+    def merge(self, trial: Trial) -> Merge:
+        """The trial's weights as a merge; those of a base or an expert as they are."""
+        if trial.merge is None:
+            return single_model(self._open(trial.base.path), self._open((trial.experts or (trial.base,))[0].path))
+        cache = self._cache_of(trial.base)
+        return open_merge(trial.merge, trial.base, trial.experts, trial.information, self._open, cache)
+
+    def _cache_of(self, base: Source) -> MergeCache:
+        """What merges of a base share; that of another base is dropped."""
+        if self._cache is None or self._cache[0] != base.fingerprint:
+            self._cache = (base.fingerprint, MergeCache(self.access.store.cache / "factors" / base.fingerprint[:32]))
+        return self._cache[1]
+
+    def _reader(self, trial: Trial, merge: Merge) -> str:
+        """Folder of the tokenizer that the trial's model is read with; a merge of vocabularies has one of its own."""
+        if trial.merge is None or trial.merge.vocab != "union":
+            return trial.reader
+        folder = self.access.store.cache / "tokenizers" / trial.model_key
+        return str(folder) if write_tokenizer(merge, folder) else trial.reader
+
+    def evaluator(self, trial: Trial, reader: str) -> Evaluator:
+        """The evaluator of the trial's suite and a tokenizer, its requests already built."""
+        key = content_key({"suite": trial.suite_fingerprint, "tokenizer": reader})
+        if key not in self._evaluators:
+            self._evaluators[key] = Evaluator(
+                trial.suite,
+                Path(reader),
+                datasets=self.access.datasets,
+                online=self.access.online,
+                threads=self.executor.threads,
+                progress=self.progress,
+            )
+        return self._evaluators[key]
+
+    @property
+    def device_name(self) -> str:
+        """What a result's entry calls the device."""
+        cuda = self.device.type == "cuda"
+        return torch.cuda.get_device_name(self.device) if cuda else f"cpu ({platform.machine()})"
+
+    def _live_model(self, base: str, dtype: str) -> nn.Module:
+        if self._live is None or self._live[0] != (base, dtype):
+            self._live = None  # free the previous base before the next one is loaded
+            self._live = ((base, dtype), _load(base, dtype, self.device))
+        return self._live[1]
+
+
+def _load(folder: str, dtype: str, device: torch.device) -> nn.Module:
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
+
+    if dtype not in DTYPES:
+        raise UserError(f"no dtype is called {dtype!r}", where="suite.dtype", do=f"choose one of {', '.join(DTYPES)}")
+    disable_progress_bar()
+    config = AutoConfig.from_pretrained(folder)
+    if config.is_encoder_decoder:
+        what = f"{config.model_type} is an encoder-decoder model"
+        raise UserError(what, where=folder, do="only causal language models can be scored")
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[dtype])
+    return model.to(device).eval()
+
+
+def find_device(name: str) -> torch.device:
+    """The device of a name; ``auto`` takes a GPU where there is one. Raises UserError for one that is not here."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise UserError(f"no device is called {name!r}", where="executor.device", do="choose auto, cpu, cuda or cuda:N")
+    device = torch.device(name)
+    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
+        do = "choose cpu, or see `mergebench doctor`"
+        raise UserError(f"this machine has no device {name}", where="executor.device", do=do)
+    return device
+
+
+def _number(value: float) -> float | None:
+    """A number as JSON takes it: None where there is none."""
+    return None if math.isnan(value) else value
+
+
+def _account(evaluation: Evaluation) -> dict[str, Any]:
+    """The numbers of an evaluation, as the store's entry keeps them."""
+    tasks = {
+        name: {**dataclasses.asdict(task), "value": _number(task.value), "stderr": _number(task.stderr)}
+        for name, task in evaluation.tasks.items()
+    }
+    return {
+        "tasks": tasks,
+        "batch_size": evaluation.batch_size,
+        "versions": evaluation.versions,
+        "incomplete": any(task["error"] for task in tasks.values()),
+    }

@@ -1,0 +1,66 @@
+"""The Ray executor: the same bits as local, and a lost worker costs its current trial only."""
+
+import os
+import signal
+import threading
+import time
+
+import psutil
+import pytest
+
+from pipelines.store.store import Store
+from pipelines.study.executors.ray import _Queue, _Slot
+from pipelines.study.sweep import run_study
+from tests.pipelines.study.test_sweep import config_of, store, values  # noqa: F401
+
+pytest.importorskip("ray", reason="the extra mergebench[ray] is not installed")
+
+
+class Waiting:
+    """A trial as the queue sees it."""
+
+    def __init__(self, base: str, number: int):
+        self.base = type("Base", (), {"path": base})()
+        self.number = number
+
+
+def test_an_actor_keeps_to_the_base_that_it_holds():
+    queue, slot, other = _Queue(), _Slot(None, 0, "b"), _Slot(None, 1, None)
+    for number in range(3):
+        queue.put(Waiting("a", number), 0)
+        queue.put(Waiting("b", number), 0)
+    assert queue.take(slot, {"b", None})[0].base.path == "b"
+    assert queue.take(other, {"b", None})[0].base.path == "a", "a base that nobody holds comes first"
+    assert [queue.take(slot, {"b", "a"})[0].base.path for _ in range(3)] == ["b", "b", "a"]
+    assert queue.take(slot, {"a"})[0].number == 2
+    assert queue.take(slot, {"a"}) is None
+
+
+def kill_a_worker_once(results, stop: threading.Event) -> None:
+    """Kill one actor's process as soon as the first result is there."""
+    while not stop.is_set():
+        workers = [
+            p for p in psutil.process_iter(["cmdline"]) if any("_Actor" in part for part in p.info["cmdline"] or [])
+        ]
+        if workers and list(results.glob("*/entry.json")):
+            os.kill(workers[0].pid, signal.SIGKILL)
+            return
+        time.sleep(0.02)
+
+
+@pytest.mark.timeout(900)
+def test_same_bits_as_local_though_a_worker_is_killed(tiny_pool, store, tmp_path):  # noqa: F811
+    elsewhere = tmp_path / "local" / "store"
+    run_study(config_of(tiny_pool, elsewhere))
+    stop = threading.Event()
+    killer = threading.Thread(target=kill_a_worker_once, args=(store / "results", stop))
+    killer.start()
+    try:
+        done = run_study(config_of(tiny_pool, store, "executor=ray", "executor.workers=2", "executor.device=cpu"))
+    finally:
+        stop.set()
+        killer.join()
+    assert done.complete
+    assert values(store) == values(elsewhere)
+    weights = [{e.key: e.describe()["weights"] for e in Store(s).entries("results")} for s in (store, elsewhere)]
+    assert weights[0] == weights[1]
