@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from importlib.metadata import version as version_of
 from typing import Annotated
 
 import typer
@@ -22,9 +23,7 @@ ANYWHERE = ("-v", "--verbose", "-q", "--quiet")
 
 def _version(show: bool) -> None:
     if show:
-        from importlib.metadata import version
-
-        typer.echo(f"mergebench {version('mergebench')}")
+        typer.echo(f"mergebench {version_of('mergebench')}")
         raise typer.Exit()
 
 

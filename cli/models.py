@@ -11,6 +11,7 @@ from rich.table import Table
 
 from cli import terminal
 from cli.options import Cfg, ConfigDir, Json, Overrides, command, compose_all, compose_one, configuring
+from pipelines.store.records import mean
 
 PANEL = "One model"
 
@@ -92,7 +93,6 @@ def evaluate(overrides: Overrides = None, cfg: Cfg = False, json: Json = False, 
 
 
 def _scores(about: dict[str, Any]) -> Table:
-    from pipelines.store.records import mean
 
     method = f"{about['recipe']['method']} of " if about["recipe"] else ""
     table = Table(title=f"{about['suite']} · {method}{', '.join(about['names'])}", title_justify="left")

@@ -15,10 +15,11 @@ from rich.markup import escape
 from cli import terminal
 from cli.options import ConfigDir, Json, Overrides, command, compose_one
 from conf.errors import UserError
+from pipelines.store.gc import Collection, collect_garbage
+from pipelines.store.records import mean, studies
+from pipelines.store.store import KINDS, Entry, Store, title
 
 if TYPE_CHECKING:
-    from pipelines.store.gc import Collection
-    from pipelines.store.store import Entry, Store
     from pipelines.upkeep.verify import Check
 
 PANEL = "Store"
@@ -63,7 +64,6 @@ Format = Annotated[
 def list_entries(overrides: Overrides = None, json: Json = False, config_dir: ConfigDir = None) -> None:
     """List what the store holds: bases, experts, results, merges, statistics."""
     config = compose_one("ls", overrides, config_dir)
-    from pipelines.store.store import Store
 
     store = Store(config.store)
     entries = listed(store)
@@ -76,8 +76,6 @@ def show(key: Key, overrides: Overrides = None, json: Json = False, config_dir: 
     """Show one entry of the store, by the first digits of its key."""
     config = compose_one("show", overrides, config_dir)
     from rich.pretty import Pretty
-
-    from pipelines.store.store import Store
 
     entry = Store(config.store).find(key)
     about = {"folder": str(entry.folder), **entry.describe()}
@@ -125,8 +123,6 @@ def gc(
     merges that these need. Results of `evaluate` and experts of `finetune` belong to no study until one uses them.
     """
     config = compose_one("gc", overrides, config_dir)
-    from pipelines.store.gc import collect_garbage
-    from pipelines.store.store import Store
 
     found = collect_garbage(Store(config.store), delete=delete, forget=forget or (), kinds=kind or (), days=older)
     busy, forgotten = [waste.key for waste in found.busy], [record.name for record in found.forgotten]
@@ -160,7 +156,6 @@ def results(overrides: Overrides = None, form: Format = None, json: Json = False
     """
     config = compose_one("results", overrides, config_dir)
     from pipelines.store.results import format_of, grouped, print_rows, result_rows, write_rows
-    from pipelines.store.store import Store
 
     on_screen = form is None and config.out is None and terminal.out.is_terminal
     named = "json" if json else format_of("table" if on_screen else form, config.out)
@@ -201,9 +196,7 @@ def prefetch(overrides: Overrides = None, json: Json = False, config_dir: Config
 def listed(store: Store) -> list[tuple[Entry, dict[str, Any]]]:
     """Every entry and what it says of itself; of a result also its pool and provenance as plain columns."""
     from pipelines.store.provenance import provenance
-    from pipelines.store.records import studies
     from pipelines.store.results import pools_of
-    from pipelines.store.store import KINDS
 
     records, found = studies(store), []
     for entry in [entry for kind in KINDS for entry in store.entries(kind)]:
@@ -217,8 +210,6 @@ def listed(store: Store) -> list[tuple[Entry, dict[str, Any]]]:
 def entries_table(entries: Sequence[tuple[Entry, dict[str, Any]]], root: str) -> Any:
     """Entries by kind: what tells them apart in each row, and below what all of a kind share."""
     from pipelines.store.provenance import apart, said, training_of
-    from pipelines.store.records import mean
-    from pipelines.store.store import title
 
     table = terminal.table(
         f"{len(entries)} entries in {escape(root)}", ("kind", "key", "what", "how", "mean", "made"), **PLAIN
