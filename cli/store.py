@@ -227,12 +227,9 @@ def entries_table(entries: Sequence[tuple[Entry, dict[str, Any]]], root: str) ->
         shared += [f"all {kind}: {text}"] if (text := said(same)) else []
         for (entry, about), line in zip(own, lines):
             made = time.strftime("%Y-%m-%d %H:%M", time.localtime(about["made"]))
-            what, score = (
-                line.pop("what"),
-                mean([t["value"] for t in about.get("tasks", {}).values() if not t["error"]]),
-            )
-            cell = "" if score is None else f"{score:.4f}"
-            table.add_row(kind, entry.key[:10], escape(what), escape(said(line)), cell, made)
+            score = mean([task["value"] for task in about.get("tasks", {}).values() if not task["error"]])
+            cells = (entry.key[:10], escape(line.pop("what")), escape(said(line)))
+            table.add_row(kind, *cells, "" if score is None else f"{score:.4f}", made)
     table.caption, table.caption_justify = escape("\n".join(shared)), "left"
     return table
 
