@@ -42,6 +42,8 @@ NUMBERLIKE = re.compile(r"(?<![^=,\[\s])(?=[\de]{8,32}(?:[,\]\s]|$))(\d+e\d+)")
 
 Node = dict[str, Any]
 
+VALUES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
+"""What a key of OmegaConf's kinds takes."""
 FAULTS = (HydraException, OmegaConfBaseException, AssertionError, ValueError, TypeError, AttributeError)
 """What Hydra raises for configurations that mean nothing to it."""
 
@@ -166,8 +168,9 @@ def _set(tree: DictConfig, override: Override, homes: dict[str, str], known: Ite
         names = [f.name for f in fields(error.object_type or Config)]
         raise _unknown(str(error.full_key), names, "conf/schema.py", known) from None
     except FAULTS as error:
-        where = _home(key.rpartition(".")[0], homes)
-        raise UserError(f"{text}: {str(error).splitlines()[0]}", where=where) from None
+        where, reason = _home(key.rpartition(".")[0], homes), str(error).splitlines()[0]
+        do = next((f"give {value}" for kind, value in VALUES.items() if reason.endswith(f"to {kind}")), "")
+        raise UserError(f"{text}: {reason}", where=where, do=do) from None
 
 
 def _put(tree: DictConfig, override: Override, key: str, value: Any, homes: Node, known: Iterable[str]) -> None:
