@@ -1,7 +1,7 @@
 """Every kind of causal language model against lm_eval, document by document, in float32, float16 and bfloat16.
 
-    python -m benchmarks.faithful DATA                       # all kinds, four tasks, 200 documents of each
-    python -m benchmarks.faithful DATA --kinds gemma3 mamba --documents 40 --dtypes bfloat16
+    python -m benchmarks.faithful DATA                       # all kinds, four tasks, 20 documents of each
+    python -m benchmarks.faithful DATA --kinds gemma3 mamba --documents 200 --dtypes bfloat16
 
 DATA holds benchmark files and ``make_hub_mirror.py``. Models are tiny, random and briefly trained on the documents'
 text; windows and switches of rotary factors are shorter than most documents. Each is scored here (with a batch of 8)
@@ -259,7 +259,7 @@ def main() -> None:
     parser.add_argument("data", type=Path, nargs="?", default=Path("../shared/data"))
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS), metavar="KIND")
     parser.add_argument("--dtypes", nargs="+", default=["float32", "float16", "bfloat16"])
-    parser.add_argument("--documents", type=int, default=200, help="of each task")
+    parser.add_argument("--documents", type=int, default=20, help="of each task")
     parser.add_argument("--steps", type=int, default=40, help="of training")
     arguments = parser.parse_args()
     wrong = 0
