@@ -1,5 +1,6 @@
 """A tiny random model and its folder, a suite of built-in skills, and a mirror of real benchmark files."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,18 @@ from conf.schema import Suite, SuiteTask
 from tests import own_documents
 
 SKILLS = ("add", "odd", "close")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_data_cache(tmp_path_factory) -> Iterator[None]:
+    """What lm-eval makes of data sets is kept for this run alone: ``datasets`` takes one mirror for another."""
+    import datasets.config
+
+    folder = tmp_path_factory.mktemp("datasets")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_DATASETS_CACHE", str(folder))
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder)
+        yield
 
 
 @pytest.fixture(scope="session")
