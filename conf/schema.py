@@ -210,7 +210,7 @@ class Pool:
     experts: Dict[str, Checkpoint] = field(default_factory=dict)
     """Experts that exist, by name."""
     tasks: Dict[str, Task] = field(default_factory=dict)
-    """Experts that are fine-tuned here, one a task."""
+    """Experts that are fine-tuned here, one per task."""
     finetuning: Dict[str, Any] = field(default_factory=lambda: {"method": "plain"})
     """How the experts of `tasks` are trained: method and its parameters."""
     optimizer: Optimizer = field(default_factory=Optimizer)
@@ -276,7 +276,7 @@ class Executor:
     threads: Optional[int] = None
     """CPU threads of torch; default: all cores."""
     workers: Optional[int] = None
-    """Ray actors; default: one a GPU, or one a two CPU cores."""
+    """Ray actors; default: one per GPU, or one per two CPU cores."""
     address: Optional[str] = None
     """Address of a Ray cluster; default: this machine."""
     retries: int = 1
