@@ -173,7 +173,7 @@ def _replicate(panel: Panel) -> None:
     tasks = max(1, len(samples.tasks))
     panel.scores = sum(samples.scores.values(), np.zeros(count)) / tasks
     panel.replicates = total / tasks if samples.documents else np.full_like(total, np.nan)
-    low = np.quantile(gain_draws, (1 - draw.confidence) / 2, axis=1) if count else 0.0
+    low = np.quantile(gain_draws, (1 - draw.confidence) / 2, axis=1) if count else np.zeros(0)
     sure = np.where(low > 0, 1.0, np.nan)
     with np.errstate(divide="ignore", invalid="ignore"):
         panel.kept, panel.kept_each = won / gain * sure, ratios / counted

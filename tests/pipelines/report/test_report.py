@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 
 import pytest
 from rich.console import Console
+from synthetic import row as trial
 from synthetic import study
 
 from cli.tables import interference_parts, standings_table, verdict_lines
@@ -190,3 +191,15 @@ def test_every_table_and_page_says_how_its_results_came_about(tmp_path):
         assert "sam: training sam" in text
     text = " ".join(rendered([standings_table(report)], 80).split())
     assert "Every pool: base tiny" in text
+
+
+def test_a_study_in_which_every_trial_failed_has_a_report(tmp_path):
+    failed = trial("base", {"add": [1, 0]}, provenance={"base": "b", "training": None})
+    failed = replace(failed, scores={}, n={}, documents=lambda: None)
+    report = write_report([failed], tmp_path / "out", statistics=Statistics(), title="failed")
+    assert report.verdicts[-1] == "No merge has been scored."
+    assert any("1 trial left out" in note for note in report.notes)
+    console = Console(file=io.StringIO(), width=80)
+    for part in (standings_table(report), *verdict_lines(report), *interference_parts(report)):
+        console.print(part)
+    assert "No merge has been scored" in console.file.getvalue()
