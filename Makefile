@@ -26,6 +26,7 @@ check: lint types contract test
 
 bench: $(STAMP)
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+	$(BIN)/python -m pytest -m benchmark
 
 clean:
 	rm -rf $(VENV) build *.egg-info
