@@ -12,6 +12,7 @@ import typer
 from rich.markup import escape
 
 from cli import terminal
+from cli.completion import answer_bash
 from cli.options import app
 from conf.errors import UserError
 
@@ -42,6 +43,8 @@ def common(
 def main() -> None:
     """Run the command line; bad input is one line on standard error and exit code 2."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if os.environ.get("_MERGEBENCH_COMPLETE") == "complete_bash":
+        return answer_bash(app)
     try:
         arguments = sys.argv[1:]
         anywhere = [text for text in arguments if text in ANYWHERE]

@@ -51,12 +51,22 @@ def doctor(overrides: Overrides = None, json: Json = False, config_dir: ConfigDi
 
 
 def _overview(chosen: Sequence[MethodInfo]) -> Any:
-    rows = []
+    """A table of all methods, their parameters below what they are: a row fits 80 columns without a broken word."""
+    shown = terminal.table(f"{len(chosen)} merge methods", (), box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("method", "what, parameters", "experts", "paper"):
+        shown.add_column(heading, no_wrap=heading != "what, parameters")
     for info in chosen:
-        parameters = ", ".join(f"{p.name}={_value(p.default)}" for p in info.parameters)
-        rows.append((f"[bold]{info.name}[/]", info.pretty, parameters, _count(info), info.url or ""))
-    columns = ("method", "what", "parameters", "experts", "paper")
-    return terminal.table(f"{len(chosen)} merge methods", columns, rows)
+        parameters = " ".join(f"{p.name}={_value(p.default)}" for p in info.parameters)
+        what = f"{escape(info.pretty or '')}\n[dim]{parameters}[/]".rstrip()
+        shown.add_row(f"[bold]{info.name}[/]", what, _count(info).replace(" or more", "+"), _paper(info.url))
+    return shown
+
+
+def _paper(url: str | None) -> str:
+    """arXiv:2306.01708 of an address there, the site of any other."""
+    address = (url or "").removeprefix("https://")
+    site, _, rest = address.partition("/")
+    return f"arXiv:{rest.removeprefix('abs/')}" if site == "arxiv.org" else site
 
 
 def _page(info: MethodInfo) -> Iterator[Any]:

@@ -6,22 +6,18 @@ import dataclasses
 import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 from rich.markup import escape
 
+from cli.completion import complete_override
 from conf.errors import UserError
 
 if TYPE_CHECKING:
     from conf.schema import Config
 
 Command = TypeVar("Command", bound=Callable[..., None])
-
-CONF = Path(__file__).resolve().parents[1] / "conf"
-ADDED = ("experiment", "scale")
-"""Groups that are added with a plus sign, because no default stands for them."""
 
 app = typer.Typer(
     name="mergebench",
@@ -50,18 +46,6 @@ def command(panel: str, *examples: str, name: str | None = None) -> Callable[[Co
         return app.command(called, help=text, rich_help_panel=panel)(function)
 
     return add
-
-
-def complete_override(incomplete: str) -> list[str]:
-    """Completions of a half-typed override, such as ``meth`` → ``method=`` and ``method=ti`` → ``method=ties``."""
-    name, equals, start = incomplete.lstrip("+").partition("=")
-    name = name.partition("@")[0]
-    if not equals:
-        groups = sorted(p.name for p in CONF.iterdir() if p.is_dir() and not p.name.startswith("_"))
-        return [("+" if g in ADDED else "") + g + "=" for g in groups if g.startswith(name)]
-    folder, prefix = CONF / name, incomplete[: len(incomplete) - len(start)]
-    choices = sorted(file.relative_to(folder).with_suffix("").as_posix() for file in folder.rglob("*.yaml"))
-    return [prefix + choice for choice in choices if choice.startswith(start)]
 
 
 Overrides = Annotated[

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,11 +12,11 @@ import typer
 from rich.markup import escape
 
 from cli import terminal
+from cli.entries import PLAIN, entries_table, entry_card, listed
 from cli.options import ConfigDir, Json, Overrides, command, compose_one
-from conf.errors import UserError
+from conf.errors import UserError, nearest
 from pipelines.store.gc import Collection, collect_garbage
-from pipelines.store.records import mean, studies
-from pipelines.store.store import KINDS, Entry, Store, title
+from pipelines.store.store import KINDS, Store
 
 if TYPE_CHECKING:
     from pipelines.upkeep.verify import Check
@@ -26,9 +25,6 @@ PANEL = "Store"
 STATES = {"ok": "green", "differs": "red", "missing": "red", "unknown": "yellow"}
 SHOWN = 40
 """Lines of a table on the terminal; --json has all of them."""
-PLAIN: dict[str, Any] = {"box": None, "pad_edge": False}
-"""The look of tables with many columns."""
-
 Key = Annotated[str, typer.Argument(metavar="KEY", help="Four or more first digits of a key, as `ls` prints them.")]
 Arguments = Annotated[
     list[str] | None,
@@ -36,6 +32,12 @@ Arguments = Annotated[
         metavar="[KEY]... [OVERRIDES]...",
         help="First digits of keys, as `ls` prints them, and Hydra overrides.",
         show_default=False,
+    ),
+]
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[TEXT]... [OVERRIDES]...", help="What to look for, and Hydra overrides.", show_default=False
     ),
 ]
 All = Annotated[bool, typer.Option("--all", help="Check every entry.")]
@@ -60,26 +62,30 @@ Format = Annotated[
 ]
 
 
-@command(PANEL, "", "store=/data/store --json", name="ls")
-def list_entries(overrides: Overrides = None, json: Json = False, config_dir: ConfigDir = None) -> None:
-    """List what the store holds: bases, experts, results, merges, statistics."""
-    config = compose_one("ls", overrides, config_dir)
+@command(PANEL, "", "mergopt --kind experts", "store=/data/store --json", name="ls")
+def list_entries(arguments: Words = None, kind: Kind = None, json: Json = False, config_dir: ConfigDir = None) -> None:
+    """List what the store holds, the newest last: bases, experts, results, merges, statistics.
 
+    Words without an equals sign are looked for in names, methods and training: every one has to be there.
+    """
+    texts, overrides = _words(arguments)
+    config = compose_one("ls", overrides, config_dir)
+    for name in kind or ():
+        if name not in KINDS:
+            raise UserError(f"the store has no kind {name!r}", where="--kind", do=nearest(name, KINDS))
     store = Store(config.store)
-    entries = listed(store)
+    entries = listed(store, kind or KINDS, texts)
     payload = [{"folder": entry.folder, **about} for entry, about in entries]
     terminal.answer(json, payload, entries_table(entries, str(store.root)))
 
 
 @command(PANEL, "3f2a", "experts:3f2a --json")
 def show(key: Key, overrides: Overrides = None, json: Json = False, config_dir: ConfigDir = None) -> None:
-    """Show one entry of the store, by the first digits of its key."""
+    """Show one entry of the store, by the first digits of its key; --json has all that it records."""
     config = compose_one("show", overrides, config_dir)
-    from rich.pretty import Pretty
-
     entry = Store(config.store).find(key)
     about = {"folder": str(entry.folder), **entry.describe()}
-    terminal.answer(json, about, Pretty(about, expand_all=False))
+    terminal.answer(json, about, *(() if json else entry_card(entry, about)), soft_wrap=True)
 
 
 @command(PANEL, "3f2a", "results:3f2a experts:77c0 store=/data/store", "--all --json")
@@ -91,8 +97,8 @@ def verify(
     Merges are made again from their recipes and their weights compared by hash with those that were scored; files of
     bases, experts, kept merges and statistics are hashed again. Exit code 1 where something differs or is missing.
     """
-    keys = [text for text in arguments or () if "=" not in text and not text.startswith("~")]
-    config = compose_one("verify", [text for text in arguments or () if text not in keys], config_dir)
+    keys, overrides = _words(arguments)
+    config = compose_one("verify", overrides, config_dir)
     if bool(keys) == everything:
         raise UserError("nothing says what to check", where="verify", do="name keys, or check everything with --all")
     from pipelines.study.sources import access_of
@@ -193,45 +199,10 @@ def prefetch(overrides: Overrides = None, json: Json = False, config_dir: Config
     terminal.answer(json, vars(fetched), *lines, soft_wrap=True)
 
 
-def listed(store: Store) -> list[tuple[Entry, dict[str, Any]]]:
-    """Every entry and what it says of itself; of a result also its pool and provenance as plain columns."""
-    from pipelines.store.provenance import provenance
-    from pipelines.store.results import pools_of
-
-    records, found = studies(store), []
-    for entry in [entry for kind in KINDS for entry in store.entries(kind)]:
-        about = entry.describe()
-        if "trial" in about:
-            about["provenance"] = {"pool": pools_of(entry.key, records), **provenance(about)}
-        found.append((entry, about))
-    return found
-
-
-def entries_table(entries: Sequence[tuple[Entry, dict[str, Any]]], root: str) -> Any:
-    """Entries by kind: what tells them apart in each row, and below what all of a kind share."""
-    from pipelines.store.provenance import apart, said, training_of
-
-    table = terminal.table(
-        f"{len(entries)} entries in {escape(root)}", ("kind", "key", "what", "how", "mean", "made"), **PLAIN
-    )
-    shared = []
-    for kind in dict.fromkeys(entry.kind for entry, _ in entries):
-        own, rows = [(entry, about) for entry, about in entries if entry.kind == kind], []
-        for entry, about in own:
-            how: dict[str, Any] = {"what": title(about), "pool": None, "training": None}
-            how |= about.get("provenance", {})
-            if kind != "results" and (trained := training_of(str(entry.folder))):
-                how |= {"training": trained["how"], "training_seed": trained["seed"]}
-            rows.append(how)
-        lines, same = apart(rows, ["what", "pool", "training"])
-        shared += [f"all {kind}: {text}"] if (text := said(same)) else []
-        for (entry, about), line in zip(own, lines):
-            made = time.strftime("%Y-%m-%d %H:%M", time.localtime(about["made"]))
-            score = mean([task["value"] for task in about.get("tasks", {}).values() if not task["error"]])
-            cells = (entry.key[:10], escape(line.pop("what")), escape(said(line)))
-            table.add_row(kind, *cells, "" if score is None else f"{score:.4f}", made)
-    table.caption, table.caption_justify = escape("\n".join(shared)), "left"
-    return table
+def _words(arguments: Sequence[str] | None) -> tuple[list[str], list[str]]:
+    """Arguments that are keys or texts, and those that are overrides."""
+    words = [text for text in arguments or () if "=" not in text and not text.startswith("~")]
+    return words, [text for text in arguments or () if text not in words]
 
 
 def results_table(lines: Sequence[dict[str, Any]], same: dict[str, Any]) -> Any:

@@ -64,7 +64,16 @@ def table(title: str, columns: Iterable[str], rows: Iterable[Sequence[Any]] = ()
 
 def fields_line(fields: dict[str, Any]) -> str:
     """``loss 0.1234 step 5`` of a mapping, without what is None."""
-    return " ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in fields.items() if v is not None)
+    return " ".join(f"{name} {_said(name, value)}" for name, value in fields.items() if value is not None)
+
+
+def _said(name: str, value: Any) -> str:
+    """A value in the unit that its name says: bytes of memory, seconds to go."""
+    if name == "memory":
+        return gigabytes(value)
+    if name == "eta":
+        return clock(value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def gigabytes(count: float) -> str:

@@ -42,23 +42,6 @@ def fitting_threads(model: nn.Module) -> int | None:
     return 1 if sum(p.numel() for p in model.parameters()) < TINY else None
 
 
-@contextmanager
-def same_random_state(seed: int | None = None) -> Iterator[None]:
-    """Put torch's (all devices), numpy's and Python's global generators back at the end; seeded inside, if asked."""
-    state, numpy_state = random.getstate(), np.random.get_state()
-    gpus = seed is not None or torch.cuda.is_initialized()  # without a seed, do not wake a GPU that is not used
-    with torch.random.fork_rng(devices=list(range(torch.cuda.device_count())) if gpus else []):
-        if seed is not None:
-            random.seed(seed)
-            np.random.seed(seed % 2**32)
-            torch.manual_seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(state)
-            np.random.set_state(numpy_state)
-
-
 def random_states() -> tuple[Any, ...]:
     """States of Python's, numpy's and torch's global generators."""
     return random.getstate(), np.random.get_state(), torch.initial_seed(), torch.get_rng_state()

@@ -38,6 +38,13 @@ def test_the_command_is_one(call):
         assert result.exit_code == 0, result.exception
 
 
+@pytest.mark.parametrize("call", ALL)
+def test_any_shell_reads_the_command_as_it_is_written(call):
+    """zsh takes unquoted brackets, stars and question marks for file names."""
+    plain = re.sub(r"'[^']*'|\"[^\"]*\"", "", call)
+    assert not set("[]{}~*?<>") & set(plain), plain
+
+
 def test_the_readme_has_commands():
     assert sum(page.name == "README.md" for page in PAGES for _ in commands(page)) >= 8
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from mergeopt_core.merging.mergekit_api import PerExpert, fast_path, method
-from mergeopt_core.merging.randomness import tensor_seed
 from mergeopt_core.merging.trimming import agreeing_, trim
 from mergeopt_core.merging.updates import BLOCK, Updates, block_size, blocks, flat, total
+from mergeopt_core.randomness import tensor_seed
 
 Rescale = Literal["paper", "realised", "l1", "none"]
 

@@ -30,8 +30,8 @@ from mergekit.merge_methods.easy_define import merge_method
 from torch import Tensor
 
 from mergeopt_core.merging.info import MethodInfo, Parameter, check_values, nearest
-from mergeopt_core.merging.randomness import one_thread, random_state_restored, tensor_seed
 from mergeopt_core.merging.updates import Updates
+from mergeopt_core.randomness import one_thread, random_state_restored, tensor_seed
 
 __all__ = ["PerExpert", "PerExpertOfAll", "TensorGroup", "check_parameters", "describe", "fast_path", "method", "names"]
 

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from mergeopt_core.merging.dare import drop
 from mergeopt_core.merging.mergekit_api import PerExpert, method
-from mergeopt_core.merging.randomness import tensor_seed
 from mergeopt_core.merging.ties import kept_globally
 from mergeopt_core.merging.trimming import Models, disjoint_merge, global_thresholds, trim
 from mergeopt_core.merging.updates import Updates
+from mergeopt_core.randomness import tensor_seed
 
 Weights = Literal["auto", "beta", "dirichlet", "p_series"]
 BaseMethod = Literal["average", "task_arithmetic", "ties", "dare", "dare_ties"]

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from mergeopt_core.merging import mergekit_api as api
 from mergeopt_core.merging.info import MethodInfo
-from mergeopt_core.merging.randomness import one_thread
 from mergeopt_core.merging.trimming import Models
 from mergeopt_core.merging.updates import working_dtype
+from mergeopt_core.randomness import one_thread
 
 Members = Sequence[tuple[str, Tensor]]
 

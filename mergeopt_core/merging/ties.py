@@ -113,7 +113,7 @@ def ties_global(
     zero_sign: Literal["positive", "majority"] = "positive",
     prepared: Any = None,
 ) -> Tensor:
-    """TIES with one magnitude threshold for an expert's whole task vector instead of one a tensor.
+    """TIES with one magnitude threshold for an expert's whole task vector instead of one per tensor.
 
     τ_k = Δ_k ⊙ [|Δ_k| ≥ t_k], γ = sign(Σ_k τ_k), W = θ0 + λ · mean of the non-zero τ_k whose sign is γ
 

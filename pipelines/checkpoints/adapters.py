@@ -16,7 +16,7 @@ from typing import Any, Union
 import torch
 from torch import Tensor
 
-from mergeopt_core.merging.randomness import one_thread
+from mergeopt_core.randomness import one_thread
 from pipelines.checkpoints.checkpoint import OpenCheckpoint
 from pipelines.checkpoints.headers import EMBEDDING, HEAD, Mismatch, TensorInfo, first
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from conf.errors import UserError
 from conf.schema import Suite
+from mergeopt_core.randomness import random_state_restored
 from pipelines.evaluate.attacks import attack_named, perturb_prompt
 from pipelines.evaluate.build import BuiltTask, Leaf, build_task, choose, reason, remember_documents
 from pipelines.evaluate.engine import common
@@ -26,7 +27,6 @@ from pipelines.process import (
     offline,
     random_states,
     restore,
-    same_random_state,
     silence,
     sow,
     threads,
@@ -58,7 +58,7 @@ class Evaluator:
             self.attack = attack_named(suite.attack)
         except ValueError as error:
             raise UserError(str(error), where=f"suite {suite.name}") from None
-        with same_random_state(), silence(), fresh_maps(), offline(not online or datasets is not None):
+        with random_state_restored(), silence(), fresh_maps(), offline(not online or datasets is not None):
             self.lm = LiveLM(Path(tokenizer_folder), batch_size=suite.batch_size, max_length=suite.max_length)
             index = task_index(OWN_TASKS, suite.include_path)
             with progress.step(f"building {suite.name}", len(suite.tasks)) as step:
@@ -97,7 +97,7 @@ class Evaluator:
         self._check(model)
         start = time.perf_counter()
         who = name or getattr(model, "name_or_path", "") or type(model).__name__
-        with same_random_state(), silence(), threads(self.threads or fitting_threads(model)), at_rest(model):
+        with random_state_restored(), silence(), threads(self.threads or fitting_threads(model)), at_rest(model):
             while True:
                 try:
                     failed = self._answers(model, who, progress)

@@ -20,6 +20,7 @@ from transformers import TrainingArguments
 from conf.errors import UserError
 from conf.schema import Optimizer, Task, Training
 from mergeopt_core.finetuning import MasterWeights
+from mergeopt_core.randomness import random_state_restored
 from pipelines.checkpoints.card import base_name as name_of
 from pipelines.checkpoints.card import write_card
 from pipelines.finetune.data import Row, read_rows, task_fingerprint
@@ -28,7 +29,7 @@ from pipelines.finetune.optimizers import base_optimizer, check_finetuning, chec
 from pipelines.finetune.tangent import delinearise, write_flag
 from pipelines.finetune.tokens import Collator, PackCollator, encode, pack
 from pipelines.finetune.trainer import ExpertTrainer, MetricsCallback, NotFiniteError
-from pipelines.process import same_random_state, silence, threads, uncollected
+from pipelines.process import silence, threads, uncollected
 from pipelines.progress import SILENT, Progress
 
 SMALL = 2_000_000
@@ -99,7 +100,7 @@ def finetune(
     check_training(training, method["method"])
     checkpoints = checkpoints or out.with_name(out.name + ".checkpoints")
     run = Run(base, task, method, optimizer, training, seed, out, name or task.name, datasets, online, checkpoints)
-    with silence(), same_random_state(seed), uncollected():
+    with silence(), random_state_restored(seed), uncollected():
         rows = read_rows(task, seed, datasets, online)
         loaded = load(base, training, method["method"], device)
         _check_room(run, loaded)

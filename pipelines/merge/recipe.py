@@ -48,17 +48,6 @@ class Recipe:
         """Plain fields, for JSON."""
         return {**dataclasses.asdict(self), "experts": list(self.experts)}
 
-    @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> Recipe:
-        """The recipe with these fields; ``UserError`` naming the nearest where a field is unknown."""
-        known = [f.name for f in dataclasses.fields(cls)]
-        for name in fields:
-            if name not in known:
-                raise UserError(f"a recipe has no field {name!r}", do=nearest(name, known))
-        if missing := {"base", "experts", "method"} - set(fields):
-            raise UserError(f"the recipe lacks {', '.join(sorted(missing))}", do="give all of base, experts and method")
-        return cls(**fields)
-
     def with_parameters(self, parameters: Mapping[str, Any]) -> Recipe:
         """The same recipe with other parameters (for example with the defaults filled in)."""
         return dataclasses.replace(self, parameters=dict(parameters))

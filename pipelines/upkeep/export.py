@@ -114,4 +114,4 @@ def merge_of(about: Mapping[str, Any], access: Access) -> Merge:
     """The merge that a result's or a kept merge's recipe makes, with its checkpoints open."""
     base, *experts = sources_of(about, access.store)
     information = [located(source, access.store) for source in about.get("statistics", [])]
-    return open_merge(Recipe.from_dict(about["recipe"]), base, experts, information, access.open)
+    return open_merge(Recipe(**about["recipe"]), base, experts, information, access.open)

@@ -1,11 +1,13 @@
+import os
 import re
 import subprocess
 import sys
 
+import pytest
 from typer.testing import CliRunner
 
 from cli.app import app
-from cli.options import complete_override
+from cli.completion import complete_override
 
 COMMANDS = (
     *("finetune", "merge", "evaluate", "statistics", "sweep", "plan", "report", "search", "methods", "doctor"),
@@ -48,3 +50,21 @@ def test_completion_of_groups_and_choices():
     assert "method=ties" in complete_override("method=ti")
     assert "+method@methods.x=della" in complete_override("+method@methods.x=dell")
     assert complete_override("nonsense=x") == []
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["merge", "meth"], ["method="]),
+        (["merge", "method", "=", "wud"], ["wudi"]),
+        (["sweep", "+method", "@", "methods.x", "=", "della_"], ["della_linear"]),
+        (["sweep", "suite", "=", "skills", "+experiment", "=", "quick"], ["quickstart"]),
+    ],
+)
+def test_completion_as_bash_asks_for_it(words, expected):
+    """bash splits words at ``=`` and ``@``, and replaces the last part alone by an answer."""
+    own = {"_MERGEBENCH_COMPLETE": "complete_bash", "COMP_CWORD": str(len(words))}
+    env = {**os.environ, **own, "COMP_WORDS": "\n".join(["mergebench", *words])}
+    script = "import sys; sys.argv = ['mergebench']; from cli.app import main; main()"
+    done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True)
+    assert done.stdout.split() == expected

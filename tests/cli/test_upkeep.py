@@ -60,6 +60,23 @@ def test_the_store_is_looked_after(call, swept, tmp_path, own_store):
     assert "differs" in out
 
 
+def test_entries_are_found_by_kind_and_words_and_shown_as_a_card(call, swept):
+    entries = json.loads(call("ls", "--json")[1])
+    results = json.loads(call("ls", "--kind", "results", "--json")[1])
+    assert {entry["kind"] for entry in results} == {"results"}
+    assert len(results) == sum(entry["kind"] == "results" for entry in entries) == 4
+    assert [entry["made"] for entry in results] == sorted(entry["made"] for entry in results)
+    (merged,) = json.loads(call("ls", "linear", "--json")[1])
+    assert merged["trial"] == "merge"
+    code, card, _ = call("show", merged["key"][:10])
+    assert code == 0
+    assert merged["key"] in card
+    assert "method   linear" in card
+    assert f"{merged['tasks']['add']['value']:.4f}" in card
+    code, _, err = call("ls", "--kind", "exprts")
+    assert (code, "experts" in err) == (2, True)
+
+
 def test_statistics_and_search_answer_in_json(call, tiny_pool):
     settings = (*tiny_pool.overrides, *SUITE, "collect.examples=3")
     code, out, _ = call("statistics", *tiny_pool.overrides, "collect.examples=3", "collect.kinds=[fisher]", "--json")

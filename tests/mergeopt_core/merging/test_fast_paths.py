@@ -8,8 +8,8 @@ from golden_calls import merge_model
 from mergekit.merge_methods.api import merge_tensors
 
 from mergeopt_core.merging import dare, describe, names
-from mergeopt_core.merging.randomness import one_thread
 from mergeopt_core.merging.updates import BLOCK
+from mergeopt_core.randomness import one_thread
 from mergeopt_core.spectral import spectrum as spectral_factors
 
 NAME = "model.layers.0.self_attn.v_proj.weight"

@@ -6,7 +6,7 @@ import torch
 from golden_calls import merge_model
 
 from mergeopt_core.merging import dare, fisher_regmean, mixup, wudi
-from mergeopt_core.merging.randomness import tensor_seed
+from mergeopt_core.randomness import tensor_seed
 
 NAME = "model.layers.0.self_attn.q_proj.weight"
 NORM = "model.norm.weight"

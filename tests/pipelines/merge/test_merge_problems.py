@@ -101,11 +101,6 @@ def test_a_misspelt_dtype(dtype):
         Recipe("b", ("e",), "linear", dtype=dtype)
 
 
-def test_a_misspelt_field_of_a_recipe():
-    with pytest.raises(UserError, match=r"no field 'metod': did you mean method"):
-        Recipe.from_dict({"base": "b", "experts": ["e"], "metod": "linear"})
-
-
 class TestRead:
     """Merges of unlike checkpoints that can be made."""
 

@@ -48,7 +48,7 @@ def test_what_lies_beside_the_weights(pool, tmp_path):
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["dtype"] == "bfloat16"
     record = json.loads((tmp_path / "out" / "mergebench_recipe.json").read_text())
-    recipe = Recipe.from_dict(record["recipe"])
+    recipe = Recipe(**record["recipe"])
     assert (recipe.seed, recipe.parameters["density"], recipe.experts) == (9, 0.25, tuple(map(str, experts)))
     card = (tmp_path / "out" / "README.md").read_text()
     front = yaml.safe_load(card.split("---")[1])
@@ -65,7 +65,7 @@ def test_the_recipe_makes_the_same_bits_again(pool, tmp_path):
     base, experts = pool
     write_merge(merge_of(base, experts, "dare_ties", {"density": 0.4}, seed=4), tmp_path / "a")
     fields = json.loads((tmp_path / "a" / "mergebench_recipe.json").read_text())["recipe"]
-    recipe = Recipe.from_dict(fields)
+    recipe = Recipe(**fields)
     again = merge_of(base, experts, recipe.method, recipe.parameters, seed=recipe.seed, dtype=recipe.dtype)
     assert_same(weights(tmp_path / "a"), dict(again.tensors()))
 

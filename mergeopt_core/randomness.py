@@ -1,4 +1,4 @@
-"""Random numbers that belong to a tensor: the same in any order of tensors, on any number of threads."""
+"""Random numbers that belong to a tensor, the same in any order and on any number of threads; guards of states."""
 
 from __future__ import annotations
 
@@ -36,10 +36,13 @@ def one_thread() -> Iterator[None]:
 
 @contextmanager
 def random_state_restored(seed: int | None = None) -> Iterator[None]:
-    """Put Python's, numpy's and torch's (all devices) global generators back at the end; ``seed`` seeds torch's."""
+    """Put torch's (all devices), numpy's and Python's global generators back at the end; seeded inside, if asked."""
     python, array = random.getstate(), np.random.get_state()
+    # a GPU that nobody has used yet is not woken for this
     with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []):
         if seed is not None:
+            random.seed(seed)
+            np.random.seed(seed % 2**32)
             torch.manual_seed(seed)
         try:
             yield

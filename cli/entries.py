@@ -1,0 +1,118 @@
+"""Entries of the store as people read them: a list, and a card of one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.markup import escape
+
+from cli import terminal
+from pipelines.store.records import mean, studies
+from pipelines.store.store import KINDS, Entry, Store, title
+
+PLAIN: dict[str, Any] = {"box": None, "pad_edge": False}
+"""The look of tables with many columns."""
+DATE = "%Y-%m-%d %H:%M"
+
+
+def listed(
+    store: Store, kinds: Collection[str] = KINDS, texts: Sequence[str] = ()
+) -> list[tuple[Entry, dict[str, Any]]]:
+    """Entries of these kinds that name all the texts, the newest of a kind last, and what each says of itself.
+
+    Of a result also its pool and provenance as plain columns.
+    """
+    from pipelines.store.provenance import provenance, training_of
+    from pipelines.store.results import pools_of
+
+    records, found = studies(store), []
+    for entry in [entry for kind in KINDS if kind in kinds for entry in store.entries(kind)]:
+        about = entry.describe()
+        if "trial" in about:
+            about["provenance"] = {"pool": pools_of(entry.key, records), **provenance(about)}
+        how = str({**about.get("provenance", {}), "trained": training_of(str(entry.folder)) or ""})
+        if all(text.lower() in f"{entry.key} {title(about)} {how}".lower() for text in texts):
+            found.append((entry, about))
+    return sorted(found, key=lambda pair: (KINDS.index(pair[0].kind), pair[1]["made"]))
+
+
+def entries_table(entries: Sequence[tuple[Entry, dict[str, Any]]], root: str) -> Any:
+    """Entries by kind: what tells them apart in each row, and below what all of a kind share."""
+    from pipelines.store.provenance import apart, said, training_of
+
+    table = terminal.table(
+        f"{len(entries)} entries in {escape(root)}", ("kind", "key", "what", "how", "mean", "made"), **PLAIN
+    )
+    shared = []
+    for kind in dict.fromkeys(entry.kind for entry, _ in entries):
+        own, rows = [(entry, about) for entry, about in entries if entry.kind == kind], []
+        for entry, about in own:
+            how: dict[str, Any] = {"what": title(about), "pool": None, "training": None}
+            how |= about.get("provenance", {})
+            if kind != "results" and (trained := training_of(str(entry.folder))):
+                how |= {"training": trained["how"], "training_seed": trained["seed"]}
+            rows.append(how)
+        lines, same = apart(rows, ["what", "pool", "training"])
+        shared += [f"all {kind}: {text}"] if (text := said(same)) else []
+        for (entry, about), line in zip(own, lines):
+            made = time.strftime(DATE, time.localtime(about["made"]))
+            score = mean([task["value"] for task in about.get("tasks", {}).values() if not task["error"]])
+            cells = (entry.key[:10], escape(line.pop("what")), escape(said(line)))
+            table.add_row(kind, *cells, "" if score is None else f"{score:.4f}", made)
+    table.caption, table.caption_justify = escape("\n".join(shared)), "left"
+    return table
+
+
+def entry_card(entry: Entry, about: Mapping[str, Any]) -> Iterator[Any]:
+    """What an entry is, how it came about and, of a result, its scores."""
+    yield f"[bold]{escape(title(about) or entry.key[:10])}[/]  {entry.kind}:{entry.key}"
+    facts = {
+        "folder": about["folder"],
+        "made": time.strftime(DATE, time.localtime(about["made"])),
+        "size": terminal.gigabytes(sum(file.stat().st_size for file in entry.folder.rglob("*") if file.is_file())),
+        **_origin(entry, about),
+        "seconds": terminal.fields_line(about.get("seconds", {})),
+        "summary": terminal.fields_line(about.get("summary", {})),
+        "weights": about.get("weights") or about.get("fingerprint"),
+    }
+    card = terminal.table("", ("", ""), show_header=False, **PLAIN)
+    for name, value in facts.items():
+        if value:
+            card.add_row(f"[dim]{name}[/]", escape(str(value)))
+    yield card
+    if tasks := about.get("tasks"):
+        yield _scores(tasks)
+
+
+def _origin(entry: Entry, about: Mapping[str, Any]) -> dict[str, Any]:
+    """Recipe, training and evaluation settings as lines, of what has them."""
+    from pipelines.store.provenance import provenance, said, training_of
+
+    facts: dict[str, Any] = {}
+    if recipe := about.get("recipe"):
+        parameters = " ".join(f"{name}={value}" for name, value in recipe["parameters"].items())
+        facts["method"] = f"{recipe['method']} {parameters}"
+    if about.get("names"):
+        facts["experts"] = ", ".join(about["names"])
+    if "trial" in about:
+        facts |= {"how": said(provenance(about))}
+    elif trained := training_of(str(entry.folder)):
+        facts |= {"base": about["base"]["path"], "training": f"{trained['how']}, seed {trained['seed']}"}
+    elif spec := about.get("spec"):
+        facts["made from"] = said(spec)
+    return facts
+
+
+def _scores(tasks: Mapping[str, Mapping[str, Any]]) -> Any:
+    table = terminal.table("", ("task", "metric", "score", "stderr", "documents"), **PLAIN)
+    for name, task in tasks.items():
+        error = task.get("stderr")
+        cells = [f"failed: {task['error']}"] if task["error"] else [f"{task['value']:.4f}"]
+        cells += ["" if error is None else f"{error:.4f}", str(task.get("n", ""))]
+        table.add_row(escape(name), escape(str(task.get("metric", ""))), *map(escape, cells))
+    average = mean([task["value"] for task in tasks.values() if not task["error"]])
+    if average is not None and len(tasks) > 1:
+        table.add_row("[bold]mean[/]", "", f"[bold]{average:.4f}[/]")
+    return table
