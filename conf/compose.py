@@ -9,11 +9,10 @@ live.
 
 from __future__ import annotations
 
-import copy
 import functools
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,8 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
 from conf.errors import UserError, nearest, no_yaml
-from conf.schema import Config, Scale, Suite
+from conf.scaling import apply_scale
+from conf.schema import Config
 
 FOLDER = Path(__file__).parent
 
@@ -46,9 +46,6 @@ VALUES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or 
 """What a key of OmegaConf's kinds takes."""
 FAULTS = (HydraException, OmegaConfBaseException, AssertionError, ValueError, TypeError, AttributeError)
 """What Hydra raises for configurations that mean nothing to it."""
-
-LENGTHS = ("scale", "loc", "fit_start")
-"""Parameters of MergOPT that are lengths in the weights' units."""
 
 
 def groups(folders: Sequence[Path] = (FOLDER,)) -> dict[str, list[str]]:
@@ -250,65 +247,3 @@ def _pools_as_written(tree: DictConfig, overrides: Sequence[Override], folders: 
             order[place] = name
     for name in order if order != list(tree.pools) else ():
         tree.pools[name] = tree.pools.pop(name)
-
-
-def apply_scale(tree: DictConfig, *, keep_suite: bool = False) -> None:
-    """Replace pools and suite of a composed tree by those of ``tree.scale``, in place.
-
-    Hydra merges dictionaries and cannot replace one. Pools of the built-in base are left alone; pools that become equal
-    (they differed in nothing but their base and experts) become one. What a pool says of training stays, in the small
-    world's units. The suite is left alone with ``keep_suite``; its attack stays in any case.
-    """
-    scale: Any = OmegaConf.to_container(tree.scale)
-    small: Node = {}
-    if scale["pool"] is not None:
-        pools: Any = OmegaConf.to_container(tree.pools, resolve=True)
-        found = {name: _small(pool, scale) if pool["base"]["path"] else pool for name, pool in pools.items()}
-        tree.pools, small["pools"] = {}, dict(_distinct(found, scale["name"]))
-    if scale["suite"] is not None and not keep_suite:
-        small["suite"] = {**scale["suite"], "attack": tree.suite.attack}
-        tree.suite = OmegaConf.structured(Suite)
-    tree.scale = OmegaConf.structured(Scale(name=scale["name"]))
-    tree.merge_with(small)
-
-
-def _small(pool: Node, scale: Node) -> Node:
-    """The scale's pool, trained as this one is: learning rate, batch size and MergOPT's lengths times a factor."""
-    small = copy.deepcopy(scale["pool"])
-    if not pool["tasks"]:
-        return small
-    batch = pool["training"]["batch_size"] * pool["training"]["accumulation"]
-    small["finetuning"] = _in_units(pool["finetuning"], scale["offset"])
-    small["optimizer"] |= {key: pool["optimizer"][key] for key in ("name", "momentum")}
-    small["optimizer"]["lr"] = _times(pool["optimizer"]["lr"], scale["lr"])
-    small["training"]["batch_size"] = max(1, round(batch * scale["batch_size"]))
-    small |= {key: pool[key] for key in ("budget", "seed", "reference")}
-    own = [task["finetuning"] for task in pool["tasks"].values()]
-    for task, finetuning in zip(small["tasks"].values(), itertools.cycle(own)):
-        task["finetuning"] = _in_units(finetuning, scale["offset"])
-    return small
-
-
-def _in_units(finetuning: Node, offset: float) -> Node:
-    """A fine-tuning method with its lengths times a factor."""
-    lengths = {key: finetuning[key] for key in LENGTHS if isinstance(finetuning.get(key), (int, float))}
-    return {**finetuning, **{key: _times(value, offset) for key, value in lengths.items()}}
-
-
-def _times(value: float, factor: float) -> float:
-    """The product without the noise of its last digits, so that equal settings have equal keys."""
-    return float(f"{value * factor:.12g}")
-
-
-def _distinct(pools: dict[str, Node], fallback: str) -> Iterator[tuple[str, Node]]:
-    """Each distinct pool once, under the words that the names of its equals begin with."""
-    equals = {name: [n for n, other in pools.items() if other == pool] for name, pool in pools.items()}
-    firsts = {name: names for name, names in equals.items() if name == names[0]}
-    taken = {name for name, names in firsts.items() if len(names) == 1}
-    for first, names in firsts.items():
-        # the words that all begin with: "standard" of standard_llama_1b and standard_qwen_4b
-        columns = zip(*(name.split("_") for name in names))
-        shared = "_".join(words[0] for words in itertools.takewhile(lambda words: len(set(words)) == 1, columns))
-        name = first if len(names) == 1 or (shared or fallback) in taken else shared or fallback
-        taken.add(name)
-        yield name, pools[first]
