@@ -16,7 +16,7 @@ from cli.completion import answer_bash
 from cli.options import app
 from conf.errors import UserError
 
-from cli import models, studies, help, store  # isort: skip  # noqa: F401  # the order of their commands in help
+from cli import models, studies, compare, help, store  # isort: skip  # noqa: F401  # the order of their commands in help
 
 ANYWHERE = ("-v", "--verbose", "-q", "--quiet")
 """Options of the application that may also stand behind the command."""

@@ -93,6 +93,12 @@ def compose_one(doing: str, overrides: list[str] | None, folder: str | None, cfg
     return compose_all(doing, overrides, folder, cfg, one=True)[0]
 
 
+def split_words(arguments: Sequence[str] | None) -> tuple[list[str], list[str]]:
+    """Arguments that are names, keys or texts, and those that are overrides."""
+    words = [text for text in arguments or () if "=" not in text and not text.startswith("~")]
+    return words, [text for text in arguments or () if text not in words]
+
+
 EVERYWHERE = "store runs datasets online allow_pickle"
 HERE = "executor.device executor.threads"
 MERGE = "experts method dtype vocab strict collect.task seed"
@@ -116,6 +122,7 @@ READS = {
     "verify": HERE,
     "export": f"out {HERE}",
     "results": "name out",
+    "compare": "statistics out",
     "prefetch": "suite out",
     **dict.fromkeys(("ls", "show", "gc", "doctor"), ""),
 }

@@ -13,7 +13,7 @@ from rich.markup import escape
 
 from cli import terminal
 from cli.entries import PLAIN, entries_table, entry_card, listed
-from cli.options import ConfigDir, Json, Overrides, command, compose_one
+from cli.options import ConfigDir, Json, Overrides, command, compose_one, split_words
 from conf.errors import UserError, nearest
 from pipelines.store.gc import Collection, collect_garbage
 from pipelines.store.store import KINDS, Store
@@ -68,7 +68,7 @@ def list_entries(arguments: Words = None, kind: Kind = None, json: Json = False,
 
     Words without an equals sign are looked for in names, methods and training: every one has to be there.
     """
-    texts, overrides = _words(arguments)
+    texts, overrides = split_words(arguments)
     config = compose_one("ls", overrides, config_dir)
     for name in kind or ():
         if name not in KINDS:
@@ -97,7 +97,7 @@ def verify(
     Merges are made again from their recipes and their weights compared by hash with those that were scored; files of
     bases, experts, kept merges and statistics are hashed again. Exit code 1 where something differs or is missing.
     """
-    keys, overrides = _words(arguments)
+    keys, overrides = split_words(arguments)
     config = compose_one("verify", overrides, config_dir)
     if bool(keys) == everything:
         raise UserError("nothing says what to check", where="verify", do="name keys, or check everything with --all")
@@ -197,12 +197,6 @@ def prefetch(overrides: Overrides = None, json: Json = False, config_dir: Config
         lines.append(f"[yellow]put by hand into {fetched.folder / folder}: its data are on no hub[/]")
     lines.append(f"[dim]use it with datasets={fetched.folder}[/]")
     terminal.answer(json, vars(fetched), *lines, soft_wrap=True)
-
-
-def _words(arguments: Sequence[str] | None) -> tuple[list[str], list[str]]:
-    """Arguments that are keys or texts, and those that are overrides."""
-    words = [text for text in arguments or () if "=" not in text and not text.startswith("~")]
-    return words, [text for text in arguments or () if text not in words]
 
 
 def results_table(lines: Sequence[dict[str, Any]], same: dict[str, Any]) -> Any:

@@ -19,6 +19,7 @@ from mergeopt_core.statistics.constructive import (
     share_kept,
     union_test,
 )
+from mergeopt_core.statistics.power import detectable, documents_needed
 from mergeopt_core.statistics.tests import (
     Interval,
     benjamini_hochberg,
@@ -31,7 +32,7 @@ from mergeopt_core.statistics.tests import (
 
 __all__ = [
     "Interval", "Standing", "Tally", "benjamini_hochberg", "binomial_test", "bootstrap_mean", "clopper_pearson",
-    "cluster_weights", "constructive", "difference_p", "holm", "leads", "macro_replicates", "mcnemar",
-    "paired_bootstrap", "percentile_interval", "performance_drop", "share_kept", "sign_flip", "task_replicates",
-    "union_test", "wilson",
+    "cluster_weights", "constructive", "detectable", "difference_p", "documents_needed", "holm", "leads",
+    "macro_replicates", "mcnemar", "paired_bootstrap", "percentile_interval", "performance_drop", "share_kept",
+    "sign_flip", "task_replicates", "union_test", "wilson",
 ]  # fmt: skip

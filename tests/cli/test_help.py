@@ -10,7 +10,19 @@ from cli.app import app
 from cli.completion import complete_override
 
 COMMANDS = (
-    *("finetune", "merge", "evaluate", "statistics", "sweep", "plan", "report", "search", "methods", "doctor"),
+    *(
+        "finetune",
+        "merge",
+        "evaluate",
+        "statistics",
+        "sweep",
+        "plan",
+        "report",
+        "search",
+        "compare",
+        "methods",
+        "doctor",
+    ),
     *("ls", "show", "verify", "gc", "export", "results", "prefetch"),
 )
 
