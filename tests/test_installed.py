@@ -45,7 +45,7 @@ def test_a_wheel_holds_one_package_with_every_file_of_ours(wheel, source):
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     ours = {f.relative_to(source) for room in ROOMS for f in (source / room).rglob("*") if f.is_file()}
     ours = {f for f in ours if f.suffix != ".pyc" and Path("cli/mergebench") not in f.parents}
-    entry = {"mergebench/__init__.py", "mergebench/__main__.py"}
+    entry = {f"mergebench/{name}.py" for name in ("__init__", "__main__", "api")}
     assert names == entry | {f"mergebench/packages/{f.as_posix()}" for f in ours}
     assert "mergebench/packages/conf/experiment/quickstart.yaml" in names
 

@@ -2,13 +2,15 @@
 
 The code's packages have common names (``cli``, ``conf``, …). An installation keeps them in a folder of its own, out of
 sight of other programs; importing ``mergebench`` puts that folder on the module path of the process, and then
-``import pipelines`` works as it does in a checkout.
+``import pipelines`` works as it does in a checkout. ``mergebench.study`` and its like are in ``api``.
 """
 
 import sys
 from pathlib import Path
+from typing import Any
 
 PACKAGES = ("cli", "conf", "pipelines", "mergeopt_core")
+API = ("UserError", "compare", "evaluate", "finetune", "merge", "results", "study")
 
 _here = Path(__file__).resolve().parent
 _folder = _here / "packages" if (_here / "packages").is_dir() else _here.parents[1]  # installed, or in a checkout
@@ -19,6 +21,19 @@ for _name in PACKAGES:
             f"mergebench needs a package {_name} of its own, but {_taken} is loaded: import mergebench first"
         )
 sys.path.insert(0, str(_folder))  # first, so that no other package of such a name is taken for ours
+
+
+def __getattr__(name: str) -> Any:
+    """Load a function of the API when it is asked for: the command needs none of them."""
+    if name in API:
+        from mergebench import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'mergebench' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted((*globals(), *API))
 
 
 def main() -> None:
