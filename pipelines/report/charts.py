@@ -1,0 +1,249 @@
+"""Figures as Vega-Lite specifications: small panels on shared axes, one scale of colours, a legend in rank order.
+
+A specification's parameters ``hidden`` (names of lines), ``bands`` and ``subsets`` switch parts of it on a page;
+``usermeta`` holds what a page needs for a legend of its own.
+"""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from pipelines.report import maps
+from pipelines.report.plot import GAP, INK, SHOWN, WIDTH, Layers, Plot, View, axes, axis_title, by_dash, panels_of, tidy
+from pipelines.report.styles import REFERENCES, Style, styles
+
+
+def specification(
+    view: View, data: pd.DataFrame, references: pd.DataFrame | None = None, names: Mapping[str, Style] | None = None
+) -> dict[str, Any]:
+    """The Vega-Lite specification of a figure, which is the same for the same data.
+
+    Args:
+        view: its title, kind and axes.
+        data: columns panel, line, x, y and low, high where there are intervals; z for heat and contour. In a histogram
+            a bar is a row with low and high, its edges; other rows are points of a curve. Rows with a ``subset`` are
+            single points behind the mean. Further columns are shown when a reader points at a mark.
+        references: horizontal lines; columns panel, name, y.
+        names: styles by line, so that all figures of a report agree; by default those of this figure alone.
+    """
+    frame = tidy(data)
+    refs = pd.DataFrame(columns=["panel", "name", "y"]) if references is None else references.fillna({"panel": ""})
+    known = styles(frame["line"].unique())
+    plot = Plot(view, frame, refs, {**known, **(names or {})})
+    kinds: dict[str, Callable[[Plot], dict[str, Layers]]] = {
+        "lines": _lines, "bars": _bars, "scatter": _scatter, "histogram": _histogram,
+        "radar": maps.radar, "heat": maps.heat, "contour": maps.contour,
+    }  # fmt: skip
+    with alt.data_transformers.enable("default", max_rows=None):
+        spec = _assemble(plot, kinds[view.kind](plot)).to_dict()
+    spec["config"]["legend"]["layout"] = {"bottom": {"direction": "vertical", "anchor": "start"}}  # unknown to Altair
+    return spec
+
+
+# The whole: panels in rows
+
+
+def _assemble(plot: Plot, panels: Mapping[str, Layers]) -> Any:
+    """Panels in full rows, with a title and how it all looks."""
+    drawn = [[_panel(plot, name, panels[name], len(row)) for name in row] for row in plot.rows]
+    rows = [alt.hconcat(*row, spacing=GAP) for row in drawn]
+    chart = alt.vconcat(*rows, spacing=GAP) if len(rows) > 1 else rows[0]
+    switches = {"hidden": [], "bands": True, "subsets": False}
+    chart = chart.add_params(*(alt.param(name=name, value=value) for name, value in switches.items()))
+    chart = chart.resolve_scale(color="shared", shape="shared", strokeDash="shared")
+    chart = chart.properties(title=alt.Title(textwrap.wrap(plot.view.title, 62) or [""]), usermeta=_usermeta(plot))
+    return chart.configure(**CONFIG)
+
+
+def _panel(plot: Plot, name: str, layers: Layers, columns: int) -> Any:
+    width = (WIDTH - GAP * (columns - 1)) // columns
+    square = plot.view.kind in ("radar", "heat", "contour")
+    height = width if square else {1: 250, 2: 180}.get(columns, 140)
+    panel = alt.layer(*layers).properties(width=width, height=height)
+    if sum(map(len, plot.rows)) == 1:
+        return panel
+    return panel.properties(title=alt.Title(textwrap.wrap(name, max(8, width // 7)), fontSize=12, anchor="start"))
+
+
+def _usermeta(plot: Plot) -> dict[str, Any]:
+    """Lines, reference lines and what can be switched, for a page's legend."""
+    names = [name for name in plot.lines if name]
+    lines = [{"name": n, **{k: getattr(plot.styles[n], k) for k in ("color", "shape", "dash")}} for n in names]
+    references = [{"name": name, "dash": REFERENCES.get(name, ())} for name in plot.references["name"].unique()]
+    known = bool(plot.means["low"].notna().any()) and plot.view.kind in ("lines", "bars", "scatter")
+    subsets = bool((plot.frame["subset"] != "").any())
+    return {"lines": lines, "references": references, "bands": known, "subsets": subsets}
+
+
+CONFIG: dict[str, Any] = {
+    "background": "white",
+    "font": "system-ui, 'Liberation Sans', Helvetica, Arial, sans-serif",
+    "title": {"color": INK, "fontSize": 13, "anchor": "start", "fontWeight": 600, "offset": 8},
+    "axis": {
+        "labelColor": INK, "titleColor": INK, "labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal",
+        "domainColor": INK, "domainOpacity": 0.5, "tickColor": INK, "tickOpacity": 0.5, "tickCount": 5,
+        "gridColor": INK, "gridOpacity": 0.12,
+    },
+    "axisX": {"grid": False},
+    "view": {"stroke": None},
+    "legend": {
+        "orient": "bottom", "labelColor": INK, "labelFontSize": 12, "labelLimit": 400, "symbolSize": 70, "title": None,
+        "columnPadding": 14, "rowPadding": 3,
+    },
+}  # fmt: skip
+
+
+# The kinds
+
+
+def _lines(plot: Plot) -> dict[str, Layers]:
+    """Lines with bands; whiskers where a line has one point, or bands of many lines would cover one another."""
+    means = plot.means
+    single = means.groupby(["panel", "line"])["x"].transform("count") == 1
+    many = means["line"].nunique() > 6
+    if plot.numeric and (many or single.all()):
+        plot.dodge()
+        means = plot.means
+    panels = {}
+    for name, own in panels_of(plot):
+        place, color = axes(plot, name), plot.color()
+        mean = own["subset"] == ""
+        layers = _subsets(plot, own, place)
+        whiskers = own[mean & (single.reindex(own.index, fill_value=False) | many)]
+        layers += _interval(whiskers, place, color, "rule")
+        if not many:
+            layers += _interval(own[mean].drop(whiskers.index), place, color, "area")
+        for dash, rows in by_dash(plot, own[mean]):
+            line = alt.Chart(rows).mark_line(strokeWidth=1.7, strokeDash=list(dash))
+            layers.append(line.encode(**place, color=color).transform_filter(SHOWN))
+        panels[name] = [*layers, *_references(plot, name, place["y"]), _points(plot, own[mean], place)]
+    return panels
+
+
+def _scatter(plot: Plot) -> dict[str, Layers]:
+    panels = {}
+    for name, own in panels_of(plot):
+        place, mean = axes(plot, name), own["subset"] == ""
+        layers = _subsets(plot, own, place) + _interval(own[mean], place, plot.color(), "rule")
+        panels[name] = [*layers, _points(plot, own[mean], place), *_references(plot, name, place["y"])]
+    return panels
+
+
+def _bars(plot: Plot) -> dict[str, Layers]:
+    """Grouped bars from zero with whiskers."""
+    frame = plot.frame
+    if plot.numeric:
+        labels = {x: f"{x:g}" for x in sorted(frame["x"].unique())}
+        frame = frame.sort_values("x", kind="stable")
+        plot.frame = frame.assign(x=frame["x"].map(labels), at=frame["x"].map(labels))
+    grouped = len(plot.lines) > 1
+    panels = {}
+    for name, own in panels_of(plot):
+        place = axes(plot, name, zero=True)
+        if grouped:
+            place["xOffset"] = alt.XOffset("line:N", sort=plot.lines)
+        rows = own[own["subset"] == ""]
+        bars = alt.Chart(rows).mark_bar().encode(**place, color=plot.color(pale=True), tooltip=_tooltip(plot, rows))
+        layers = [bars.transform_filter(SHOWN), *_interval(rows, place, alt.value(INK), "rule")]
+        panels[name] = layers + _references(plot, name, place["y"])
+    return panels
+
+
+def _histogram(plot: Plot) -> dict[str, Layers]:
+    """Bars between their edges, and curves over them; of bare values the bars are counted here."""
+    if plot.frame["low"].isna().all() and plot.frame["x"].equals(plot.frame["y"]):
+        plot.frame = _counted(plot.frame)
+    edges = plot.frame["low"].notna()
+    plot.frame = plot.frame.assign(x=plot.frame["x"].where(~edges, (plot.frame["low"] + plot.frame["high"]) / 2))
+    limits = pd.concat([plot.frame["x"], plot.frame["low"], plot.frame["high"]]).astype(float)
+    scale = alt.Scale(domain=[float(limits.min()), float(limits.max())], nice=False, zero=False)
+    top = alt.Scale(domain=[0, float(plot.frame["y"].max()) * 1.05], nice=False)
+    x = alt.X("low:Q", bin="binned", title=axis_title(plot.view.x), scale=scale, axis=alt.Axis(tickCount=4))
+    y = alt.Y("y:Q", title=axis_title(plot.view.y), scale=top)
+    panels = {}
+    for name, own in panels_of(plot):
+        bars, curves = own[own["low"].notna()], own[own["low"].isna()]
+        drawn = alt.Chart(bars).mark_bar(opacity=0.45, binSpacing=0)
+        layers = [drawn.encode(x=x, x2="high", y=y, color=plot.color()).transform_filter(SHOWN)]
+        for dash, rows in by_dash(plot, curves):
+            line = alt.Chart(rows).mark_line(strokeWidth=1.8, strokeDash=list(dash))
+            place = alt.X("x:Q", scale=scale, title=axis_title(plot.view.x))
+            layers.append(line.encode(x=place, y=y, color=plot.color()).transform_filter(SHOWN))
+        panels[name] = layers
+    return panels
+
+
+def _counted(frame: pd.DataFrame) -> pd.DataFrame:
+    """Bins of the values, of one width in all panels and lines."""
+    edges = np.histogram_bin_edges(frame["x"].astype(float), bins="auto")
+    rows = [
+        {"panel": panel, "line": line, "x": math.nan, "y": count, "low": low, "high": high, "subset": ""}
+        for (panel, line), own in frame.groupby(["panel", "line"], sort=False)
+        for count, low, high in zip(np.histogram(own["x"].astype(float), edges)[0].tolist(), edges, edges[1:])
+    ]
+    return pd.DataFrame(rows)
+
+
+# Parts of them
+
+
+def _points(plot: Plot, rows: pd.DataFrame, place: Mapping[str, Any]) -> Any:
+    shape = plot.scale(alt.Shape, lambda s: s.shape)
+    shape = shape if plot.lines != [""] else alt.value("circle")
+    points = alt.Chart(rows).mark_point(filled=True, size=45, opacity=1)
+    return points.encode(**place, color=plot.color(), shape=shape, tooltip=_tooltip(plot, rows)).transform_filter(SHOWN)
+
+
+def _subsets(plot: Plot, own: pd.DataFrame, place: Mapping[str, Any]) -> Layers:
+    """One small point per subset, on a page."""
+    rows = own[own["subset"] != ""]
+    if rows.empty:
+        return []
+    points = alt.Chart(rows).mark_point(filled=True, size=14, opacity=0.55)
+    points = points.encode(**place, color=plot.color(), tooltip=_tooltip(plot, rows))
+    return [points.transform_filter(f"subsets && {SHOWN}")]
+
+
+def _interval(rows: pd.DataFrame, place: Mapping[str, Any], color: Any, mark: str) -> Layers:
+    rows = rows[rows["low"].notna() & rows["high"].notna()]
+    if rows.empty:
+        return []
+    chart = alt.Chart(rows)
+    chart = chart.mark_area(opacity=0.14) if mark == "area" else chart.mark_rule(strokeWidth=1.3, opacity=0.8)
+    low = alt.Y("low:Q", **{k: v for k, v in place["y"].to_dict().items() if k in ("scale", "title", "axis")})
+    return [chart.encode(**{**place, "y": low}, y2="high", color=color).transform_filter(f"bands && {SHOWN}")]
+
+
+def _references(plot: Plot, panel: str, y: Any) -> Layers:
+    """Horizontal lines with dashes of their own and a legend of their own."""
+    refs = plot.references
+    own = refs[refs["panel"] == panel]
+    if own.empty:
+        return []
+    names = [str(name) for name in refs["name"].unique()]
+    scale = alt.Scale(domain=names, range=[list(REFERENCES.get(name, (1, 0))) for name in names])
+    legend = alt.Legend(symbolType="stroke", symbolStrokeColor=INK, symbolSize=300)
+    dash = alt.StrokeDash("name:N", scale=scale, title=None, sort=names, legend=legend)
+    tips = [alt.Tooltip("name:N", title="reference"), alt.Tooltip("y:Q", title=axis_title(plot.view.y), format=".4~f")]
+    rule = alt.Chart(own).mark_rule(color=INK, opacity=0.75, strokeWidth=1.2)
+    return [rule.encode(y=y, strokeDash=dash, tooltip=tips)]
+
+
+def _tooltip(plot: Plot, rows: pd.DataFrame) -> Layers:
+    """What is shown of a mark: its line, place, value, interval, subset, and columns that are there for this."""
+    tips = [alt.Tooltip("line:N", title="line")] if plot.lines != [""] else []
+    x = alt.Tooltip(f"x:{'Q' if plot.numeric else 'N'}", title=axis_title(plot.view.x) or "x")
+    tips += [x, alt.Tooltip("y:Q", title=axis_title(plot.view.y) or "y", format=".4~f")]
+    if rows["low"].notna().any():
+        tips += [alt.Tooltip(f"{side}:Q", title=side, format=".4~f") for side in ("low", "high")]
+    if (rows["subset"] != "").any():
+        tips.append(alt.Tooltip("subset:N"))
+    known = {"panel", "line", "x", "y", "z", "low", "high", "subset", "at"}
+    return tips + [alt.Tooltip(f"{name}:N") for name in rows.columns if name not in known and name.isidentifier()]
