@@ -6,6 +6,7 @@ sight of other programs; importing ``mergebench`` puts that folder on the module
 """
 
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,7 @@ sys.path.insert(0, str(_folder))  # first, so that no other package of such a na
 def __getattr__(name: str) -> Any:
     """Load a function of the API when it is asked for: the command needs none of them."""
     if name in API:
-        from mergebench import api
-
-        return getattr(api, name)
+        return getattr(import_module("mergebench.api"), name)
     raise AttributeError(f"module 'mergebench' has no attribute {name!r}")
 
 

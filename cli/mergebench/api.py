@@ -19,6 +19,8 @@ from cli import terminal
 from cli.options import compose_one
 from conf.errors import UserError
 from pipelines.progress import SILENT, Progress
+from pipelines.store.results import result_rows
+from pipelines.store.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -131,9 +133,6 @@ def results(*overrides: str, config_dir: str | None = None, **settings: Any) -> 
     config = compose_one("results", _overrides(overrides, settings), config_dir)
     import pandas as pd
 
-    from pipelines.store.results import result_rows
-    from pipelines.store.store import Store
-
     return pd.DataFrame(result_rows(Store(config.store), config.name))
 
 
@@ -144,7 +143,6 @@ def compare(
     """Compare two or more results (folders or keys) document by document, as ``mergebench compare`` does."""
     config = compose_one("compare", _overrides(overrides, settings), None)
     from pipelines.compare.compare import compare_results
-    from pipelines.store.store import Store
 
     names = [str(result) for result in results]
     return compare_results(names, Store(config.store), config.statistics, metric=metric, tasks=tasks, power=power)
