@@ -11,9 +11,10 @@ from mergeopt_core.geometry.task_vectors import (
     laplace_fit,
     norms,
     sign_agreement,
+    squared_distance,
 )
 
 __all__ = [
     "LaplaceFit", "Norms", "SignAgreement", "cosines", "gram", "ks_laplace", "ks_normal", "laplace_fit", "norms",
-    "sign_agreement",
+    "sign_agreement", "squared_distance",
 ]  # fmt: skip

@@ -150,6 +150,23 @@ def norms(tensors: Iterable[Tensor]) -> Norms:
     return Norms(l1, squares**0.5, largest, n)
 
 
+BLOCK = 1 << 15
+"""Elements that are worked on at once, so that they stay in the cache."""
+
+
+def squared_distance(a: Tensor, b: Tensor) -> float:
+    """Σ (a − b)² over two tensors of one shape, in float64.
+
+    Raises:
+        ValueError: for different shapes.
+    """
+    if a.shape != b.shape:
+        raise ValueError(f"shapes {list(a.shape)} and {list(b.shape)} differ")
+    pairs = zip(a.detach().reshape(-1).split(BLOCK), b.detach().reshape(-1).split(BLOCK))
+    differences = (x.double() - y.double() for x, y in pairs)
+    return float(sum(torch.dot(d, d) for d in differences))
+
+
 def _stack(group: Sequence[Tensor]) -> Tensor:
     shapes = {tuple(t.shape) for t in group}
     if len(shapes) != 1:

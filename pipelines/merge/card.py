@@ -31,6 +31,8 @@ def model_card(merge: Merge, title: str) -> str:
         "",
     ]
     lines += [f"Seed {recipe.seed}; weights computed in float32 and stored as {_dtype(merge)}.", ""]
+    if merge.update_norm is not None:
+        lines += [f"Norm of the update, ‖θ − θ0‖₂ over all weights: {merge.update_norm:.6g}.", ""]
     lines += ["| parameter | value |", "|---|---|", *rows, ""] if rows else []
     return "\n".join([*lines, *_configuration(merge, recipe), ""])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,6 +15,8 @@ from torch import Tensor
 
 from conf.errors import UserError, raise_all
 from mergeopt_core import merging
+from mergeopt_core.geometry import squared_distance
+from mergeopt_core.randomness import one_thread
 from mergeopt_core.spectral.decompositions import one_blas_thread
 from pipelines.checkpoints.adapters import AdaptedCheckpoint, Model
 from pipelines.checkpoints.checkpoint import OpenCheckpoint
@@ -51,6 +54,10 @@ class Merge:
         """What kernels found out on the way, by tensor: the numerical rank where it leaves a method ill-posed."""
         self.digest: WeightHash | None = None
         """Where it is set, every tensor that ``tensors`` yields is added to it."""
+        self.origin: OpenCheckpoint | None = None
+        """Where it is set (to the base, or for a single model to the base that it comes from), its distance from the
+        merge is taken as tensors pass."""
+        self._squares: dict[str, float] = {}
         self._given, self._ids, self._base_id = experts, ids, base_id
 
     @property
@@ -89,6 +96,15 @@ class Merge:
         """The method with its checked parameters, for all tensors."""
         more: dict[str, Any] = {"seed": self.recipe.seed, "cache": self.cache, "report": self.report}
         return merging.BoundMethod(self.recipe.method, self.parameters, self.ids, **more)
+
+    @property
+    def update_norm(self) -> float | None:
+        """‖θ − θ0‖₂ over all floating-point tensors of the merge, a tied head counted once, as its values are written.
+
+        None where ``origin`` is not set, or has no such tensor (other vocabularies, or a head of the model's own).
+        """
+        total = math.fsum(self._squares.values())
+        return math.sqrt(total) if self._squares and math.isfinite(total) else None
 
     def problems(self) -> list[Mismatch]:
         """Everything that keeps this merge from being made, all at once; no weight is read."""
@@ -147,6 +163,23 @@ class Merge:
     def _merged(self, name: str, device: torch.device, prepared: Mapping[str, Any] | None) -> Tensor:
         """One merged tensor ``[*shape]``."""
         base, *experts = self._inputs(name, device)
+        merged = self._cast(name, base, experts, prepared)
+        if self.origin is not None and merged.is_floating_point():
+            origin = base if self.origin is self.base else self._from_origin(name, merged)
+            with one_thread():
+                self._squares[name] = math.nan if origin is None else squared_distance(merged, origin)
+        return merged
+
+    def _from_origin(self, name: str, merged: Tensor) -> Tensor | None:
+        """The origin's tensor where it has one of this name and shape."""
+        assert self.origin is not None
+        info = self.origin.header.get(name)
+        same = info is not None and info.shape == tuple(merged.shape)
+        return self.origin.tensor(name).to(merged.device) if same else None
+
+    def _cast(self, name: str, base: Tensor, experts: list[Tensor], prepared: Mapping[str, Any] | None) -> Tensor:
+        """The method's result in the recipe's dtype."""
+        device = base.device
         out = getattr(torch, self.layout.outputs[name].dtype)
         try:
             statistics = self._statistics(name, device)
@@ -183,6 +216,8 @@ class Merge:
         for model, sources in zip((self.base, *self.experts), self.layout.sources):
             if name in sources:
                 model.release(sources[name])
+        if self.origin is not None:
+            self.origin.release(name)
 
     def _in_order(self, name: str, value: Any) -> Any:
         """A mapping from expert to value as a list in the experts' order."""

@@ -45,7 +45,7 @@ def _write_weights(merge: Merge, folder: Path, progress: Progress, shard_bytes: 
     plan = plan_shards(merge.layout.outputs, shard_bytes)
     inputs = sum(model.size_bytes for model in (merge.base, *merge.experts))
     total = sum(info.size for info in merge.layout.outputs.values())
-    begun, done = time.perf_counter(), 0
+    begun, done, merge.origin = time.perf_counter(), 0, merge.base
     with ShardWriter(folder, plan) as writer, progress.step("merge", total=len(merge.layout.outputs)) as step:
         for name, tensor in merge.tensors(device):
             writer.write(name, tensor)

@@ -20,8 +20,8 @@ FORMATS = ("csv", "parquet", "json", "table")
 NESTED = ("studies", "parameters", "experts")
 """Columns that hold lists and tables; JSON texts in CSV and Parquet."""
 MEASURED = (
-    "key", "studies", "experts", "experts_merged", "weights", "task", "split", "limit", "metric", "value", "stderr",
-    "n", "error", "seconds", "made",
+    "key", "studies", "experts", "experts_merged", "weights", "update_norm", "task", "split", "limit", "metric",
+    "value", "stderr", "n", "error", "seconds", "made",
 )  # fmt: skip
 """Columns in which results of the same kind may differ."""
 
@@ -57,6 +57,7 @@ def _rows(about: dict[str, Any], records: list[Record]) -> Iterator[dict[str, An
             "experts": about["names"],
             "experts_merged": len(about["experts"]) if recipe else None,
             "weights": about.get("weights"),
+            "update_norm": about.get("update_norm"),
             **provenance(about, task),
             "parameters": recipe.get("parameters", {}),
             "base_path": about["base"]["path"],

@@ -70,6 +70,7 @@ class Worker:
         start = time.perf_counter()
         merge = self.merge(trial)
         merge.digest = WeightHash() if trial.merge else None
+        merge.origin = None if trial.kind == "base" else self._open(trial.base.path)
         model = self.model(trial, merge)
         merged = time.perf_counter()
         evaluator = self.evaluator(trial, self._reader(trial, merge))
@@ -78,6 +79,7 @@ class Worker:
         about = {**trial.about(), **_account(evaluation), "device": self.device_name}
         about["training"] = [training_of(expert.path) for expert in trial.experts]
         about["weights"] = merge.digest.hexdigest() if merge.digest else None
+        about["update_norm"] = merge.update_norm
         with self.access.store.commit("results", trial.key, about) as draft:
             pq.write_table(evaluation.documents, draft / DOCUMENTS, compression="zstd")
             (draft / "lm_eval.json").write_text(json.dumps(evaluation.lm_eval, indent=1, default=str))

@@ -1,0 +1,93 @@
+"""What the norm of an update costs a merge, and geometry of 12 experts against reading and subtracting them.
+
+    python -m benchmarks.geometry            # a model of about 20 million parameters, about two minutes
+    python -m benchmarks.geometry --quick    # a million, for a look
+
+Calls that are compared take turns within a round; numbers are medians over rounds, on one CPU thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from pipelines.checkpoints.checkpoint import OpenCheckpoint, open_checkpoint
+from pipelines.checkpoints.fingerprint import WeightHash
+from pipelines.merge.recipe import Recipe
+from pipelines.merge.stream import Merge
+
+SIZES = {"tiny": (96, 2, 50), "20M": (512, 6, 1000), "1M": (128, 4, 500)}
+"""Width, layers and vocabulary."""
+
+
+def save_pool(folder: Path, size: str, count: int, dtype: torch.dtype) -> tuple[OpenCheckpoint, list[OpenCheckpoint]]:
+    """A random base and experts a small step away from it, on disk."""
+    hidden, layers, vocabulary = SIZES[size]
+    config = LlamaConfig(
+        vocab_size=vocabulary, hidden_size=hidden, intermediate_size=3 * hidden, num_hidden_layers=layers,
+        num_attention_heads=8, num_key_value_heads=8,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(config)
+    base = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    made = []
+    for k in range(count + 1):
+        if k:
+            model.load_state_dict({n: t + 1e-3 * torch.randn_like(t) for n, t in base.items()})
+        model.to(dtype).save_pretrained(folder / f"{k}")
+        model.float()
+        made.append(open_checkpoint(str(folder / f"{k}")))
+    return made[0], made[1:]
+
+
+def rounds(calls: dict[str, Callable[[], object]], count: int) -> dict[str, float]:
+    """Median seconds of each call, taking turns."""
+    taken: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(count + 1):
+        for name, call in calls.items():
+            start = time.process_time()
+            call()
+            if turn:  # the first one warms up
+                taken[name].append(time.process_time() - start)
+    return {name: statistics.median(times) for name, times in taken.items()}
+
+
+def norms(size: str, dtype: torch.dtype, folder: Path, count: int) -> None:
+    """A merge as a trial makes it, with and without the norm of its update."""
+    base, experts = save_pool(folder, size, 4, dtype)
+    ids = [f"e{k}" for k in range(4)]
+
+    def merge(method: str, measured: bool) -> None:
+        made = Merge(Recipe("base", tuple(ids), method), base, experts, ids, base_id="base")
+        made.digest, made.origin = WeightHash(), base if measured else None
+        for _ in made.tensors():
+            pass
+
+    for method in ("linear", "ties"):
+        took = rounds({"without": lambda m=method: merge(m, False), "with": lambda m=method: merge(m, True)}, count)
+        share = took["with"] / took["without"] - 1
+        kind = str(dtype).removeprefix("torch.")
+        print(f"norm, {size} {kind} {method} of 4: {took['without']:.4f} s without, {share:+.1%} with", flush=True)
+
+
+def main() -> None:
+    """Run all, or a smaller model."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="a smaller model")
+    size = "1M" if parser.parse_args().quick else "20M"
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as scratch:
+        norms("tiny", torch.float32, Path(scratch) / "tiny", 20)
+        for dtype in (torch.float32, torch.bfloat16):
+            norms(size, dtype, Path(scratch) / str(dtype), 5)
+
+
+if __name__ == "__main__":
+    main()
