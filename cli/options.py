@@ -120,7 +120,7 @@ READS = {
     "search": f"base {SEARCH}",
     "search of a pool": f"{POOLS} {SEARCH} {COLLECT}",
     "verify": HERE,
-    "export": f"out {HERE}",
+    **dict.fromkeys(("export", "push"), f"out {HERE}"),
     "results": "name out",
     "compare": "statistics out",
     "prefetch": "suite out",

@@ -1,4 +1,4 @@
-"""``mergebench ls``, ``show``, ``verify``, ``gc``, ``export``, ``results``, ``prefetch``: the store and a mirror."""
+"""``mergebench ls``, ``show``, ``verify``, ``gc``, ``export``, ``push``, ``results``, ``prefetch``: the store."""
 
 from __future__ import annotations
 
@@ -50,6 +50,12 @@ Kind = Annotated[
     typer.Option(
         "--kind", metavar="KIND", help="Only this kind: bases, experts, results, merges, statistics (repeatable)."
     ),
+]
+Repo = Annotated[str, typer.Argument(metavar="OWNER/NAME", help="Repository on the hub.", show_default=False)]
+Yes = Annotated[bool, typer.Option("--yes", help="Upload; otherwise nothing leaves this machine.")]
+Private = Annotated[bool, typer.Option("--private", help="Make a new repository private.")]
+Licence = Annotated[
+    str | None, typer.Option("--license", metavar="NAME", help="Licence of the model; default: that of the base.")
 ]
 Older = Annotated[float, typer.Option("--older-than", metavar="DAYS", help="Leave what is younger.")]
 Format = Annotated[
@@ -151,6 +157,40 @@ def export(key: Key, overrides: Overrides = None, json: Json = False, config_dir
         entry = write(key, config, access_of(config), progress)
     line = f"{entry.kind}:{entry.key[:10]} exported to [bold]{config.out}[/]"
     terminal.answer(json, {"folder": config.out, "kind": entry.kind, "key": entry.key}, line, soft_wrap=True)
+
+
+@command(PANEL, "3f2a me/my-merge out=ready", "3f2a me/my-merge --license apache-2.0 --yes")
+def push(
+    key: Key,
+    repo: Repo,
+    overrides: Overrides = None,
+    yes: Yes = False,
+    private: Private = False,
+    licence: Licence = None,
+    json: Json = False,
+    config_dir: ConfigDir = None,
+) -> None:
+    """Show an expert or a merge as it would go to the hub, with its card; with --yes, upload it.
+
+    The card has base_model, the merged experts, licence and scores in the hub's form; the recipe lies beside it as a
+    mergekit file, and nothing names a path of this machine. out=DIR keeps the folder that is, or would be, uploaded.
+    """
+    config = compose_one("push", overrides, config_dir)
+    from pipelines.study.sources import access_of
+    from pipelines.upkeep.push import push as put
+
+    with terminal.listening() as progress:
+        pushed = put(
+            key, repo, config, access_of(config), upload=yes, private=private, licence=licence, progress=progress
+        )
+    files = ", ".join(f"{name} ({terminal.gigabytes(size)})" for name, size in pushed.files.items())
+    last = f"uploaded to [bold]{pushed.url}[/]" if yes else "[dim]nothing was uploaded; --yes uploads it[/]"
+    lines = [
+        "" if json else escape(pushed.card),
+        escape(f"files: {files}"),
+        *(f"[yellow]{escape(n)}[/]" for n in pushed.notes),
+    ]
+    terminal.answer(json, vars(pushed), *lines, last, soft_wrap=True)
 
 
 @command(PANEL, "--format csv", "name=quickstart out=results.parquet", "--json store=/data/store")

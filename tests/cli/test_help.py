@@ -23,7 +23,7 @@ COMMANDS = (
         "methods",
         "doctor",
     ),
-    *("ls", "show", "verify", "gc", "export", "results", "prefetch"),
+    *("ls", "show", "verify", "gc", "export", "push", "results", "prefetch"),
 )
 
 
