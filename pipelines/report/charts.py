@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from pipelines.report import maps
-from pipelines.report.plot import GAP, INK, SHOWN, WIDTH, Layers, Plot, View, axes, axis_title, by_dash, panels_of, tidy
+from pipelines.report.plot import GAP, INK, SHOWN, Layers, Plot, View, axes, axis_title, by_dash, panels_of, tidy
 from pipelines.report.styles import REFERENCES, Style, styles
 
 
@@ -52,7 +52,7 @@ def specification(
 
 def _assemble(plot: Plot, panels: Mapping[str, Layers]) -> Any:
     """Panels in full rows, with a title and how it all looks."""
-    drawn = [[_panel(plot, name, panels[name], len(row)) for name in row] for row in plot.rows]
+    drawn = [[_panel(plot, name, panels[name]) for name in row] for row in plot.rows]
     rows = [alt.hconcat(*row, spacing=GAP) for row in drawn]
     chart = alt.vconcat(*rows, spacing=GAP) if len(rows) > 1 else rows[0]
     switches = {"hidden": [], "bands": True, "subsets": False}
@@ -62,10 +62,8 @@ def _assemble(plot: Plot, panels: Mapping[str, Layers]) -> Any:
     return chart.configure(**CONFIG)
 
 
-def _panel(plot: Plot, name: str, layers: Layers, columns: int) -> Any:
-    width = (WIDTH - GAP * (columns - 1)) // columns
-    square = plot.view.kind in ("radar", "heat", "contour")
-    height = width if square else {1: 250, 2: 180}.get(columns, 140)
+def _panel(plot: Plot, name: str, layers: Layers) -> Any:
+    width, height = plot.size(name)
     panel = alt.layer(*layers).properties(width=width, height=height)
     if sum(map(len, plot.rows)) == 1:
         return panel

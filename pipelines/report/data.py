@@ -63,6 +63,8 @@ class TrialRow:
     """Name of the metric that each task's score is of."""
     stderr: Mapping[str, float | None] = field(default_factory=dict)
     """Standard error of each task's score, as the task gives it."""
+    made: float | None = None
+    """When it was scored, in seconds since 1970."""
 
     @property
     def scored(self) -> bool:

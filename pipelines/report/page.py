@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import math
 import re
+from functools import cache
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -14,21 +18,77 @@ from pipelines.report.compare import OVERALL
 from pipelines.report.tables import Report
 from pipelines.store.provenance import apart, said
 
+HERE = Path(__file__).parent
+FIRST = 50
+"""Trials that a page lists at first, and where no script runs."""
+TRIAL_COLUMNS = (
+    "pool", "kind", "method", "experts", "size", "parameters", "score", "score_low", "score_high", "to_base",
+    "constructive", "note", "key",
+)  # fmt: skip
+WIDE = ("experts", "parameters", "note")
+
 
 def render(report: Report) -> dict[str, str]:
-    """``report.md``, whose figures are files beside it, and ``report.html``, which needs nothing else and no script."""
+    """``report.md``, whose figures are files beside it, and ``report.html``, which needs nothing else.
+
+    The page asks the network for nothing, and its policy forbids it to. Without a script it shows the same tables, and
+    the figures as they are drawn for paper.
+    """
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=select_autoescape(["html.jinja"]),
+        loader=FileSystemLoader(HERE), autoescape=select_autoescape(["html.jinja"]),
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
-    environment.filters.update(small=_small, inline=_inline, number=words.number)
+    environment.filters.update(small=_small, inline=_inline, data=_data, number=words.number)
     environment.filters.update(markdown=tables.markdown, columns=tables.columns, side=_side)
+    drawn = any(name.endswith(".vl.json") for name in report.paths)
+    scripts = [*([_vega()] if drawn else []), (HERE / "report.js").read_text(encoding="utf-8")]
     values = {"report": report, "settings": settings_lines(report), "counts": _counts(report)}
+    values |= {"scripts": scripts, "policy": _policy(scripts), "trials": _trials(report)}
+    values |= {"style": (HERE / "report.css").read_text(encoding="utf-8")}
     constants = {"unknown": words.UNKNOWN, "overall": OVERALL}
     return {
         name: environment.get_template(f"{name}.jinja").render(values | constants)
         for name in ("report.md", "report.html")
     }
+
+
+@cache
+def _vega() -> str:
+    """Vega, Vega-Lite and their embedding as one script."""
+    import vl_convert
+
+    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;").replace("</script", "<\\/script")
+
+
+def _policy(scripts: list[str]) -> str:
+    """A content security policy under which only these scripts run and nothing is fetched."""
+    hashes = (base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in scripts)
+    runs = " ".join(f"'sha256-{digest}'" for digest in hashes)
+    return (
+        f"default-src 'none'; script-src {runs}; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "
+        "form-action 'none'"
+    )
+
+
+def _trials(report: Report) -> dict[str, Any]:
+    """Every trial as a row of values; numbers with six digits, None where there is none."""
+    names = list(dict.fromkeys(name for line in report.trials for name in line))
+    columns = [name for name in TRIAL_COLUMNS if name in names]
+    columns += [name for name in names if name.startswith("task.")]
+    rows = [[_plain(line.get(name)) for name in columns] for line in report.trials]
+    for name in {"experts", "parameters"} & set(columns):
+        place = columns.index(name)
+        for row in rows:
+            row[place] = row[place] and re.sub(r'[{}"]', "", row[place]).replace("+", " + ")
+    return {"columns": [name.removeprefix("task.") for name in columns], "rows": rows, "wide": WIDE, "first": FIRST}
+
+
+def _plain(value: Any) -> Any:
+    if value is None or value == "" or (isinstance(value, float) and not math.isfinite(value)):
+        return None
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def settings_lines(report: Report) -> list[str]:
@@ -59,12 +119,17 @@ def _small(text: Any) -> str:
 
 
 def _inline(path: Path, section: str, alt: str) -> str:
-    """A figure as an SVG element that scales, its ids made unique in the page."""
+    """A figure as an SVG element without its ground, so that it scales and takes the page's colour of text."""
     svg = re.sub(r"^.*?(?=<svg )", "", path.read_text(encoding="utf-8"), count=1, flags=re.DOTALL)
+    svg = re.sub(r'<rect width="[^"]*" height="[^"]*" fill="white"/>', "", svg, count=1)
     svg = re.sub(r'(<svg [^>]*?) width="[^"]*"', r"\1", svg, count=1)
     svg = re.sub(r'(<svg [^>]*?) height="[^"]*"', r"\1", svg, count=1)
+    section = re.sub(r"\W+", "-", section)
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{section}-", svg)
-    svg = svg.replace("<svg ", f'<svg role="img" aria-label="{escape(alt)}" ', 1)
-    width = re.search(r'viewBox="0 0 ([\d.]+)', svg)
-    limit = f' style="max-width:{float(width.group(1)) * 1.6:.0f}px"' if width else ""
-    return f"<figure{limit}>{svg}</figure>"
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(alt)}" ', 1)
+
+
+def _data(path: Path) -> str:
+    """JSON that may stand in a script element."""
+    text = path.read_text(encoding="utf-8")
+    return text.replace("&", r"\u0026").replace("<", r"\u003c").replace(">", r"\u003e")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -75,6 +76,13 @@ class Plot:
         low, high = float(self.frame["x"].min()), float(self.frame["x"].max())
         return low, high, low > 0 and (high / low >= 50 or self.view.log)
 
+    def size(self, panel: str) -> tuple[int, int]:
+        """Width and height of a panel in pixels."""
+        columns = next(len(row) for row in self.rows if panel in row)
+        width = (WIDTH - GAP * (columns - 1)) // columns
+        square = self.view.kind in ("radar", "heat", "contour")
+        return width, width if square else {1: 250, 2: 180}.get(columns, 140)
+
     def dodge(self) -> None:
         """Put the points of many lines beside one another, where their whiskers would cover each other."""
         log = self.span()[2]
@@ -133,7 +141,7 @@ def axes(plot: Plot, panel: str, zero: bool = False) -> dict[str, Any]:
 
 def x_axis(plot: Plot, panel: str) -> Any:
     """Named columns in the order of the data; numbers on a line, or on a logarithmic one where they span decades."""
-    title = axis_title(plot.view.x) if panel in plot.rows[-1] else None
+    title = textwrap.wrap(axis_title(plot.view.x), plot.size(panel)[0] // 7) if panel in plot.rows[-1] else None
     if not plot.numeric:
         labels = plot.frame["x"].astype(str).unique()
         long = sum(map(len, labels)) * 8 * len(plot.rows[0]) > WIDTH
@@ -160,7 +168,8 @@ def _y_axis(plot: Plot, panel: str, zero: bool) -> Any:
     left = any(row[0] == panel for row in plot.rows)
     axis = alt.Axis() if left or not shared else alt.Axis(labels=False, ticks=False, domain=False)
     scale = alt.Scale(domain=[low, high], nice=False, zero=False)
-    return alt.Y("y:Q", title=axis_title(plot.view.y) if left else None, scale=scale, axis=axis)
+    title = textwrap.wrap(axis_title(plot.view.y), max(16, plot.size(panel)[1] // 6)) if left else None
+    return alt.Y("y:Q", title=title, scale=scale, axis=axis)
 
 
 def axis_title(name: str) -> str:

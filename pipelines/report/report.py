@@ -19,6 +19,7 @@ from pipelines.report.analysis import (
 )  # fmt: skip
 from pipelines.report.compare import compare, robustness
 from pipelines.report.data import TrialRow
+from pipelines.report.facts import facts
 from pipelines.report.page import render
 from pipelines.report.panel import Panel, build_panels
 from pipelines.report.tables import Report
@@ -26,8 +27,9 @@ from pipelines.report.verdict import comparison_verdicts, judge, overall_verdict
 
 
 def write_report(
-    rows: Sequence[TrialRow], out: Path, *, statistics: Statistics, title: str, left_out: Sequence[str] = ()
-) -> Report:
+    rows: Sequence[TrialRow], out: Path, *, statistics: Statistics, title: str, left_out: Sequence[str] = (),
+    command: str = "",
+) -> Report:  # fmt: skip
     """Judge the trials and write leaderboard, tables, figures, report.md and report.html into a folder.
 
     Trials of one study, pool, suite and attack are compared with one another; see docs/statistics.md for how.
@@ -38,12 +40,14 @@ def write_report(
         statistics: confidence, resamples and seed of the bootstrap.
         title: heading of the report.
         left_out: what was asked for and is not in the report, and why.
+        command: what runs the study.
 
     Raises:
         UserError: when there are no rows, or statistics that cannot be.
     """
     _check(rows, statistics)
     report = Report(title, Path(out), statistics, left_out=list(left_out), notes=list(left_out))
+    report.facts = facts(rows, command)
     panels = build_panels(rows, statistics)
     report.planned, report.scored = _count(rows), _count(row for panel in panels for row in panel.rows)
     cells = [_judge(report, panel, several=len(panels) > 1) for panel in panels]

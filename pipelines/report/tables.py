@@ -47,6 +47,10 @@ class Report:
     """What was asked for and did not run or is told elsewhere, and why."""
     notes: list[str] = field(default_factory=list)
     """What a reader must know about how the numbers were made."""
+    facts: list[tuple[str, list[str]]] = field(default_factory=list)
+    """What was scored: headings with their lines."""
+    samples: dict[str, str] = field(default_factory=dict)
+    """By a trial's key, the file beside the page (a relative path) that holds its documents: its score links there."""
     paths: dict[str, Path] = field(default_factory=dict)
     """Files by name: leaderboard.csv, report.html, …"""
 

@@ -173,6 +173,7 @@ def _scored(row: TrialRow, trial: Trial, access: Access) -> TrialRow:
         weights=str(store.folder("merges", trial.model_key)) if kept else None,
         base=trial.base.fingerprint,
         provenance=provenance(about),
+        made=about.get("made"),
     )
 
 
@@ -193,7 +194,10 @@ def _write(rows: list[TrialRow], folder: Path, config: Config, title: str, notes
         out = folder.with_name(f"{folder.name}-{content_key(sorted(keys))[:8]}")
         stays = f"{folder} tells of {len(lost)} trials that this study does not have, and stays"
         notes, folder = [*notes, f"{stays}; this report is in {out}."], out
-    return write_report(rows, folder, statistics=config.statistics, title=title, left_out=notes)
+    command = config.about.partition("\n")[0]  # as the experiment gives it
+    return write_report(
+        rows, folder, statistics=config.statistics, title=title, left_out=notes, command=command
+    )  # fmt: skip
 
 
 def _reported(folder: Path) -> set[str]:
