@@ -16,7 +16,7 @@ from cli.completion import answer_bash
 from cli.options import app
 from conf.errors import UserError
 
-from cli import models, studies, compare, help, store  # isort: skip  # noqa: F401  # the order of their commands in help
+from cli import models, studies, geometry, compare, help, store  # isort: skip  # noqa: F401  # the order of their commands in help
 
 ANYWHERE = ("-v", "--verbose", "-q", "--quiet")
 """Options of the application that may also stand behind the command."""
@@ -58,9 +58,10 @@ def main() -> None:
         for line in lines:
             terminal.err.print(line, highlight=False, soft_wrap=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted: what was finished is kept; the same command goes on\n")
-        sys.exit(130)
+    except SystemExit as end:
+        if isinstance(getattr(end.__context__, "__cause__", None), KeyboardInterrupt):  # typer makes it an exit
+            sys.stderr.write("interrupted: what was finished is kept; the same command goes on\n")
+        raise
     except BrokenPipeError:
         sys.exit(1)
     except OSError as error:

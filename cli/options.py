@@ -119,6 +119,10 @@ READS = {
     **dict.fromkeys(("sweep", "plan", "report"), STUDY),
     "search": f"base {SEARCH}",
     "search of a pool": f"{POOLS} {SEARCH} {COLLECT}",
+    "geometry": "base experts geometry vocab strict out",
+    "geometry of a pool": f"{STUDY} geometry out",
+    "landscape": f"base experts landscape vocab strict seed out {HERE}",
+    "landscape of a pool": f"{STUDY} landscape out",
     "verify": HERE,
     **dict.fromkeys(("export", "push"), f"out {HERE}"),
     "results": "name out",
@@ -127,6 +131,9 @@ READS = {
     **dict.fromkeys(("ls", "show", "gc", "doctor"), ""),
 }
 """Keys that a command reads, with everything below them; a command that does several things has a line for each."""
+
+OF_A_POOL = ("search", "statistics", "geometry", "landscape")
+"""Commands that do the same for a study's pools as for single experts."""
 
 IDLE: tuple[tuple[str, Callable[[Config], object], str], ...] = (
     ("training.epochs", lambda c: c.task.epochs is not None, "the task's own task.epochs comes first"),
@@ -180,7 +187,7 @@ def _variant(doing: str, config: Config) -> str:
         return "evaluate model=…"
     if doing == "evaluate" and config.experts:
         return "evaluate experts=[…]"
-    return f"{doing} of a pool" if doing in ("search", "statistics") and config.pools else doing
+    return f"{doing} of a pool" if doing in OF_A_POOL and config.pools else doing
 
 
 def _reads(variant: str, key: str, within: bool = False) -> bool:

@@ -341,6 +341,38 @@ class Search:
 
 
 @dataclass
+class Geometry:
+    """What is measured of a pool's task vectors."""
+
+    parts: List[str] = field(default_factory=lambda: ["norms", "cosines", "layers", "laplace"])
+    """norms, cosines (of whole task vectors), layers (tensors by the cosine's sign), laplace (fitted laws)."""
+    sample: int = 1_000_000
+    """Entries of each task vector that laws are fitted to at most: a seeded sample, the same for all."""
+    seed: int = 0
+    """Seed of the sample."""
+
+
+@dataclass
+class Landscape:
+    """The joint loss of two tasks over a grid of merging coefficients."""
+
+    pairs: List[List[str]] = field(default_factory=list)
+    """Pairs of experts of every pool, by name: [[a, b], …]; empty: its first two."""
+    tasks: Dict[str, Task] = field(default_factory=dict)
+    """What found experts were trained on: by expert's name, or in the order of experts=[A,B]."""
+    low: float = 0.0
+    """Least α1 and α2."""
+    high: float = 1.0
+    """Largest α1 and α2."""
+    points: int = 11
+    """Values of each."""
+    examples: int = 128
+    """Training examples of a task at most: a seeded choice."""
+    batch_size: int = 16
+    """Examples a forward pass; changes no number."""
+
+
+@dataclass
 class Config:
     """The root of the configuration; each command reads the part it needs."""
 
@@ -370,7 +402,7 @@ class Config:
     strict: bool = True
     """Missing and extra tensors are errors; otherwise the base's stand in and extra ones are dropped."""
     out: Optional[str] = None
-    """Folder that the result is written to, beside the store (finetune, merge, evaluate, export, prefetch, results)."""
+    """Folder that the result is written to, beside the store (most commands)."""
 
     # studies
     name: Optional[str] = None
@@ -391,6 +423,10 @@ class Config:
     """Intervals and tests (sweep, report)."""
     collect: Collect = field(default_factory=Collect)
     """Data statistics for fisher and regmean (statistics, sweep)."""
+    geometry: Geometry = field(default_factory=Geometry)
+    """What is measured of task vectors (geometry)."""
+    landscape: Landscape = field(default_factory=Landscape)
+    """Which losses over which coefficients (landscape)."""
     search: Search = field(default_factory=Search)
     """What is tuned, how and on which split (search)."""
     keep: str = "none"

@@ -2,19 +2,18 @@
 
 from mergeopt_core.geometry.task_vectors import (
     LaplaceFit,
-    Norms,
     SignAgreement,
     cosines,
     gram,
     ks_laplace,
     ks_normal,
     laplace_fit,
-    norms,
+    sample_positions,
     sign_agreement,
     squared_distance,
 )
 
 __all__ = [
-    "LaplaceFit", "Norms", "SignAgreement", "cosines", "gram", "ks_laplace", "ks_normal", "laplace_fit", "norms",
+    "LaplaceFit", "SignAgreement", "cosines", "gram", "ks_laplace", "ks_normal", "laplace_fit", "sample_positions",
     "sign_agreement", "squared_distance",
 ]  # fmt: skip

@@ -9,7 +9,9 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 Vectors = Iterable[Sequence[Tensor]]
@@ -18,19 +20,33 @@ Vectors = Iterable[Sequence[Tensor]]
 
 @dataclass(frozen=True)
 class LaplaceFit:
-    """Maximum-likelihood Laplace law of some elements, and how far they are from it and from the normal one."""
+    """Maximum-likelihood Laplace and normal laws of some elements, and how well each describes them."""
 
     location: float
+    """Of the Laplace law: the median."""
     scale: float
+    """Of the Laplace law: b = mean |x − μ|."""
+    mean: float
+    deviation: float
+    """Of the normal law: the standard deviation."""
     ks_laplace: float
+    """Kolmogorov–Smirnov distance from the Laplace law."""
     ks_normal: float
     n: int
 
+    @property
+    def log_laplace(self) -> float:
+        """Mean log-likelihood of an element under the fitted Laplace law: −log 2b − 1; infinite for a point."""
+        return -math.log(2 * self.scale) - 1 if self.scale else math.inf
+
+    @property
+    def log_normal(self) -> float:
+        """Mean log-likelihood of an element under the fitted normal law: −½ (log 2πσ² + 1); infinite for a point."""
+        return -0.5 * (math.log(2 * math.pi * self.deviation**2) + 1) if self.deviation else math.inf
+
 
 def laplace_fit(x: Tensor) -> LaplaceFit:
-    """Fit p(x) = exp(−|x−μ|/b) / 2b to the elements of a tensor: μ is the median, b = mean |x − μ|.
-
-    The Kolmogorov–Smirnov distances are of the fitted Laplace law and of the normal law with x's mean and deviation.
+    """Fit p(x) = exp(−|x−μ|/b) / 2b and a normal law to the elements of a tensor, by maximum likelihood.
 
     Raises:
         ValueError: for no elements, or non-finite ones.
@@ -39,26 +55,35 @@ def laplace_fit(x: Tensor) -> LaplaceFit:
     n = values.numel()
     location = float((values[(n - 1) // 2] + values[n // 2]) / 2)
     scale = float((values - location).abs().mean())
-    if scale == 0:  # all elements equal: both laws are a point, and so are the elements
-        return LaplaceFit(location, 0.0, 0.0, 0.0, n)
     mean, deviation = float(values.mean()), float(values.std(correction=0))
-    return LaplaceFit(location, scale, ks_laplace(values, location, scale), ks_normal(values, mean, deviation), n)
+    if scale == 0:  # all elements equal: both laws are a point, and so are the elements
+        return LaplaceFit(location, 0.0, location, 0.0, 0.0, 0.0, n)
+    laplace, normal = _ks_laplace(values, location, scale), _ks_normal(values, mean, deviation)
+    return LaplaceFit(location, scale, mean, deviation, laplace, normal, n)
 
 
 def ks_laplace(x: Tensor, location: float, scale: float) -> float:
     """Kolmogorov–Smirnov distance sup |F_n − F| between the elements and a Laplace law of scale > 0."""
-    z = (_sorted(x) - location) / scale
-    tail = 0.5 * torch.exp(-z.abs())
-    return _distance(torch.where(z < 0, tail, 1 - tail))
+    return _ks_laplace(_sorted(x), location, scale)
 
 
 def ks_normal(x: Tensor, mean: float, deviation: float) -> float:
     """Kolmogorov–Smirnov distance sup |F_n − F| between the elements and a normal law of deviation > 0."""
-    return _distance(0.5 * (1 + torch.erf((_sorted(x) - mean) / (deviation * math.sqrt(2)))))
+    return _ks_normal(_sorted(x), mean, deviation)
+
+
+def _ks_laplace(values: Tensor, location: float, scale: float) -> float:
+    z = (values - location) / scale
+    tail = 0.5 * torch.exp(-z.abs())
+    return _distance(torch.where(z < 0, tail, 1 - tail))
+
+
+def _ks_normal(values: Tensor, mean: float, deviation: float) -> float:
+    return _distance(0.5 * (1 + torch.erf((values - mean) / (deviation * math.sqrt(2)))))
 
 
 def _sorted(x: Tensor) -> Tensor:
-    values = x.detach().to(torch.float64).flatten().sort().values
+    values = x.detach().flatten().sort().values.to(torch.float64)
     if values.numel() == 0:
         raise ValueError("no elements to fit")
     if not bool(torch.isfinite(values).all()):
@@ -73,30 +98,39 @@ def _distance(cdf: Tensor) -> float:
     return float(torch.maximum((steps[1:] - cdf).max(), (cdf - steps[:-1]).max()))
 
 
-def gram(vectors: Vectors) -> Tensor:
-    """Inner products of the task vectors: G_ij = Σ over parameters of ⟨Δ_i, Δ_j⟩, `[K, K]` in float64.
+def gram(base: Tensor, experts: Sequence[Tensor]) -> Tensor:
+    """Inner products of the task vectors of one tensor: G_ij = ⟨θ_i − θ0, θ_j − θ0⟩, `[K, K]` in float64.
+
+    Differences and sums are float64 whatever the tensors hold; a block of elements is worked on at a time.
 
     Raises:
-        ValueError: without tensors, or when shapes within one parameter differ.
+        ValueError: for shapes that differ.
     """
-    total: Tensor | None = None
-    for group in vectors:
-        rows = _stack(group)  # [K, n]
-        part = rows @ rows.T
-        total = part if total is None else total + part
-    if total is None:
-        raise ValueError("no tensors")
+    if shapes := {tuple(t.shape) for t in experts} - {tuple(base.shape)}:
+        raise ValueError(f"an expert's tensor is {list(shapes.pop())}, the base's {list(base.shape)}")
+    total = torch.zeros(len(experts), len(experts), dtype=torch.float64, device=base.device)
+    flat = [t.detach().reshape(-1) for t in (base, *experts)]
+    rows = torch.empty(len(experts), min(GRAM_BLOCK, base.numel()), dtype=torch.float64, device=base.device)
+    for start in range(0, base.numel(), GRAM_BLOCK):
+        origin, *others = (t[start : start + GRAM_BLOCK] for t in flat)
+        block = rows[:, : len(origin)]  # [K, block]
+        for row, other in zip(block, others):
+            row.copy_(other).sub_(origin)
+        total += block @ block.T
     return total
 
 
-def cosines(vectors: Vectors) -> Tensor:
-    """Cosines between task vectors: C_ij = ⟨Δ_i, Δ_j⟩ / (‖Δ_i‖·‖Δ_j‖), `[K, K]` in float64.
+GRAM_BLOCK = 1 << 14
+"""Elements whose differences from the base are held at once, for all experts: 1.6 MB for twelve."""
+
+
+def cosines(gram: Tensor) -> Tensor:
+    """Cosines between task vectors from their inner products: G_ij / √(G_ii · G_jj), `[…, K, K]`.
 
     NaN in the row and column of a zero vector.
     """
-    products = gram(vectors)
-    squares = products.diagonal()
-    return (products / torch.outer(squares, squares).sqrt()).clamp(-1, 1)  # NaN stays NaN
+    norms = gram.diagonal(dim1=-2, dim2=-1).sqrt()  # […, K]
+    return (gram / (norms[..., :, None] * norms[..., None, :])).clamp(-1, 1)  # NaN stays NaN
 
 
 @dataclass(frozen=True)
@@ -126,30 +160,6 @@ def sign_agreement(vectors: Vectors) -> SignAgreement:
     return SignAgreement(*counts.tolist())
 
 
-@dataclass(frozen=True)
-class Norms:
-    """Norms of one task vector."""
-
-    l1: float
-    l2: float
-    largest: float
-    n: int
-
-
-def norms(tensors: Iterable[Tensor]) -> Norms:
-    """L1, L2 and largest absolute element of one task vector, given by its parameter tensors, in float64."""
-    l1, squares, largest, n = 0.0, 0.0, 0.0, 0
-    for tensor in tensors:
-        x = tensor.detach().to(torch.float64)
-        if x.numel() == 0:
-            continue
-        l1 += float(x.abs().sum())
-        squares += float((x * x).sum())
-        largest = max(largest, float(x.abs().max()))
-        n += x.numel()
-    return Norms(l1, squares**0.5, largest, n)
-
-
 BLOCK = 1 << 15
 """Elements that are worked on at once, so that they stay in the cache."""
 
@@ -172,3 +182,16 @@ def _stack(group: Sequence[Tensor]) -> Tensor:
     if len(shapes) != 1:
         raise ValueError(f"task vectors of one parameter have shapes {sorted(shapes)}")
     return torch.stack([t.detach().to(torch.float64).flatten() for t in group])  # [K, n]
+
+
+def sample_positions(total: int, size: int, seed: int) -> NDArray:
+    """Sorted positions `[min(size, total)]` of a seeded uniform sample without replacement; all where size ≥ total."""
+    if size >= total:
+        return np.arange(total)
+    random = np.random.default_rng(seed)
+    if 2 * size > total:
+        return np.sort(random.permutation(total)[:size])
+    found = np.empty(0, dtype=np.int64)
+    while len(found) < size:  # distinct draws, until there are enough: a subset is as likely as any other
+        found = np.unique(np.concatenate([found, random.integers(total, size=size - len(found))]))
+    return found

@@ -152,11 +152,12 @@ class Merge:
 
     def _prepared(self, device: torch.device) -> Mapping[str, Any] | None:
         """What the method learns from all tensors before the first is merged; None for most methods."""
-        return self.method.prepare(lambda: self._all_inputs(device))
+        return self.method.prepare(lambda: self.inputs(device))
 
-    def _all_inputs(self, device: torch.device) -> Iterator[tuple[str, Tensor, list[Tensor]]]:
+    def inputs(self, device: str | torch.device = "cpu") -> Iterator[tuple[str, Tensor, list[Tensor]]]:
+        """Name, base and experts of every merged tensor, as stored, by sorted name; one group is held at a time."""
         for name in self.layout.outputs:
-            base, *experts = self._inputs(name, device)
+            base, *experts = self._inputs(name, torch.device(device))
             yield name, base, experts
             self._release(name)
 

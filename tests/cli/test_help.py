@@ -19,6 +19,8 @@ COMMANDS = (
         "plan",
         "report",
         "search",
+        "geometry",
+        "landscape",
         "compare",
         "methods",
         "doctor",

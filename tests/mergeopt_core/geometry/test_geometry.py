@@ -5,7 +5,16 @@ import pytest
 import torch
 from scipy import stats
 
-from mergeopt_core.geometry import cosines, gram, ks_laplace, ks_normal, laplace_fit, norms, sign_agreement
+from mergeopt_core.geometry import (
+    cosines,
+    gram,
+    ks_laplace,
+    ks_normal,
+    laplace_fit,
+    sample_positions,
+    sign_agreement,
+    squared_distance,
+)
 
 
 def test_laplace_fit_equals_scipy_on_laplace_and_normal_elements():
@@ -17,6 +26,8 @@ def test_laplace_fit_equals_scipy_on_laplace_and_normal_elements():
         assert fit.ks_laplace == pytest.approx(stats.kstest(draw, "laplace", (location, scale)).statistic, abs=1e-9)
         normal = (draw.mean(), draw.std())
         assert fit.ks_normal == pytest.approx(stats.kstest(draw, "norm", normal).statistic, abs=1e-9)
+        assert fit.log_laplace == pytest.approx(stats.laplace.logpdf(draw, location, scale).mean(), rel=1e-9)
+        assert fit.log_normal == pytest.approx(stats.norm.logpdf(draw, *normal).mean(), rel=1e-9)
     assert laplace_fit(torch.from_numpy(rng.laplace(size=5000))).ks_laplace < 0.03
 
 
@@ -34,26 +45,41 @@ def test_elements_that_cannot_be_fitted():
         laplace_fit(torch.tensor([1.0, math.inf]))
 
 
-def groups():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", [0, 7, 40_000])
+def test_inner_products_and_distances_equal_numpy_in_float64(dtype, size):
     torch.manual_seed(0)
-    return [[torch.randn(3, 4) for _ in range(3)], [torch.randn(7) for _ in range(3)]]
-
-
-def test_cosines_equal_those_of_the_concatenated_vectors():
-    parts = groups()
-    flat = torch.stack([torch.cat([p[k].flatten() for p in parts]) for k in range(3)]).double()
-    torch.testing.assert_close(gram(parts), flat @ flat.T)
-    want = torch.nn.functional.cosine_similarity(flat[:, None], flat[None], dim=-1)
-    torch.testing.assert_close(cosines(parts), want)
-    assert norms([p[1] for p in parts]).l2 == pytest.approx(float(flat[1].norm()))
-    assert norms([p[1] for p in parts]).l1 == pytest.approx(float(flat[1].abs().sum()))
-    assert norms([p[1] for p in parts]).largest == float(flat[1].abs().max())
+    base, *experts = (torch.randn(1, size).to(dtype) for _ in range(4))
+    deltas = np.stack([expert.double().numpy().ravel() - base.double().numpy().ravel() for expert in experts])
+    products = gram(base, experts)
+    np.testing.assert_allclose(products.numpy(), deltas @ deltas.T, rtol=1e-12, atol=1e-9)
+    assert squared_distance(experts[0], base) == pytest.approx(float(deltas[0] @ deltas[0]), rel=1e-12)
+    if size:
+        norms = np.linalg.norm(deltas, axis=1)
+        np.testing.assert_allclose(cosines(products).numpy(), deltas @ deltas.T / np.outer(norms, norms), atol=1e-12)
+        torch.testing.assert_close(cosines(torch.stack([products, products]))[1], cosines(products))
 
 
 def test_a_zero_vector_has_no_direction():
-    values = cosines([[torch.ones(2), torch.zeros(2)]])
+    values = cosines(gram(torch.ones(2), [torch.ones(2) + 1, torch.ones(2)]))
     assert values[0, 0] == 1
     assert values[0, 1].isnan()
+    assert values[1, 1].isnan()
+
+
+@pytest.mark.parametrize(("total", "size"), [(10, 10), (10, 99), (10, 7), (1000, 30), (10**12, 5000)])
+def test_positions_are_distinct_sorted_and_of_a_seed(total, size):
+    found = sample_positions(total, size, 3)
+    assert len(found) == min(total, size)
+    assert (np.diff(found) > 0).all()
+    assert 0 <= found[0] < found[-1] < total
+    assert (found == sample_positions(total, size, 3)).all()
+    assert size >= total or not np.array_equal(found, sample_positions(total, size, 4))
+
+
+def test_positions_are_uniform():
+    counts = sum(np.bincount(sample_positions(10, 3, seed), minlength=10) for seed in range(2000))
+    assert stats.chisquare(counts).pvalue > 1e-4
 
 
 def test_signs_by_hand():
@@ -63,5 +89,8 @@ def test_signs_by_hand():
 
 
 def test_shapes_must_match():
+    for take in (lambda: gram(torch.ones(2), [torch.ones(3)]), lambda: squared_distance(torch.ones(2), torch.ones(3))):
+        with pytest.raises(ValueError, match=r"\[3\]"):
+            take()
     with pytest.raises(ValueError, match="shapes"):
-        gram([[torch.ones(2), torch.ones(3)]])
+        sign_agreement([[torch.ones(2), torch.ones(3)]])

@@ -1,0 +1,165 @@
+"""``geometry`` and ``landscape``: from a configuration's experts, or a study's pools, to what is measured of them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from conf.errors import UserError, nearest
+from conf.schema import Base, Checkpoint, Config, Pool, Task
+from pipelines.geometry import Landscape, Panel, check_geometry, write_geometry, write_landscape
+from pipelines.geometry.write import GeometryReport
+from pipelines.progress import SILENT, Progress
+from pipelines.store.store import Store
+from pipelines.study.information import Expert
+from pipelines.study.sources import (
+    Access,
+    Source,
+    access_of,
+    find_base,
+    find_checkpoint,
+    find_expert,
+    named,
+    pool_recipes,
+)
+from pipelines.study.worker import find_device
+
+
+def geometry(config: Config, progress: Progress = SILENT) -> list[GeometryReport]:
+    """Geometry of ``experts`` over ``base``, or of every pool of a study, in ``out`` or the study's folder.
+
+    Raises UserError where an expert is not made yet, or is no expert of the base.
+    """
+    check_geometry(config.geometry)
+    access = access_of(config)
+    return [
+        pool_geometry(name, pool, config, access, progress, folder)
+        for name, pool, folder in _pools(config, "geometry")
+    ]  # fmt: skip
+
+
+def pool_geometry(
+    name: str, pool: Pool, config: Config, access: Access, progress: Progress, folder: Path
+) -> GeometryReport:
+    """Geometry of one pool, whose checkpoints exist, in a folder."""
+    base, experts = _found(name, pool, access, progress)
+    opened = {expert.name: access.open(expert.source.path) for expert in experts}
+    scores = norm_accuracy(access.store, base, experts) if "norms" in config.geometry.parts else None
+    return write_geometry(access.open(base.path), opened, folder, config.geometry, scores, progress, **_match(config))
+
+
+def norm_accuracy(store: Store, base: Source, experts: Sequence[Expert]) -> pd.DataFrame:
+    """Norm of the update and mean score of every expert, and of every merge of them, that the store has results of."""
+    known, rows = {expert.source.fingerprint: expert.name for expert in experts}, []
+    for about in (entry.describe() for entry in store.entries("results")):
+        used = [expert["fingerprint"] for expert in about["experts"]]
+        values = [task["value"] for task in about["tasks"].values()]
+        if about["base"]["fingerprint"] != base.fingerprint or not used or not {*used} <= {*known} or None in values:
+            continue
+        method = about["recipe"]["method"] if about["recipe"] else None
+        rows.append({
+            "model": "+".join(known[one] for one in used), "method": method, "n": len(used), "suite": about["suite"],
+            "update_norm": about.get("update_norm"), "score": sum(values) / len(values), "key": about["key"],
+        })  # fmt: skip
+    columns = ["model", "method", "n", "suite", "update_norm", "score", "key"]
+    return pd.DataFrame(rows, columns=columns).dropna(subset=["update_norm"])
+
+
+def landscape(config: Config, progress: Progress = SILENT) -> Landscape:
+    """Joint loss of pairs of experts of ``base``, or of every pool of a study, on one scale."""
+    find_device(config.executor.device)
+    access, panels = access_of(config), []
+    pools = list(_pools(config, "landscape"))
+    for name, pool, _ in pools:
+        base, experts = _found(name, pool, access, progress)
+        for pair in _pairs(config, experts, name):
+            title = " & ".join(expert.name for expert in pair)
+            panels.append(
+                Panel(
+                    f"{title} · {name}" if config.pools else title,
+                    access.open(base.path),
+                    (access.open(pair[0].source.path), access.open(pair[1].source.path)),
+                    (pair[0].name, pair[1].name),
+                    (_task(config, pair[0]), _task(config, pair[1])),
+                    pool.training,
+                )
+            )
+    out = Path(config.out) if config.out else _folder(config) / "landscape"
+    return write_landscape(
+        panels, out, config.landscape, seed=config.seed, datasets=config.datasets, online=config.online,
+        device=config.executor.device, progress=progress, **_match(config),
+    )  # fmt: skip
+
+
+def _match(config: Config) -> dict[str, Any]:
+    """How experts unlike the base are brought together, as for their merges."""
+    return {"vocab": config.vocab, "strict": config.strict}
+
+
+def _folder(config: Config) -> Path:
+    return Path(config.runs) / (config.name or "geometry")
+
+
+def _pools(config: Config, doing: str) -> Iterator[tuple[str, Pool, Path]]:
+    """Name, pool and folder of what is looked at: the study's pools, or one of ``base`` and ``experts``."""
+    if config.pools:
+        above = Path(config.out) if config.out else _folder(config) / "geometry"
+        yield from ((name, pool, above / name) for name, pool in config.pools.items())
+        return
+    if not config.experts or config.base == Base():
+        do = "name them: base.path=DIR 'experts=[A,B]', or a study: +experiment=NAME"
+        raise UserError(f"there is nothing to take the {doing} of", where="base and experts", do=do)
+    names = [Path(path).name for path in config.experts]
+    if len({*names}) < len(names):
+        names = list(config.experts)
+    if len({*names}) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UserError(f"{twice} is named twice", where="experts", do="name each expert once")
+    experts = {name: Checkpoint(path) for name, path in zip(names, config.experts)}
+    yield "experts", Pool(base=config.base, experts=experts), Path(config.out or _folder(config))
+
+
+def _found(name: str, pool: Pool, access: Access, progress: Progress) -> tuple[Source, list[Expert]]:
+    """A pool's base and experts, fetched; UserError for one that is not made yet."""
+    base, recipes = find_base(pool.base, access), pool_recipes(pool)
+    found = [Expert(label, find_checkpoint(one, access)) for label, one in pool.experts.items()]
+    made = [(label, recipe, find_expert(recipe, base, access)) for label, recipe in recipes.items()]
+    for part in (base, *(source for _, _, source in made)):
+        if not isinstance(part, Source):
+            do = "make it first, with `mergebench finetune` or the study's `mergebench sweep`"
+            raise UserError(f"{part.what} is not made yet", where=f"pools.{name}", do=do)
+    assert isinstance(base, Source)
+    experts = found + [Expert(label, s, recipe.task) for label, recipe, s in made if isinstance(s, Source)]
+    access.fetch(progress, [base.path, *(expert.source.path for expert in experts)])
+    return base, experts
+
+
+def _pairs(config: Config, experts: Sequence[Expert], pool: str) -> Iterator[tuple[Expert, Expert]]:
+    known = {expert.name: expert for expert in experts}
+    if len(known) < 2:
+        raise UserError("a landscape is of two experts", where=f"pools.{pool}", do="name two: 'experts=[A,B]'")
+    for pair in config.landscape.pairs or [list(itertools.islice(known, 2))]:
+        if len(pair) != 2 or pair[0] == pair[1]:
+            raise UserError(f"{pair} is no pair", where="landscape.pairs", do="write [[a, b], [b, c]]")
+        for name in pair:
+            if name not in known:
+                raise UserError(f"pool {pool} has no expert {name!r}", where="landscape.pairs", do=nearest(name, known))
+        yield known[pair[0]], known[pair[1]]
+
+
+def _task(config: Config, expert: Expert) -> Task:
+    """What an expert was trained on: as its pool says, else as ``landscape.tasks`` does, by name or by place."""
+    given = config.landscape.tasks
+    if expert.name in given:
+        return named(given[expert.name])
+    if expert.task is not None:
+        return expert.task
+    places = [Path(path).name for path in config.experts]
+    if expert.name in places and len(given) == len(places):
+        return named(list(given.values())[places.index(expert.name)])
+    do = f"say it: +task@landscape.tasks.{expert.name}=file landscape.tasks.{expert.name}.path=FILE"
+    raise UserError(f"nothing says what {expert.name} was trained on", where="landscape.tasks", do=do)
