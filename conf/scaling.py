@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -13,6 +14,9 @@ from conf.schema import Scale, Suite
 
 LENGTHS = ("scale", "loc", "fit_start")
 """Parameters of MergOPT that are lengths in the weights' units."""
+
+JOINED = r"(\+| > )"
+"""What stands between the experts of a subset or an order."""
 
 Node = dict[str, Any]
 
@@ -31,7 +35,7 @@ def apply_scale(tree: DictConfig, *, keep_suite: bool = False) -> None:
     if scale["pool"] is not None:
         pools: Any = OmegaConf.to_container(tree.pools, resolve=True)
         experts = _places(({**pool["experts"], **pool["tasks"]} for pool in pools.values()), scale["pool"]["tasks"])
-        names |= {"subsets": experts, "experts": experts}
+        names |= dict.fromkeys(("subsets", "experts", "subset", "order"), experts)
         found = {name: _small(pool, scale) if pool["base"]["path"] else pool for name, pool in pools.items()}
         tree.pools, small["pools"] = {}, dict(_distinct(found, scale["name"]))
     if scale["suite"] is not None and not keep_suite:
@@ -76,7 +80,9 @@ def _renamed(node: Any, key: str, names: Mapping[str, Mapping[str, str]]) -> Any
         return {below: _renamed(value, below, names) for below, value in node.items()}
     if isinstance(node, list):
         return [_renamed(value, key, names) for value in node]
-    return names.get(key, {}).get(node, node)
+    if not isinstance(node, str) or key not in names:
+        return node
+    return "".join(names[key].get(name, name) for name in re.split(JOINED, node))
 
 
 def _in_units(finetuning: Node, offset: float) -> Node:
