@@ -113,7 +113,7 @@ READS = {
     "merge --mergekit-config": f"seed out {HERE}",
     "evaluate": "base suite out executor",
     "evaluate experts=[…]": f"base {MERGE} suite out executor",
-    "evaluate model=…": "model suite out executor",
+    "evaluate model=…": "model base suite out executor",
     "statistics": f"base experts task {COLLECT} collect.kinds {HERE}",
     "statistics of a pool": f"{POOLS} {COLLECT} collect.kinds {HERE}",
     **dict.fromkeys(("sweep", "plan", "report"), STUDY),

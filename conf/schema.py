@@ -193,6 +193,9 @@ class Suite:
     """Folder of further lm-eval task files."""
     attack: str = "none"
     """Perturbation of the prompts: none, deepwordbug, stresstest or bertattack."""
+    linearised: Any = "auto"
+    """Score f(θ0) + J(θ − θ0) in place of the ordinary network: auto (experts trained by the method tangent, and merges
+    of nothing else), true or false."""
     run_code: bool = False
     """Allow tasks that execute generated code."""
     isolate_code: bool = True

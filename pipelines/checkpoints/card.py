@@ -1,4 +1,4 @@
-"""The model card of an expert."""
+"""The model card of an expert, and the flag of one that was trained as a linear model."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import Any
 
 from conf.schema import Optimizer, Task, Training
 
+FLAG = "tangent.json"
+"""File beside the weights of an expert, or a merge of such, that was trained linearised: at which base."""
 PACKAGES = ("mergebench", "torch", "transformers", "accelerate", "peft", "tokenizers", "datasets")
 LABELS = {
     "plain": "plain fine-tuning",
@@ -46,6 +48,17 @@ def write_card(
             lines += ["", f"## {title}", "", "| | |", "|---|---|"]
             lines += [f"| {name} | {_cell(value)} |" for name, value in values.items()]
     (out / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def write_flag(out: Path, base: Path) -> None:
+    """Say beside the weights where they were linearised."""
+    (out / FLAG).write_text(json.dumps({"linearised_at": str(base.resolve())}, indent=1) + "\n")
+
+
+def linearised_at(folder: str | Path) -> str | None:
+    """The folder of the base at which the model in a folder was linearised as it was trained; None for others."""
+    file = Path(folder) / FLAG
+    return json.loads(file.read_text())["linearised_at"] if file.is_file() else None
 
 
 def _cell(value: Any) -> str:

@@ -98,6 +98,8 @@ def _check_settings(suite: Suite) -> list[str]:
         problems.append(problem)
     if suite.dtype not in DTYPES:
         problems.append(f"no dtype is called {suite.dtype!r}; {nearest(suite.dtype, DTYPES)}")
+    if suite.linearised not in ("auto", True, False):
+        problems.append(f"linearised is {suite.linearised!r}; it has to be auto, true or false")
     if suite.sample not in SAMPLES:
         problems.append(f"no choice of documents is called {suite.sample!r}; {nearest(suite.sample, SAMPLES)}")
     numbers = {"batch_size": suite.batch_size, "max_length": suite.max_length}

@@ -1,32 +1,34 @@
-"""Tangent-space training of transformers models, and loading such an expert as the linear model that it is."""
+"""Transformers models as the linear models that tangent-space experts are: to train them, and to score them."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-from torch import Tensor, nn
-from transformers import AutoModelForCausalLM
+from torch import Tensor
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from conf.errors import UserError
 from mergeopt_core.finetuning import Tangent
 
-FLAG = "tangent.json"
-"""File beside an expert's weights that says: trained linearised at a base."""
 
-
-def linearise(model: Any, theta0: Mapping[str, Tensor] | None = None) -> None:
+def linearise(
+    model: Any, theta0: Mapping[str, Tensor] | None = None, vector: Mapping[str, Tensor] | None = None
+) -> None:
     """Make the model's forward pass f(x; θ0) + J(x; θ0)(θ − θ0), in place; everything else about it stays.
+
+    There is no cache of keys and values: generation computes the whole text for every token.
 
     Args:
         model: A transformers causal language model.
         theta0: θ0 by parameter name; default: its parameters now.
+        vector: θ − θ0 by parameter name where nothing is trained; the model's parameters are then θ0.
+
+    Raises:
+        ValueError: Tensors of other names or shapes than the model's parameters.
     """
-    forward = model.forward  # the bound method of the class
-    tangent = Tangent(model, theta0)
+    forward, generate = model.forward, model.generate  # the bound methods of the class
+    tangent = Tangent(model, theta0, vector)
 
     def linear(input_ids: Tensor | None = None, labels: Tensor | None = None, **kwargs: Any) -> Any:
         items = kwargs.pop("num_items_in_batch", None)
@@ -40,38 +42,26 @@ def linearise(model: Any, theta0: Mapping[str, Tensor] | None = None) -> None:
         loss = None if labels is None else model.loss_function(**given)
         return CausalLMOutputWithPast(loss=loss, logits=logits)
 
-    model.forward = linear
+    def uncached(*args: Any, **kwargs: Any) -> Any:
+        return generate(*args, **{**kwargs, "use_cache": False})
+
+    model.forward, model.generate = linear, uncached
 
 
 def delinearise(model: Any) -> None:
-    """Give the model its own forward pass back; θ stays."""
-    model.__dict__.pop("forward", None)
+    """Give the model its own forward pass back; its parameters stay."""
+    for name in ("forward", "generate"):
+        model.__dict__.pop(name, None)
 
 
-def write_flag(out: Path, base: Path) -> None:
-    """Say beside the weights where they were linearised."""
-    (out / FLAG).write_text(json.dumps({"linearised_at": str(base.resolve())}, indent=1) + "\n")
-
-
-def load_linearised(folder: Path, base: Path | None = None) -> nn.Module:
-    """An expert trained in the tangent space, or a merge of such, as the linear model: scored like any other model.
-
-    Args:
-        folder: The checkpoint θ.
-        base: θ0; default: what the expert's flag names.
-
-    Raises:
-        UserError: No base is named, or the weights do not fit it.
-    """
-    if base is None:
-        flag = folder / FLAG
-        if not flag.is_file():
-            raise UserError(f"{folder} carries no {FLAG}", do="name the base that it was linearised at")
-        base = Path(json.loads(flag.read_text())["linearised_at"])
-    start = AutoModelForCausalLM.from_pretrained(base)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=start.dtype)
+@contextmanager
+def linearised(model: Any, vector: Mapping[str, Tensor] | None) -> Iterator[None]:
+    """The model, whose parameters are θ0, as f(x; θ0) + J(x; θ0) v inside; as it is where ``vector`` is None."""
+    if vector is None:
+        yield
+        return
+    linearise(model, vector=vector)
     try:
-        linearise(model, dict(start.named_parameters()))
-    except (ValueError, RuntimeError) as error:
-        raise UserError(f"{folder} does not fit the base", where=str(error), do=f"check {base}") from None
-    return model.eval()
+        yield
+    finally:
+        delinearise(model)

@@ -22,11 +22,11 @@ from conf.schema import Optimizer, Task, Training
 from mergeopt_core.finetuning import MasterWeights
 from mergeopt_core.randomness import random_state_restored
 from pipelines.checkpoints.card import base_name as name_of
-from pipelines.checkpoints.card import write_card
+from pipelines.checkpoints.card import write_card, write_flag
 from pipelines.finetune.data import Row, read_rows, task_fingerprint
 from pipelines.finetune.models import Loaded, load
 from pipelines.finetune.optimizers import base_optimizer, check_finetuning, check_training, total_steps, wrap
-from pipelines.finetune.tangent import delinearise, write_flag
+from pipelines.finetune.tangent import delinearise
 from pipelines.finetune.tokens import Collator, PackCollator, encode, pack
 from pipelines.finetune.trainer import ExpertTrainer, MetricsCallback, NotFiniteError
 from pipelines.process import silence, threads, uncollected

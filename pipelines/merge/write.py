@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from pipelines.checkpoints.card import linearised_at, write_flag
 from pipelines.checkpoints.fingerprint import copy_tokenizer
 from pipelines.checkpoints.vocabulary import union_tokenizer
 from pipelines.checkpoints.write import RECIPE, ShardWriter, new_folder, plan_shards
@@ -87,6 +88,8 @@ def write_companions(merge: Merge, folder: Path) -> None:
     for file in (file for pattern in COPIED for file in source.glob(pattern)):
         shutil.copyfile(file, folder / file.name)
     write_tokenizer(merge, folder)
+    if all(linearised_at(expert.folder) for expert in merge.experts):
+        write_flag(folder, source)
 
 
 def write_tokenizer(merge: Merge, folder: Path) -> bool:

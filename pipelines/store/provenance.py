@@ -35,6 +35,7 @@ def provenance(about: Mapping[str, Any], task: str | None = None) -> dict[str, A
     return {
         "base": _entry(base).get("name") or base_name(base),
         **training_columns(trained),
+        "linearised": about.get("linearised", False),
         "seed": about["model"].get("seed"),
         "merge_dtype": (about["recipe"] or {}).get("dtype"),
         "suite": about["suite"],

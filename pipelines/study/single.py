@@ -9,6 +9,7 @@ from typing import Any
 
 from conf.errors import UserError
 from conf.schema import Base, Checkpoint, Config
+from pipelines.checkpoints.card import linearised_at
 from pipelines.evaluate import check_suite, suite_fingerprint
 from pipelines.merge.recipe import Recipe
 from pipelines.merge.write import write_merge
@@ -129,12 +130,30 @@ def make_trial(config: Config, access: Access, progress: Progress = SILENT) -> T
     if config.model:
         base = find_checkpoint(Checkpoint(path=config.model), access)
         access.fetch(progress, [base.path])
+        if theta0 := _linearised_at(config, base, access, progress):
+            return Trial("expert", theta0, (base,), config.suite, fingerprint, names=names(config))
     elif config.base == Base():
         do = "name one with model=DIR, experts=[A,B] and their base, base.path=DIR, or base=tiny"
         raise UserError("there is no model to score", where="model", do=do)
     else:
         base = make_base(config.base, access, progress)
     return Trial("base", base, (), config.suite, fingerprint, names=names(config))
+
+
+def _linearised_at(config: Config, model: Source, access: Access, progress: Progress) -> Source | None:
+    """The base that ``model`` is to be scored linearised at, as named or as its folder says; None for a network."""
+    choice, recorded = config.suite.linearised, linearised_at(model.path)
+    if choice is False or (choice == "auto" and not recorded):
+        if config.base == Base():
+            return None
+        what = f"{config.model} is scored as a network, which takes no base"
+        raise UserError(what, where="base", do="leave base out, or set suite.linearised=true")
+    if config.base != Base():
+        return make_base(config.base, access, progress)
+    if not recorded or not Path(recorded).is_dir():
+        what = f"it is not known at which base {config.model} is linear" + f" ({recorded} is gone)" * bool(recorded)
+        raise UserError(what, where="suite.linearised", do="name the base: base.path=DIR, or suite.linearised=false")
+    return find_checkpoint(Checkpoint(path=recorded), access)
 
 
 Ingredients = tuple[Recipe, Source, tuple[Source, ...], tuple[Source, ...]]

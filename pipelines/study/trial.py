@@ -10,6 +10,7 @@ from typing import Any
 
 from conf.schema import Suite
 from mergeopt_core.merging.mergekit_api import describe
+from pipelines.checkpoints.card import linearised_at
 from pipelines.checkpoints.checkpoint import OpenCheckpoint
 from pipelines.checkpoints.fingerprint import VOCABULARY_FILES
 from pipelines.merge.recipe import Recipe
@@ -52,7 +53,19 @@ class Trial:
     @cached_property
     def key(self) -> str:
         """Content key over weights, method, parameters, seed, dtypes, suite and evaluation settings."""
-        return content_key({"version": RESULT_VERSION, "model": self._model(), "suite": self._suite()})
+        linear = {"linearised_at": self.base.fingerprint} if self.linearised else {}
+        return content_key({"version": RESULT_VERSION, "model": self._model(), "suite": self._suite(), **linear})
+
+    @cached_property
+    def tangent(self) -> bool:
+        """Whether all of the model's experts were trained in the tangent space at the base."""
+        return bool(self.experts) and all(linearised_at(expert.path) for expert in self.experts)
+
+    @property
+    def linearised(self) -> bool:
+        """Whether the model is scored as f(θ0) + J(θ − θ0) and not as an ordinary network (the base is either)."""
+        choice = self.suite.linearised
+        return bool(self.experts) and (self.tangent if choice == "auto" else bool(choice))
 
     @cached_property
     def model_key(self) -> str:
@@ -112,6 +125,7 @@ class Trial:
             "recipe": self.merge.to_dict() if self.merge else None,
             "suite": self.suite.name,
             "settings": self._suite(),
+            **({"linearised": self.linearised} if self.tangent or self.linearised else {}),
         }
 
 

@@ -22,6 +22,7 @@ from conf.schema import Executor
 from pipelines.checkpoints.fingerprint import WeightHash
 from pipelines.evaluate.evaluator import Evaluator
 from pipelines.evaluate.score import Evaluation
+from pipelines.finetune.tangent import linearised
 from pipelines.merge.cache import MergeCache
 from pipelines.merge.live import merge_into
 from pipelines.merge.stream import Merge, single_model
@@ -72,9 +73,11 @@ class Worker:
         merge.digest = WeightHash() if trial.merge else None
         merge.origin = None if trial.kind == "base" else self._open(trial.base.path)
         model = self.model(trial, merge)
+        vector = self._vector(trial, model) if trial.linearised else None
         merged = time.perf_counter()
         evaluator = self.evaluator(trial, self._reader(trial, merge))
-        evaluation = evaluator.evaluate(model, name=trial.title, source=trial.source, progress=self.progress)
+        with linearised(model, vector):
+            evaluation = evaluator.evaluate(model, name=trial.title, source=trial.source, progress=self.progress)
         evaluated = time.perf_counter()
         about = {**trial.about(), **_account(evaluation), "device": self.device_name}
         about["training"] = [training_of(expert.path) for expert in trial.experts]
@@ -96,6 +99,21 @@ class Worker:
         with threads(self.executor.threads):
             merge_into(model, merge or self.merge(trial))
         return model
+
+    def _vector(self, trial: Trial, model: nn.Module) -> dict[str, torch.Tensor]:
+        """θ − θ0 of a trial, in place of whose θ the live model then holds θ0.
+
+        Raises UserError where they differ in shape.
+        """
+        path = trial.base.path
+        vector = {name: p.detach().clone() for name, p in model.named_parameters()}
+        merge_into(model, single_model(self._open(path), self._open(path)))
+        for name, theta0 in model.named_parameters():
+            if name not in vector or vector[name].shape != theta0.shape:
+                do = "merge with vocab=base, or score it as a network with suite.linearised=false"
+                raise UserError(f"{name} is not of the base's shape, so nothing is linear in it", where=path, do=do)
+            vector[name] -= theta0.detach()
+        return vector
 
     def merge(self, trial: Trial) -> Merge:
         """The trial's weights as a merge; those of a base or an expert as they are."""

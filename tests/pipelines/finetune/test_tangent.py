@@ -1,5 +1,7 @@
 """Tangent-space experts: trained as the linear model, saved as θ, scored either way."""
 
+import copy
+
 import pytest
 import torch
 from transformers import (
@@ -12,8 +14,9 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from conf.errors import UserError
-from pipelines.finetune.tangent import delinearise, linearise, load_linearised
+from pipelines.checkpoints.card import linearised_at
+from pipelines.evaluate.engine import batches, forest, log_likelihoods
+from pipelines.finetune.tangent import delinearise, linearise, linearised
 
 SMALL = {
     "vocab_size": 50, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -84,20 +87,68 @@ def test_the_output_is_linear_in_the_weights():
 
 def test_an_expert_is_saved_as_weights_with_a_flag(base, train):
     out = train("a", "tangent", steps=8, batch_size=32)
-    linear, ordinary = load_linearised(out), AutoModelForCausalLM.from_pretrained(out)
-    start = AutoModelForCausalLM.from_pretrained(base)
+    assert linearised_at(out) == str(base.resolve())
+    assert linearised_at(base) is None
+    start, ordinary, linear = (AutoModelForCausalLM.from_pretrained(folder) for folder in (base, out, out))
+    linearise(linear, dict(start.named_parameters()))
     ids = torch.randint(3, 40, (2, 9))
     with torch.no_grad():
         f0, f1, lin = (m(input_ids=ids).logits for m in (start, ordinary, linear))
     assert (f1 - f0).abs().max() > 1e-2
     assert 1e-6 < (lin - f1).abs().max() < (f1 - f0).abs().max()
     assert "tangent space" in (out / "README.md").read_text()
-    with pytest.raises(UserError, match=r"carries no tangent\.json"):
-        load_linearised(base)
 
 
-def test_an_expert_of_another_shape_is_refused(base, train, tmp_path):
-    other, _ = make("llama")
-    other.save_pretrained(tmp_path / "other")
-    with pytest.raises(UserError, match="does not fit the base"):
-        load_linearised(train("a"), tmp_path / "other")
+def test_weights_of_other_shapes_are_refused():
+    model, _ = make("llama")
+    vector = {n: p.detach()[..., :1] for n, p in model.named_parameters()}
+    with pytest.raises(ValueError, match="vector lacks"):
+        linearise(model, vector=vector)
+
+
+def slope(model, vector, **inputs):
+    """The logits of a double model along a vector, by a five-point difference."""
+    theta0 = {n: p.detach().clone() for n, p in model.named_parameters()}
+
+    def at(h):
+        with torch.no_grad():
+            for n, p in model.named_parameters():
+                p.copy_(theta0[n] + h * vector[n])
+            return model(**inputs).logits
+
+    h = 0.01
+    found = (8 * (at(h) - at(-h)) - (at(2 * h) - at(-2 * h))) / (12 * h)
+    at(0.0)
+    return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_shared_contexts_and_generation_are_those_of_the_linear_model(kind):
+    """The evaluator's trees of requests and uncached generation, against differences of the whole sequences."""
+    model, _ = make(kind)
+    generator = torch.Generator().manual_seed(3)
+    vector = {n: 0.02 * torch.randn(p.shape, generator=generator, dtype=p.dtype) for n, p in model.named_parameters()}
+
+    def linear(ids):
+        with torch.no_grad():
+            return model(input_ids=ids).logits + slope(model, vector, input_ids=ids)
+
+    context = torch.randint(3, 50, (5,), generator=generator).tolist()
+    pairs = [(context, torch.randint(3, 50, (n,), generator=generator).tolist()) for n in (1, 1, 2, 3)]
+    want = []
+    for before, after in pairs:
+        logits = linear(torch.tensor([before + after[:-1]]))[0, len(before) - 1 :].log_softmax(-1)
+        want.append(sum(float(row[token]) for row, token in zip(logits, after)))
+    text = torch.tensor([context])
+    for _ in range(6):
+        text = torch.cat([text, linear(text)[:, -1:].argmax(-1)], 1)
+    model = copy.deepcopy(model).float()
+    with linearised(model, {name: v.float() for name, v in vector.items()}):
+        work = batches(forest(pairs, 64, 32), 4)
+        assert any(batch.ends is not None for batch in work), "contexts are shared"
+        got = log_likelihoods(model, work, len(pairs), lambda rows: None)
+        options = {"max_new_tokens": 6, "do_sample": False, "use_cache": True, "pad_token_id": 0, "eos_token_id": 99}
+        written = model.generate(input_ids=torch.tensor([context]), **options)
+    assert [value for value, _ in got] == pytest.approx(want, abs=1e-4)
+    assert torch.equal(written, text)
+    assert not {"forward", "generate"} & set(vars(model))
