@@ -59,7 +59,7 @@ def _small(pool: Node, scale: Node) -> Node:
     small["optimizer"] |= {key: pool["optimizer"][key] for key in ("name", "momentum")}
     small["optimizer"]["lr"] = _times(pool["optimizer"]["lr"], scale["lr"])
     small["training"]["batch_size"] = max(1, round(batch * scale["batch_size"]))
-    small |= {key: pool[key] for key in ("budget", "seed", "reference")}
+    small |= {key: pool[key] for key in ("budget", "seed", "seeds", "reference")}
     own = [task["finetuning"] for task in pool["tasks"].values()]
     for task, finetuning in zip(small["tasks"].values(), itertools.cycle(own)):
         task["finetuning"] = _in_units(finetuning, scale["offset"])

@@ -224,6 +224,8 @@ class Pool:
     """Share of the tasks' epochs or of training.steps that is trained: 0.5 gives two passes a step the time of one."""
     seed: int = 0
     """Training seed of the experts of `tasks`."""
+    seeds: List[int] = field(default_factory=list)
+    """Several training seeds, in place of `seed`: experts of each, and merges of experts of one seed."""
     suite: Optional[Suite] = None
     """What this pool alone is scored on; takes the place of the study's suite."""
     reference: Optional[str] = None

@@ -28,7 +28,7 @@ from pipelines.finetune.models import Loaded, load
 from pipelines.finetune.optimizers import base_optimizer, check_finetuning, check_training, total_steps, wrap
 from pipelines.finetune.tangent import delinearise
 from pipelines.finetune.tokens import Collator, PackCollator, encode, pack
-from pipelines.finetune.trainer import ExpertTrainer, MetricsCallback, NotFiniteError
+from pipelines.finetune.trainer import ExpertTrainer, MetricsCallback, NotFiniteError, PeakMemory
 from pipelines.process import silence, threads, uncollected
 from pipelines.progress import SILENT, Progress
 
@@ -91,7 +91,8 @@ def finetune(
         cpu_threads: Threads of a model that is not small; default: all cores.
 
     Returns:
-        steps, loss (last step), tokens, examples, seconds.
+        steps, loss (last step), tokens, examples, seconds (with those of interrupted calls), memory (peak of this
+        process's resident bytes) and, on an accelerator, device_memory (peak of its allocated bytes).
 
     Raises:
         UserError: Bad data or parameters, a loss that is no number, a full disk.
@@ -107,10 +108,12 @@ def finetune(
         out.mkdir(parents=True, exist_ok=True)
         small = sum(p.numel() for p in loaded.model.parameters()) < SMALL
         with threads(1 if small else cpu_threads), _full_disk(out):
-            summary = _fit(run, loaded, rows, progress if run.rank == 0 else SILENT)
+            with PeakMemory(loaded.device) as peak:
+                summary = _fit(run, loaded, rows, progress if run.rank == 0 else SILENT)
             if run.rank == 0:
                 loaded.save(out)
-                summary["seconds"] = round(time.perf_counter() - begun, 3)
+                summary["seconds"] = round(summary["seconds"] + time.perf_counter() - begun, 3)
+                summary |= peak.describe()
                 write_card(out, run.name, base_name or name_of(base), task, method, optimizer, training, seed, summary)
                 if method["method"] == "tangent":
                     write_flag(out, base)
@@ -166,7 +169,7 @@ def _fit(run: Run, loaded: Loaded, rows: list[Row], progress: Progress) -> dict[
         shutil.copyfile(metrics, run.out / "metrics.jsonl")
     _finish(run, loaded, trainer)
     last = {key: callback.last.get(key) for key in ("loss", "tokens")}
-    return {"steps": trainer.state.global_step, **last, "examples": len(rows)}
+    return {"steps": trainer.state.global_step, **last, "examples": len(rows), "seconds": callback.before}
 
 
 def _sequences(run: Run, loaded: Loaded, rows: list[Row]) -> tuple[list[Any], Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -92,7 +93,8 @@ class MetricsCallback(TrainerCallback):
 
     def __init__(self, file: Path | None, step: Step, trainer: ExpertTrainer):
         self.file, self.step, self.trainer = file, step, trainer
-        self.begun = 0.0
+        self.begun = self.before = 0.0
+        """When this call began, and seconds of interrupted ones up to the checkpoint that it goes on from."""
         self.first = (0, 0)
         """Step and tokens that this call began with."""
         self.last: dict[str, Any] = {}
@@ -105,7 +107,7 @@ class MetricsCallback(TrainerCallback):
             rows = [json.loads(line) for line in self.file.read_text().splitlines()]
             rows = [row for row in rows if row["step"] <= state.global_step]
         if rows:
-            self.last, self.trainer.tokens = rows[-1], rows[-1]["tokens"]
+            self.last, self.trainer.tokens, self.before = rows[-1], rows[-1]["tokens"], rows[-1]["seconds"]
             self.step.advance(state.global_step)
         self.first = (state.global_step, self.trainer.tokens)
         if self.file:
@@ -118,7 +120,7 @@ class MetricsCallback(TrainerCallback):
         seconds = time.perf_counter() - self.begun
         row = {"step": state.global_step, "loss": logs["loss"], "lr": logs["learning_rate"]}
         row |= {"grad_norm": logs["grad_norm"]} if "grad_norm" in logs else {}
-        row |= self._method() | {"tokens": self.trainer.tokens, "seconds": round(seconds, 3)}
+        row |= self._method() | {"tokens": self.trainer.tokens, "seconds": round(self.before + seconds, 3)}
         if self.file:
             with self.file.open("a") as file:
                 file.write(json.dumps(row) + "\n")
@@ -143,3 +145,38 @@ class MetricsCallback(TrainerCallback):
 def _memory() -> int:
     """Bytes in use: of the accelerator where there is one, else of this process."""
     return int(torch.cuda.memory_allocated() if torch.cuda.is_available() else psutil.Process().memory_info().rss)
+
+
+class PeakMemory:
+    """Bytes at the peak inside: resident ones of this process, looked at 50 times a second, and allocated ones of the
+    accelerator, where the work is on one."""
+
+    EVERY = 0.02
+
+    def __init__(self, device: str):
+        self.host, self.device, self._on_device = 0, None if device == "cpu" else 0, device != "cpu"
+        self._over = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, daemon=True)
+
+    def _watch(self) -> None:
+        process = psutil.Process()
+        while True:
+            self.host = max(self.host, process.memory_info().rss)
+            if self._over.wait(self.EVERY):
+                return
+
+    def __enter__(self) -> PeakMemory:
+        if self._on_device:
+            torch.cuda.reset_peak_memory_stats()
+        self._watcher.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._watcher.join()
+        if self._on_device:
+            self.device = torch.cuda.max_memory_allocated()
+
+    def describe(self) -> dict[str, int]:
+        """``memory``, and ``device_memory`` where there is a device."""
+        return {"memory": self.host} | ({} if self.device is None else {"device_memory": self.device})

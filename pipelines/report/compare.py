@@ -196,16 +196,16 @@ def _runs(a: Panel, experts: int) -> NDArray:
     return cluster_weights(experts, resamples=a.statistics.resamples, seed=a.statistics.seed)
 
 
-def _own_skill(a: Panel, b: Panel, names: list[str]) -> list[ComparisonRow]:
+def _own_skill(a: Panel, b: Panel, names: list[tuple[str, int]]) -> list[ComparisonRow]:
     """Experts on the task of their own name, averaged over experts, which are resampled too."""
-    shared = [n for n in names if n in a.samples.documents and n in b.samples.documents]
+    shared = [n for n in names if n[0] in a.samples.documents and n[0] in b.samples.documents]
     if not shared:
         return []
     draw = a.statistics
-    pairs = [(a.samples.documents[t][a.experts[t]], b.samples.documents[t][b.experts[t]]) for t in shared]
+    pairs = [(a.samples.documents[n[0]][a.experts[n]], b.samples.documents[n[0]][b.experts[n]]) for n in shared]
     gaps = np.array([
         task_replicates((after - before)[None], resamples=draw.resamples, seed=draw.seed, task=task)[0]
-        for task, (before, after) in zip(shared, pairs)
+        for (task, _), (before, after) in zip(shared, pairs)
     ])  # fmt: skip
     low, high = (float(np.mean([values.mean() for values in side])) for side in zip(*pairs))
     differing = sum(int((after != before).sum()) for before, after in pairs)

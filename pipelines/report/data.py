@@ -57,6 +57,8 @@ class TrialRow:
     """What the pool's base is, so that pools of other bases are not compared."""
     reference: str | None = None
     """Pool that this row's pool is compared with; None: the plainly trained one of the same base, or the first."""
+    run: int = 0
+    """Place of the experts' training seed among the pool's; a merge is of experts of one run."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """How the result came about: base, training, seeds, evaluation settings, machine; empty where it is not known."""
     metrics: Mapping[str, str] = field(default_factory=dict)

@@ -42,7 +42,8 @@ class Panel:
     samples: Samples
     statistics: Statistics
     base: int | None = None
-    experts: dict[str, int] = field(default_factory=dict)
+    experts: dict[tuple[str, int], int] = field(default_factory=dict)
+    """Rows by name and training run."""
     merges: list[int] = field(default_factory=list)
     scores: NDArray = field(default_factory=lambda: np.empty(0))
     """Suite score of every row `[rows]`: the macro mean over tasks."""
@@ -60,7 +61,7 @@ class Panel:
             if row.kind == "base":
                 self.base = i
             elif row.kind == "expert":
-                self.experts[row.experts[0]] = i
+                self.experts[row.experts[0], row.run] = i
             else:
                 self.merges.append(i)
 
@@ -88,8 +89,9 @@ class Panel:
 
     def parents(self, merge: int) -> list[int] | None:
         """Rows of the experts that a merge is of; None where one of them has no score."""
-        found = [self.experts[name] for name in self.rows[merge].experts if name in self.experts]
-        return found if len(found) == len(self.rows[merge].experts) else None
+        row = self.rows[merge]
+        found = [self.experts[name, row.run] for name in row.experts if (name, row.run) in self.experts]
+        return found if len(found) == len(row.experts) else None
 
     def cells(self, merges: Iterable[int] | None = None) -> dict[tuple[str, int], list[int]]:
         """Rows of the merges (default: all) by method and number of experts."""
@@ -159,17 +161,17 @@ def _replicate(panel: Panel) -> None:
         else:
             drawn = np.repeat(point[:, None], draw.resamples, axis=1)
         total += drawn
-        if (skill := _skill(panel, task, drawn)) is None:
-            continue
-        panel.skills.append(skill)
-        members = [m for m in panel.merges if task in panel.rows[m].experts]
-        won[members] += point[members] - point[panel.base]
-        gain[members] += skill.gain.estimate
-        won_draws[members] += drawn[members] - drawn[panel.base]
-        gain_draws[members] += drawn[skill.expert] - drawn[panel.base]
-        if skill.gain.low > 0:
-            ratios[members] += (point[members] - point[panel.base]) / skill.gain.estimate
-            counted[members] += 1
+        for skill in _skills(panel, task, drawn):
+            panel.skills.append(skill)
+            run = panel.rows[skill.expert].run
+            members = [m for m in panel.merges if task in panel.rows[m].experts and panel.rows[m].run == run]
+            won[members] += point[members] - point[panel.base]
+            gain[members] += skill.gain.estimate
+            won_draws[members] += drawn[members] - drawn[panel.base]
+            gain_draws[members] += drawn[skill.expert] - drawn[panel.base]
+            if skill.gain.low > 0:
+                ratios[members] += (point[members] - point[panel.base]) / skill.gain.estimate
+                counted[members] += 1
     tasks = max(1, len(samples.tasks))
     panel.scores = sum(samples.scores.values(), np.zeros(count)) / tasks
     panel.replicates = total / tasks if samples.documents else np.full_like(total, np.nan)
@@ -180,13 +182,18 @@ def _replicate(panel: Panel) -> None:
         panel.kept_replicates = won_draws / gain_draws * sure[:, None]
 
 
-def _skill(panel: Panel, task: str, drawn: NDArray) -> Skill | None:
-    """The expert of this task's name against the base, on this task; None when either was not scored."""
-    expert, base = panel.experts.get(task), panel.base
-    if expert is None or base is None or task not in panel.samples.documents:
-        return None
+def _skills(panel: Panel, task: str, drawn: NDArray) -> list[Skill]:
+    """The experts of this task's name, one a training run, against the base on it; none where not both were scored."""
+    experts = [row for (name, _), row in panel.experts.items() if name == task]
+    base, found = panel.base, []
+    if base is None or task not in panel.samples.documents:
+        return []
     point, matrix = panel.samples.scores[task], panel.samples.documents[task]
-    differing = int((matrix[expert] != matrix[base]).sum())
-    gain = panel.interval(point[expert] - point[base], drawn[expert] - drawn[base], differing)
-    own, plain = (panel.interval(point[row], drawn[row]) for row in (expert, base))
-    return Skill(task, expert, own, plain, gain)
+    for expert in experts:
+        differing = int((matrix[expert] != matrix[base]).sum())
+        gain = panel.interval(point[expert] - point[base], drawn[expert] - drawn[base], differing)
+        own, plain = (panel.interval(point[row], drawn[row]) for row in (expert, base))
+        seed = panel.rows[expert].provenance.get("training_seed")
+        name = task if len(experts) == 1 else f"{task} (seed {seed})"
+        found.append(Skill(name, expert, own, plain, gain))
+    return found

@@ -48,6 +48,9 @@ def chosen_experts(config: Config) -> tuple[Pool, list[str]]:
         raise UserError(what, where="pools", do="leave the others out: ~pools.NAME")
     if config.pools:
         (pool,) = config.pools.values()
+        if pool.seeds:
+            what = "a search merges experts of one training seed"
+            raise UserError(what, where="pools.*.seeds", do="give seed in place of seeds")
         known = [*pool.experts, *pool.tasks]
         for name in config.experts:
             if name not in known:

@@ -76,6 +76,15 @@ def training_of(folder: str) -> dict[str, Any] | None:
     return {"how": ", ".join(how), "method": name, "seed": about["seed"]}
 
 
+def training_costs(folder: str) -> dict[str, float]:
+    """What the training of the expert in a folder took: seconds, tokens, bytes at the peak of memory (the
+    accelerator's where it was trained on one, else the process's); what an older entry does not tell is left out."""
+    summary = _entry(Path(folder)).get("summary", {})
+    memory = summary.get("device_memory") or summary.get("memory")
+    found = {"seconds": summary.get("seconds"), "tokens": summary.get("tokens"), "memory": memory}
+    return {f"train_{name}": value for name, value in found.items() if value is not None}
+
+
 @lru_cache
 def _defaults(method: str) -> dict[str, Any]:
     """The parameters of a fine-tuning method as its YAML gives them, which are the method's own defaults."""

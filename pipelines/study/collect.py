@@ -32,6 +32,7 @@ from pipelines.study.sources import (
     make_expert,
     named,
     pool_recipes,
+    runs,
 )
 from pipelines.study.trial import Trial
 from pipelines.study.worker import Worker
@@ -46,14 +47,15 @@ def make_pools(config: Config, access: Access, progress: Progress = SILENT) -> l
     Returns each pool's experts with their base.
     """
     bases = {name: make_base(pool.base, access, progress) for name, pool in config.pools.items()}
-    recipes = [(name, recipe) for name, pool in config.pools.items() for recipe in pool_recipes(pool).values()]
+    pools = [(name, run) for name, pool in config.pools.items() for run in runs(pool)]
+    recipes = [(name, recipe) for name, pool in pools for recipe in pool_recipes(pool).values()]
     unmade = [(name, r) for name, r in recipes if isinstance(find_expert(r, bases[name], access), Unmade)]
     if unmade:
         with progress.step("experts", len(unmade)) as step:
             for name, recipe in unmade:
                 make_expert(recipe, bases[name], access, progress, config.executor)
                 step.advance(1, expert=f"{recipe.name} of {name}")
-    experts = [(bases[name], e) for name, pool in config.pools.items() for e in pool_experts(pool, access)]
+    experts = [(bases[name], e) for name, pool in pools for e in pool_experts(pool, access)]
     if kinds := needed_kinds(config.methods):
         access.fetch(progress, [expert.source.path for _, expert in experts])
         collect_information(experts, kinds, access, config, progress)

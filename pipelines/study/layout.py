@@ -20,7 +20,17 @@ from pipelines.merge.recipe import Recipe
 from pipelines.store.store import model_title
 from pipelines.study.information import Expert, check_collect, find_information, needed_kinds
 from pipelines.study.recipes import check_method, draw_orders, draw_subsets, left_out, make_recipe, takes
-from pipelines.study.sources import Access, Lost, Source, Unmade, find_base, find_checkpoint, find_expert, pool_recipes
+from pipelines.study.sources import (
+    Access,
+    Lost,
+    Source,
+    Unmade,
+    find_base,
+    find_checkpoint,
+    find_expert,
+    pool_recipes,
+    runs,
+)
 from pipelines.study.trial import Trial
 
 KEEP = ("none", "best", "all")
@@ -39,6 +49,8 @@ class Planned:
     label: str
     """base, the expert's name, or the method's name in the study."""
     experts: tuple[str, ...]
+    run: int
+    """Place of the experts' training seed among the pool's."""
     parameters: Mapping[str, Any]
     suite: Suite
     trial: Trial | None = None
@@ -85,6 +97,9 @@ def check_study(config: Config) -> None:
         where = f"pools.{name}"
         if both := sorted(set(pool.experts) & set(pool.tasks)):
             raise UserError(f"pool {name} names {both[0]!r} among experts and tasks", where=where, do="rename one")
+        if pool.seeds and pool.experts:
+            what = f"pool {name} has experts that were found, which are of one training each"
+            raise UserError(what, where=f"{where}.seeds", do="leave seeds out, or give the pool tasks alone")
         if not pool.experts and not pool.tasks:
             raise UserError(f"pool {name} has no experts", where=where, do="give it experts or tasks")
         if pool.reference is not None and pool.reference not in config.pools:
@@ -118,9 +133,11 @@ def lay_out(config: Config, access: Access) -> StudyLayout:
     layout.impossible, layout.notes = left_out(config)
     for name, pool in config.pools.items():
         scored = [(suite, suite_fingerprint(suite, config.datasets)) for suite in suites(config, pool)]
-        parts = _parts(name, pool, config, access, layout)
-        for model in _models(list(parts.experts), config):
-            layout.planned += [_planned(name, *model, parts, *suite) for suite in scored]
+        for place, run in enumerate(runs(pool)):
+            parts = _parts(f"{name} (seed {run.seed})" if pool.seeds else name, run, config, access, layout)
+            for model in _models(list(parts.experts), config):
+                if model[0] != "base" or place == 0:  # there is one base
+                    layout.planned += [_planned(name, place, *model, parts, *suite) for suite in scored]
     return layout
 
 
@@ -190,6 +207,7 @@ def _models(experts: list[str], config: Config) -> Iterator[Model]:
 
 def _planned(
     pool: str,
+    run: int,
     kind: str,
     label: str,
     experts: tuple[str, ...],
@@ -208,6 +226,7 @@ def _planned(
         kind,
         label,
         experts,
+        run,
         dict(recipe.parameters) if recipe else {},
         suite,
         lost=any(isinstance(part, Lost) for part in used),

@@ -24,8 +24,8 @@ from pipelines.study.trial import Trial, open_merge
 RESULT = 200_000
 """Bytes of one trial's result, about."""
 
-Faults = dict[tuple[str, str, tuple[str, ...]], list[UserError]]
-"""By pool, label and experts of a merge, what is wrong with it."""
+Faults = dict[str, list[UserError]]
+"""By the key of a merge's trial, what is wrong with it."""
 
 
 @dataclass
@@ -104,7 +104,7 @@ def _count(plan: Plan, faults: Faults, access: Access) -> None:
             continue
         elif access.store.has("results", planned.trial.key, complete=True):
             plan.cached += 1
-        elif faults.get((planned.pool, planned.label, planned.experts)):
+        elif faults.get(planned.trial.key):
             plan.blocked += 1
         else:
             plan.new += 1
@@ -139,7 +139,7 @@ def _merge_faults(planned: list[Planned], access: Access) -> Faults:
                 checked[key] = [UserError(q.what, where=w, do=q.do) for q, w in zip(found, where)]
             except UserError as error:
                 checked[key] = [UserError(error.what, where=error.where or p.pool, do=error.do)]
-        faults[(p.pool, p.label, p.experts)] = checked[key]
+        faults[trial.key] = checked[key]
     return faults
 
 

@@ -225,6 +225,11 @@ def pool_recipes(pool: Pool) -> dict[str, ExpertRecipe]:
     return recipes
 
 
+def runs(pool: Pool) -> list[Pool]:
+    """The pool once for each of its training seeds."""
+    return [replace(pool, seed=seed, seeds=[]) for seed in dict.fromkeys(pool.seeds)] or [pool]
+
+
 def find_expert(recipe: ExpertRecipe, base: Source | Unmade, access: Access) -> Source | Unmade:
     """The expert where it exists, or what is to be made."""
     if isinstance(base, Unmade):

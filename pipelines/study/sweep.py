@@ -150,6 +150,7 @@ def trial_rows(plan: Plan, access: Access) -> list[TrialRow]:
             n={},
             suite=planned.suite.name,
             attack=planned.suite.attack,
+            run=planned.run,
             reference=plan.layout.references.get(planned.pool),
         )
         scored = planned.trial is not None and access.store.has("results", planned.trial.key)

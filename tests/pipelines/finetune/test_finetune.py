@@ -2,6 +2,7 @@
 
 import json
 import random
+import time
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from conf.schema import Lora, Optimizer, Task
 from pipelines.finetune import finetune
+from pipelines.finetune.trainer import PeakMemory
 
 METHODS = ["plain", "mergopt", "sam", "asam", "tangent"]
 
@@ -124,9 +126,24 @@ def test_an_interrupted_run_resumes_to_the_same_bits(base, train, tmp_path, meth
     parts = train("parts", method, progress=listener, **options)
     assert len(listener.told) == 3  # four steps at once, then the fifth and sixth
     assert same(whole, parts)
-    steps = [json.loads(line)["step"] for line in (parts / "metrics.jsonl").read_text().splitlines()]
-    assert steps == [1, 2, 3, 4, 5, 6]
+    rows = [json.loads(line) for line in (parts / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    seconds = [row["seconds"] for row in rows]
+    assert seconds == sorted(seconds), "the interrupted run's time counts"
+    assert train.summary["seconds"] >= seconds[-1]
     assert not kept.exists()
+
+
+def test_the_peak_of_memory_is_what_was_allocated_at_once():
+    with PeakMemory("cpu") as small:
+        pass
+    with PeakMemory("cpu") as peak:
+        for _ in range(2):
+            block = np.ones(25_000_000)  # 200 MB
+            time.sleep(3 * PeakMemory.EVERY)
+            del block
+    assert 180e6 < peak.host - small.host < 300e6
+    assert peak.describe() == {"memory": peak.host}
 
 
 def test_another_runs_checkpoint_is_not_resumed(train, tmp_path, same):

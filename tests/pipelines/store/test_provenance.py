@@ -2,7 +2,7 @@
 
 import json
 
-from pipelines.store.provenance import apart, provenance, said, training_of
+from pipelines.store.provenance import apart, provenance, said, training_costs, training_of
 
 TASK = {"num_fewshot": None, "limit": None, "split": None}
 SETTINGS = {
@@ -43,7 +43,13 @@ def test_a_training_is_told_by_what_is_not_a_default(tmp_path):
         "epochs": 5.0,
         "seed": 7,
     }
-    (tmp_path / "entry.json").write_text(json.dumps(entry))
+    assert training_costs(str(tmp_path / "nothing")) == {}
+    cost = {"seconds": 2.5, "tokens": 300, "memory": 10**9}
+    (tmp_path / "gpu").mkdir()
+    (tmp_path / "gpu" / "entry.json").write_text(json.dumps({"summary": cost | {"device_memory": 7}}))
+    assert training_costs(str(tmp_path / "gpu")) == {"train_seconds": 2.5, "train_tokens": 300, "train_memory": 7}
+    (tmp_path / "entry.json").write_text(json.dumps(entry | {"summary": cost}))
+    assert training_costs(str(tmp_path))["train_memory"] == 10**9
     made = training_of(str(tmp_path))
     assert made == {"how": "sam rho=0.1, adamw lr=0.0001 weight_decay=0.1, 5 epochs of 8", "method": "sam", "seed": 7}
     assert training_of(str(tmp_path / "elsewhere")) is None
