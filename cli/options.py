@@ -147,6 +147,14 @@ IDLE: tuple[tuple[str, Callable[[Config], object], str], ...] = (
     ("optimizer.momentum", lambda c: c.optimizer.name != "sgd", "only optimizer=sgd has it"),
     ("optimizer.betas", lambda c: not c.optimizer.name.startswith("adamw"), "only optimizer=adamw has them"),
     ("optimizer.eps", lambda c: not c.optimizer.name.startswith("adamw"), "only optimizer=adamw has it"),
+    *(
+        (
+            key,
+            lambda c: c.model is not None and c.suite.linearised is not True,
+            "only suite.linearised=true takes a base",
+        )
+        for key in ("base", "base.path", "base.name", "base.revision")
+    ),
     ("executor.workers", lambda c: c.executor.name == "local", "only executor=ray has workers"),
     ("executor.address", lambda c: c.executor.name == "local", "only executor=ray has one"),
     ("search.points", lambda c: c.search.sampler != "grid", "only search=grid has them"),

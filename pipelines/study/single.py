@@ -144,15 +144,14 @@ def _linearised_at(config: Config, model: Source, access: Access, progress: Prog
     """The base that ``model`` is to be scored linearised at, as named or as its folder says; None for a network."""
     choice, recorded = config.suite.linearised, linearised_at(model.path)
     if choice is False or (choice == "auto" and not recorded):
-        if config.base == Base():
-            return None
-        what = f"{config.model} is scored as a network, which takes no base"
-        raise UserError(what, where="base", do="leave base out, or set suite.linearised=true")
+        return None
     if config.base != Base():
         return make_base(config.base, access, progress)
     if not recorded or not Path(recorded).is_dir():
         what = f"it is not known at which base {config.model} is linear" + f" ({recorded} is gone)" * bool(recorded)
-        raise UserError(what, where="suite.linearised", do="name the base: base.path=DIR, or suite.linearised=false")
+        raise UserError(
+            what, where="suite.linearised", do="give suite.linearised=true base.path=DIR, or suite.linearised=false"
+        )
     return find_checkpoint(Checkpoint(path=recorded), access)
 
 
