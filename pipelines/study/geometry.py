@@ -25,6 +25,7 @@ from pipelines.study.sources import (
     find_expert,
     named,
     pool_recipes,
+    runs,
 )
 from pipelines.study.worker import find_device
 
@@ -124,8 +125,8 @@ def _pools(config: Config, doing: str) -> Iterator[tuple[str, Pool, Path]]:
 
 
 def _found(name: str, pool: Pool, access: Access, progress: Progress) -> tuple[Source, list[Expert]]:
-    """A pool's base and experts, fetched; UserError for one that is not made yet."""
-    base, recipes = find_base(pool.base, access), pool_recipes(pool)
+    """A pool's base and experts (of its first training seed), fetched; UserError for one that is not made yet."""
+    base, recipes = find_base(pool.base, access), pool_recipes(runs(pool)[0])
     found = [Expert(label, find_checkpoint(one, access)) for label, one in pool.experts.items()]
     made = [(label, recipe, find_expert(recipe, base, access)) for label, recipe in recipes.items()]
     for part in (base, *(source for _, _, source in made)):
