@@ -192,7 +192,10 @@ class Suite:
     include_path: Optional[str] = None
     """Folder of further lm-eval task files."""
     attack: str = "none"
-    """Perturbation of the prompts: none, deepwordbug, stresstest or bertattack."""
+    """none; deepwordbug, stresstest or bertattack:MODEL, the edit of each task's instruction that hurts the model most;
+    or deepwordbug_document, …: random edits of the documents, the same for every model."""
+    attack_documents: int = 100
+    """Documents a task on which an attack on the instruction is searched: a seeded choice of those that are scored."""
     linearised: Any = "auto"
     """Score f(θ0) + J(θ − θ0) in place of the ordinary network: auto (experts trained by the method tangent, and merges
     of nothing else), true or false."""

@@ -13,7 +13,8 @@ from torch import nn
 from conf.errors import UserError
 from conf.schema import Suite
 from mergeopt_core.randomness import random_state_restored
-from pipelines.evaluate.attacks import attack_named, perturb_prompt
+from pipelines.evaluate.attacked import attacked
+from pipelines.evaluate.attacks import document_attack, perturb_prompt, searches
 from pipelines.evaluate.build import BuiltTask, Leaf, build_task, choose, reason, remember_documents
 from pipelines.evaluate.engine import common
 from pipelines.evaluate.layout import lm_eval_layout, settings
@@ -55,7 +56,7 @@ class Evaluator:
     ):
         self.suite, self.threads = suite, threads
         try:
-            self.attack = attack_named(suite.attack)
+            self.attack = document_attack(suite.attack)
         except ValueError as error:
             raise UserError(str(error), where=f"suite {suite.name}") from None
         with random_state_restored(), silence(), fresh_maps(), offline(not online or datasets is not None):
@@ -100,21 +101,22 @@ class Evaluator:
         with random_state_restored(), silence(), threads(self.threads or fitting_threads(model)), at_rest(model):
             while True:
                 try:
-                    failed = self._answers(model, who, progress)
+                    tasks, scorer, found = self._asked(model, who, progress)
+                    failed = self._answers(tasks, scorer, model, who, progress)
                     break
                 except torch.OutOfMemoryError:
                     self.scorer.halve(who)
-            summary = Summary(self.tasks, failed, self.suite.seed)
-            self._clear()
+            summary = Summary(tasks, failed, self.suite.seed)
+            _clear(tasks)
         seconds = time.perf_counter() - start
         source = source or {"model": f"{who} (in memory)"}
         return Evaluation(
             tasks=summary.scores,
             documents=summary.documents(),
-            batch_size=self.scorer.batch_size,
+            batch_size=scorer.batch_size,
             seconds=seconds,
-            versions=self.scorer.describe(self.settings, model),
-            lm_eval=lm_eval_layout(summary, self.suite, self.scorer, model, source, seconds),
+            versions={**scorer.describe(self.settings, model), **({"attack": found} if found else {})},
+            lm_eval=lm_eval_layout(summary, self.suite, scorer, model, source, seconds),
         )
 
     def _name_apart(self, task: BuiltTask) -> None:
@@ -183,18 +185,34 @@ class Evaluator:
                 do=f"load the model in {self.suite.dtype}, or set suite.dtype={dtype}",
             )
 
-    def _answers(self, model: nn.Module, who: str, progress: Progress) -> dict[str, str]:
+    def _asked(self, model: nn.Module, who: str, progress: Progress) -> tuple[list[BuiltTask], Scorer, dict[str, Any]]:
+        """The tasks as this model is asked them, what answers them, and what an attack on its instructions found."""
+        if not searches(self.suite.attack):
+            return self.tasks, self.scorer, {}
+        size = self.scorer.batch_size
+        with self.lm.holding(model, size), progress.step(f"searching {self.suite.attack}") as step:
+            try:
+                tasks, found = attacked(self.tasks, self.suite, self.lm, model, size, step.advance)
+            except NotFiniteError as error:
+                raise UserError(str(error), where=who, do="the weights are broken") from None
+        scorer = Scorer(self.lm, self.suite, [leaf for task in tasks for leaf in task.leaves])
+        scorer.batch_size = size
+        return tasks, scorer, found
+
+    def _answers(
+        self, tasks: list[BuiltTask], scorer: Scorer, model: nn.Module, who: str, progress: Progress
+    ) -> dict[str, str]:
         """Run every request and put the answers into the task objects; failed tasks by name, with why."""
         failed = {}
-        self._clear()
-        with self.lm.holding(model, self.scorer.batch_size):
-            self.scorer.prepare(model)
-            with progress.step("scoring", self.scorer.rows) as step:
-                for task in self.tasks:
+        _clear(tasks)
+        with self.lm.holding(model, scorer.batch_size):
+            scorer.prepare(model)
+            with progress.step("scoring", scorer.rows) as step:
+                for task in tasks:
                     restore(task.states)
                     try:
                         for leaf in task.leaves:
-                            self.scorer.run(leaf, model, step.advance)
+                            scorer.run(leaf, model, step.advance)
                     except torch.OutOfMemoryError:
                         raise
                     except NotFiniteError as error:
@@ -204,8 +222,9 @@ class Evaluator:
                         failed[task.key] = reason(error)
         return failed
 
-    def _clear(self) -> None:
-        """Forget the answers: lm-eval would go on reading the first model's."""
-        for leaf in (leaf for task in self.tasks for leaf in task.leaves):
-            for request in leaf.task._instances or []:
-                request.resps, request.filtered_resps = [], {}
+
+def _clear(tasks: list[BuiltTask]) -> None:
+    """Forget the answers: lm-eval would go on reading the first model's."""
+    for leaf in (leaf for task in tasks for leaf in task.leaves):
+        for request in leaf.task._instances or []:
+            request.resps, request.filtered_resps = [], {}

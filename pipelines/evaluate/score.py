@@ -171,7 +171,7 @@ class Summary:
             restore(task.states)
             try:
                 for leaf in task.leaves:
-                    self.raw[id(leaf)] = _process(leaf)
+                    self.raw[id(leaf)] = per_document(leaf)
                     self.metrics[leaf.name] = self._aggregate(leaf)
                 return self._read(task)
             except Exception as error:
@@ -215,7 +215,7 @@ class Summary:
         return f"all {len(outcomes)} documents have the same outcome, {outcomes[0]}: look at doc_to_target"
 
 
-def _process(leaf: Leaf) -> Raw:
+def per_document(leaf: Leaf) -> Raw:
     """Per-document metrics by lm-eval's ``process_results``, for each filter."""
     raw: Raw = {}
     for filter_name in leaf.instances[0][0].filtered_resps:

@@ -14,7 +14,7 @@ from typing import Any
 
 from conf.errors import nearest
 from conf.schema import Suite, SuiteTask
-from pipelines.evaluate.attacks import attack_problem
+from pipelines.evaluate.attacks import DOCUMENT, attack_problem, parts, searches
 from pipelines.evaluate.lookup import (
     OWN_TASKS,
     Definition,
@@ -36,6 +36,9 @@ EVALUATION_VERSION = 1
 TASKS_VERSION = 2
 """Raised when lm-eval's tasks would give other numbers; the built-in skills have a version of their own."""
 
+ATTACK_VERSION = 1
+"""Raised when a searched attack would find other instructions; edits of documents go with EVALUATION_VERSION."""
+
 SAMPLES = ("seeded", "first")
 """Which documents a limit takes."""
 
@@ -48,7 +51,8 @@ def suite_fingerprint(suite: Suite, datasets: str | None = None, folder: str | P
     size and seed. ``folder`` is a further folder of task files.
     """
     index = task_index(OWN_TASKS, suite.include_path, folder)
-    attacker = suite.attack.partition(":")[2]
+    attacker = parts(suite.attack)[1]
+    search = {"attack_search": [ATTACK_VERSION, suite.attack_documents]} if searches(suite.attack) else {}
     return {
         "version": EVALUATION_VERSION,
         "lm_eval": lm_eval_version(),
@@ -59,7 +63,8 @@ def suite_fingerprint(suite: Suite, datasets: str | None = None, folder: str | P
         "chat_template": suite.chat_template,
         "max_length": suite.max_length,
         "share_prefix": suite.share_prefix and suite.dtype == "float32",  # in 16 bits none is shared
-        "attack": suite.attack,
+        "attack": suite.attack.replace(DOCUMENT, ""),  # as edits of documents were called before there was a search
+        **search,
         # an attack that asks a model: a version of its own, and a local model's content
         **({"attack_model": [2, folder_hash(Path(attacker).expanduser())]} if attacker else {}),
         "seed": suite.seed,
@@ -102,7 +107,7 @@ def _check_settings(suite: Suite) -> list[str]:
         problems.append(f"linearised is {suite.linearised!r}; it has to be auto, true or false")
     if suite.sample not in SAMPLES:
         problems.append(f"no choice of documents is called {suite.sample!r}; {nearest(suite.sample, SAMPLES)}")
-    numbers = {"batch_size": suite.batch_size, "max_length": suite.max_length}
+    numbers = {name: getattr(suite, name) for name in ("batch_size", "max_length", "attack_documents")}
     problems += (f"{name} is {n}; it has to be 1 or more" for name, n in numbers.items() if n is not None and n < 1)
     limits = {"limit": suite.limit, **{f"tasks.{key}.limit": spec.limit for key, spec in suite.tasks.items()}}
     rule = "it has to be a number of documents, or a share of them below 1"

@@ -41,7 +41,7 @@ def provenance(about: Mapping[str, Any], task: str | None = None) -> dict[str, A
         "suite": about["suite"],
         "fewshot": joined("the task's own" if t["num_fewshot"] is None else t["num_fewshot"] for t in tasks),
         "sample": joined(_sample(t, settings) for t in tasks),
-        "attack": settings.get("attack", "none"),
+        "attack": _attack(settings),
         "chat_template": settings["chat_template"],
         "max_length": settings["max_length"],
         "dtype": settings["dtype"],
@@ -50,6 +50,12 @@ def provenance(about: Mapping[str, Any], task: str | None = None) -> dict[str, A
         "engine": _engine(about),
         "settings": content_key(settings)[:8],
     }
+
+
+def _attack(settings: Mapping[str, Any]) -> str:
+    """The attack by its present name: what was not searched was an edit of the documents."""
+    kind, colon, model = settings.get("attack", "none").partition(":")
+    return f"{kind}{'' if kind == 'none' or 'attack_search' in settings else '_document'}{colon}{model}"
 
 
 def training_columns(trained: Iterable[Mapping[str, Any] | None]) -> dict[str, Any]:

@@ -1,8 +1,9 @@
-"""Perturbed prompts: the same ones for every model, so that what they cost can be compared document by document.
+"""Perturbed prompts: instructions searched against the model under test, or documents edited alike for every model.
 
-An attack changes the text of the document that is scored; few-shot examples, options and the words that occur in
-options stay. None of them asks the model under test (the published attacks search for the words that hurt one model
-most): the perturbation is a function of the text, the seed and the attack alone.
+``deepwordbug``, ``bertattack:MODEL`` and ``stresstest`` search for the edit of a task's instruction that hurts the
+model most, as PromptBench does (``instruction.py``). ``deepwordbug_document``, … are a cheaper variant: the text of
+each scored document is edited by the seed alone, the same for every model; few-shot examples, options and the words
+that occur in options stay.
 """
 
 from __future__ import annotations
@@ -16,31 +17,49 @@ from pipelines.evaluate.attacks.edits import distract, misspell
 Attack = Callable[[str, Set[str], Random], str]
 """(text, words to leave alone in lower case, random numbers) → perturbed text."""
 
-_PLAIN: dict[str, Attack | None] = {"none": None, "deepwordbug": misspell, "stresstest": distract}
+KINDS = ("deepwordbug", "stresstest", "bertattack")
+"""Attacks on the instruction; with ``_document`` behind it, the same edits of the document at random."""
+
+DOCUMENT = "_document"
 
 
-def attack_named(name: str) -> Attack | None:
-    """The attack of a configuration name: none, deepwordbug, stresstest, or bertattack:FOLDER_OR_HUB_ID.
+def parts(name: str) -> tuple[str, str]:
+    """Kind of an attack and the masked language model that it names: ``bertattack:DIR`` → (bertattack, DIR)."""
+    kind, _, model = name.partition(":")
+    return kind, model
 
-    Raises ValueError for another name, and for bertattack without a masked language model.
+
+def searches(name: str) -> bool:
+    """Whether an attack searches for the edit of the instruction that hurts the model most."""
+    return parts(name)[0] in KINDS
+
+
+def document_attack(name: str) -> Attack | None:
+    """The edit of documents that an attack's name stands for; None where it leaves documents alone.
+
+    Raises ValueError for an unknown name, and for BERT-Attack without a masked language model.
     """
     if problem := attack_problem(name):
         raise ValueError(problem)
-    kind, _, model = name.partition(":")
-    if kind in _PLAIN:
-        return _PLAIN[kind]
-    from pipelines.evaluate.attacks.bertattack import Replacer
+    kind, model = parts(name)
+    if not kind.endswith(DOCUMENT):
+        return None
+    if kind == f"bertattack{DOCUMENT}":
+        from pipelines.evaluate.attacks.bertattack import Replacer
 
-    return Replacer(model)
+        return Replacer(model)
+    return misspell if kind == f"deepwordbug{DOCUMENT}" else distract
 
 
 def attack_problem(name: str) -> str | None:
     """What is wrong with an attack's name, or None."""
-    kind, _, model = name.partition(":")
-    if kind == "bertattack" and not model:
-        return "bertattack needs a masked language model: name one, as in attack=bertattack:bert-base-uncased"
-    names = (*_PLAIN, "bertattack")
-    return None if kind in names else f"no attack is called {name!r}; {nearest(kind, names)}"
+    kind, model = parts(name)
+    names = ("none", *KINDS, *(known + DOCUMENT for known in KINDS))
+    if kind not in names:
+        return f"no attack is called {name!r}; {nearest(kind, names)}"
+    if kind.startswith("bertattack") and not model:
+        return f"{kind} needs a masked language model: name one, as in attack={kind}:bert-base-uncased"
+    return None
 
 
 def perturb_prompt(attack: Attack, prompt: str, text: str, options: list[str], seed: str) -> str:
@@ -48,5 +67,9 @@ def perturb_prompt(attack: Attack, prompt: str, text: str, options: list[str], s
     start = prompt.rfind(text)
     if not text or start < 0:
         return prompt
-    spared = {word.strip(".,:;!?'\"()").lower() for option in options for word in option.split()}
-    return prompt[:start] + attack(text, spared, Random(seed)) + prompt[start + len(text) :]
+    return prompt[:start] + attack(text, words_of(options), Random(seed)) + prompt[start + len(text) :]
+
+
+def words_of(options: list[str]) -> set[str]:
+    """The words that occur in options, in lower case: no attack touches them."""
+    return {word.strip(".,:;!?'\"()").lower() for option in options for word in option.split()}

@@ -1,13 +1,13 @@
 """BERT-Attack: words replaced by what a masked language model would put there (Li et al., 2020).
 
-https://arxiv.org/abs/2004.09984: candidates are the model's likeliest words at the unmasked place. The paper takes
-the words and candidates that hurt the attacked model most; here a seeded share of the words, and the likeliest
-candidate that is another whole word.
+https://arxiv.org/abs/2004.09984: candidates are the model's likeliest whole words at the unmasked place. The paper
+takes the words and candidates that hurt the attacked model most (``instruction.py``); in documents a seeded share of
+the words is replaced, by the likeliest candidate.
 """
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Callable, Iterator, Set
 from functools import cached_property
 from random import Random
 from typing import Any
@@ -31,19 +31,27 @@ class Replacer:
 
     def __call__(self, text: str, spared: Set[str], random: Random) -> str:
         """The text with a share of its words replaced."""
+        guesses = self.guesses(text, spared)
+        return replace_words(
+            text, spared, random, SHARE, MOST, lambda start, end: next(iter(guesses((start, end))), text[start:end])
+        )
+
+    def guesses(self, text: str, spared: Set[str]) -> Callable[[tuple[int, int]], Iterator[str]]:
+        """What gives the other words that may stand in place of the word at (start, end), the likeliest first."""
         tokenizer, model = self._loaded
         coded = tokenizer(text, return_offsets_mapping=True, truncation=True, return_tensors="pt")
         offsets = coded.pop("offset_mapping")[0].tolist()
         with torch.no_grad():
             logits = model(**coded).logits[0]  # [T, V]
 
-        def other(start: int, end: int) -> str:
+        def others(span: tuple[int, int]) -> Iterator[str]:
+            start, end = span
             at = next((i for i, (a, b) in enumerate(offsets) if a <= start < b and not text[a:start].strip()), None)
-            return text[start:end] if at is None else self._likeliest(logits[at], text[start:end], spared)
+            return iter(()) if at is None else self._likeliest(logits[at], text[start:end], spared)
 
-        return replace_words(text, spared, random, SHARE, MOST, other)
+        return others
 
-    def _likeliest(self, logits: torch.Tensor, word: str, spared: Set[str]) -> str:
+    def _likeliest(self, logits: torch.Tensor, word: str, spared: Set[str]) -> Iterator[str]:
         tokenizer, _ = self._loaded
         starts = tuple({piece[0] for piece in tokenizer.tokenize("a a")} & set("Ġ▁"))  # marks of a word's first piece
         for token in tokenizer.convert_ids_to_tokens(logits.topk(min(CANDIDATES, len(logits))).indices.tolist()):
@@ -51,8 +59,7 @@ class Replacer:
                 continue
             candidate = tokenizer.convert_tokens_to_string([token]).strip() if starts else token
             if candidate.isalpha() and candidate.lower() != word.lower() and candidate.lower() not in spared:
-                return candidate.capitalize() if word[0].isupper() else candidate
-        return word
+                yield candidate.capitalize() if word[0].isupper() else candidate
 
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:

@@ -1,8 +1,9 @@
 """Attacks that ask no model: misspelt words and added tautologies; and which words of a text an attack may touch.
 
 DeepWordBug (Gao et al., 2018, https://arxiv.org/abs/1801.04354) swaps, substitutes, deletes or inserts one letter of a
-word; the paper looks for the words that matter most to the attacked model, here a seeded share of the words is taken.
-StressTest (Naik et al., 2018, https://arxiv.org/abs/1806.00692) adds a tautology that changes no meaning.
+word; the paper looks for the words that matter most to the attacked model (``instruction.py``), in documents a seeded
+share of the words is taken. StressTest (Naik et al., 2018, https://arxiv.org/abs/1806.00692) adds a tautology that
+changes no meaning.
 """
 
 from __future__ import annotations
@@ -12,14 +13,23 @@ from collections.abc import Callable, Set
 from random import Random
 from string import ascii_lowercase
 
-_FUNCTION_WORDS = (
+_WORDS = (
     "a an and are as at be been but by can did do does for from had has have he her him his how i if in into is it its "
     "me my no not of on or our she so than that the their them then there these they this those to too up us was we "
-    "were what when where which who whom why will with would you your answer question"
+    "were what when where which who whom why will with would you your"
 )
 
-SPARED = frozenset(_FUNCTION_WORDS.split())
-"""Words that carry the sentence, and the cues of prompts: never touched."""
+FUNCTION_WORDS = frozenset(_WORDS.split())
+"""Words that carry the sentence: no attack touches them."""
+
+SPARED = FUNCTION_WORDS | {"answer", "question"}
+"""Words of documents that are never touched: the cues of prompts too."""
+
+WORD = re.compile(r"[^\W\d_]{2,}")
+"""What attacks take for a word."""
+
+EDITS = ("swap", "substitute", "delete", "insert")
+"""What DeepWordBug does to one letter (swap: two neighbours) of a word."""
 
 SHARE, MOST = 0.3, 30
 """Share of the words that are misspelt, and most edits in a text: the paper's bound on the edit distance."""
@@ -40,8 +50,7 @@ def replace_words(
 
     ``other`` gives the word to put in place of ``text[start:end]``.
     """
-    words = re.finditer(r"[^\W\d_]{2,}", text)
-    spans = [m.span() for m in words if m.group().lower() not in SPARED | spared]
+    spans = [m.span() for m in WORD.finditer(text) if m.group().lower() not in SPARED | spared]
     count = min(most, max(1, round(share * len(spans))), len(spans))
     out, last = [], 0
     for start, end in sorted(random.sample(spans, count)):
@@ -52,17 +61,17 @@ def replace_words(
 
 def misspell(text: str, spared: Set[str], random: Random) -> str:
     """The text with a share of its words misspelt."""
-    return replace_words(text, spared, random, SHARE, MOST, lambda start, end: _misspelt(text[start:end], random))
+    return replace_words(text, spared, random, SHARE, MOST, lambda start, end: misspelt(text[start:end], random))
 
 
-def _misspelt(word: str, random: Random) -> str:
-    """One of the four edits; always another word."""
+def misspelt(word: str, random: Random, edit: str | None = None) -> str:
+    """A word under one of the four edits (of equal letters none can be swapped), by default at random."""
     at = random.randrange(len(word))
     other = random.choice([c for c in ascii_lowercase if c != word[at].lower()])
     swaps = [i for i in range(len(word) - 1) if word[i] != word[i + 1]]
-    edit = random.choice(["swap", "substitute", "delete", "insert"] if swaps else ["substitute", "delete", "insert"])
+    edit = edit or random.choice(EDITS if swaps else EDITS[1:])
     if edit == "swap":
-        i = random.choice(swaps)
+        i = random.choice(swaps or [0])
         return word[:i] + word[i + 1] + word[i] + word[i + 2 :]
     put, rest = {"substitute": (other, at + 1), "delete": ("", at + 1), "insert": (other, at)}[edit]
     return word[:at] + put + word[rest:]

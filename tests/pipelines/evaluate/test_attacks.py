@@ -8,7 +8,7 @@ import pytest
 
 from conf.errors import UserError
 from conf.schema import Suite, SuiteTask
-from pipelines.evaluate.attacks import attack_named, perturb_prompt
+from pipelines.evaluate.attacks import document_attack, perturb_prompt
 from pipelines.evaluate.attacks.edits import distract, misspell
 from pipelines.evaluate.evaluator import Evaluator
 from pipelines.evaluate.robustness import drops
@@ -63,12 +63,12 @@ def test_bertattack_puts_whole_words_in(tmp_path):
         vocab_size=len(words), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
     )
     BertForMaskedLM(config).save_pretrained(tmp_path)
-    attack = attack_named(f"bertattack:{tmp_path}")
+    attack = document_attack(f"bertattack_document:{tmp_path}")
     out = attack(TEXT, {"positive"}, Random(1))
     changed = [(a, b) for a, b in zip(TEXT.split(), out.split()) if a != b]
     assert changed
     assert all(b.strip(".?:").lower() in words for _, b in changed)
-    assert out == attack_named(f"bertattack:{tmp_path}")(TEXT, {"positive"}, Random(1))
+    assert out == document_attack(f"bertattack_document:{tmp_path}")(TEXT, {"positive"}, Random(1))
 
 
 def test_bertattack_reads_byte_level_tokenizers(tmp_path):
@@ -85,7 +85,7 @@ def test_bertattack_reads_byte_level_tokenizers(tmp_path):
         vocab_size=350, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
     )
     RobertaForMaskedLM(config).save_pretrained(tmp_path / "m")
-    attack = attack_named(f"bertattack:{tmp_path / 'm'}")
+    attack = document_attack(f"bertattack_document:{tmp_path / 'm'}")
     text = "The acting almost makes this melodrama worthwhile."
     changed = {
         b.strip(".").lower()
@@ -100,7 +100,11 @@ def test_bertattack_reads_byte_level_tokenizers(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("bertattack", "name one, as in attack=bertattack:"), ("deepwordbag", "did you mean deepwordbug")],
+    [
+        ("bertattack", "name one, as in attack=bertattack:"),
+        ("bertattack_document", "name one, as in attack=bertattack_document:"),
+        ("deepwordbag", "did you mean deepwordbug"),
+    ],
 )
 def test_unusable_attacks_are_told(name, message, folder):
     with pytest.raises(UserError, match=message):
@@ -115,7 +119,7 @@ def test_only_the_documents_own_text_is_perturbed():
     assert "positive melodrama" not in out[: -len(TEXT) // 2] or "positive" in out
 
 
-@pytest.mark.parametrize("attack", ["deepwordbug", "stresstest"])
+@pytest.mark.parametrize("attack", ["deepwordbug_document", "stresstest_document"])
 def test_attacked_documents_pair_with_clean_ones(folder, mirror, model, attack):
     tasks = {"sst2": SuiteTask(limit=30), "cola": SuiteTask(metric="mcc", limit=30), "winogrande": SuiteTask(limit=10)}
     clean = Evaluator(Suite(name="s", tasks=tasks), folder, datasets=str(mirror))

@@ -11,7 +11,7 @@ from pipelines.evaluate.evaluator import Evaluator
 from pipelines.evaluate.lookup import lm_eval_tasks
 
 
-def run_lm_eval(folder, where, tasks, samples, monkeypatch, **settings):
+def run_lm_eval(folder, where, tasks, samples, monkeypatch, include=(), **settings):
     """lm-eval's own evaluation in this process, with the mirror as working directory."""
     import datasets.config
     import huggingface_hub.constants
@@ -21,7 +21,7 @@ def run_lm_eval(folder, where, tasks, samples, monkeypatch, **settings):
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.chdir(where)
-    include = [str(lm_eval_tasks() / name) for name in ("mmlu/default", "glue", "gsm8k")] + [str(where)]
+    paths = [str(lm_eval_tasks() / name) for name in ("mmlu/default", "glue", "gsm8k")]
     return lm_eval.simple_evaluate(
         model="hf",
         model_args=f"pretrained={folder},dtype=float32",
@@ -30,7 +30,7 @@ def run_lm_eval(folder, where, tasks, samples, monkeypatch, **settings):
         device="cpu",
         batch_size=8,
         bootstrap_iters=0,
-        task_manager=TaskManager(include_defaults=False, include_path=include),
+        task_manager=TaskManager(include_defaults=False, include_path=[*paths, str(where), *include]),
         **settings,
     )
 

@@ -1,0 +1,1 @@
+"""SST-2 and CoLA with written answers, for attacks on their instructions."""
