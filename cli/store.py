@@ -58,6 +58,10 @@ Licence = Annotated[
     str | None, typer.Option("--license", metavar="NAME", help="Licence of the model; default: that of the base.")
 ]
 Older = Annotated[float, typer.Option("--older-than", metavar="DAYS", help="Leave what is younger.")]
+Samples = Annotated[
+    str | None,
+    typer.Option("--samples", metavar="DIR", help="Write kept prompts and answers as lm_eval --log_samples does."),
+]
 Format = Annotated[
     str | None,
     typer.Option(
@@ -193,14 +197,26 @@ def push(
     terminal.answer(json, vars(pushed), *lines, last, soft_wrap=True)
 
 
-@command(PANEL, "--format csv", "name=quickstart out=results.parquet", "--json store=/data/store")
-def results(overrides: Overrides = None, form: Format = None, json: Json = False, config_dir: ConfigDir = None) -> None:
+@command(PANEL, "--format csv", "name=quickstart out=results.parquet", "--samples answers", "--json store=/data/store")
+def results(
+    overrides: Overrides = None,
+    form: Format = None,
+    samples: Samples = None,
+    json: Json = False,
+    config_dir: ConfigDir = None,
+) -> None:
     """Write every result of the store as a table: one row a trial and task.
 
     On a terminal: mean scores by all in which results differ (base, pool, training, seed, suite, few-shots, sample,
-    dtype, device, batch size, engine, …), and what they share below.
+    dtype, device, batch size, engine, …), and what they share below. With --samples: prompts and answers instead.
     """
     config = compose_one("results", overrides, config_dir)
+    if samples is not None:
+        from pipelines.store.samples import write_samples
+
+        count, lines = write_samples(Store(config.store), Path(samples).expanduser(), config.name)
+        said = f"{lines} samples of {count} results in [bold]{escape(samples)}[/]"
+        return terminal.answer(json, {"folder": samples, "results": count, "samples": lines}, said, soft_wrap=True)
     from pipelines.store.results import format_of, grouped, print_rows, result_rows, write_rows
 
     on_screen = form is None and config.out is None and terminal.out.is_terminal

@@ -163,6 +163,12 @@ class SuiteTask:
     """Documents at most, or a share of them below 1; default: the suite's."""
     split: Optional[str] = None
     """Split that is scored; default: the suite's, or the task's own."""
+    documents: Optional[List[int]] = None
+    """Documents that are scored, by their index in the split, in place of a limit."""
+    gen_kwargs: Dict[str, Any] = field(default_factory=dict)
+    """Settings of generation over those of the suite."""
+    repeats: Optional[int] = None
+    """Answers that are asked for each document; default: the suite's."""
 
 
 @dataclass
@@ -185,6 +191,26 @@ class Suite:
     """Dtype of the model's weights while it is scored."""
     chat_template: bool = False
     """Put prompts through the tokenizer's chat template."""
+    system_instruction: Optional[str] = None
+    """What stands before every prompt: the system's turn where there is a chat template."""
+    fewshot_as_multiturn: bool = True
+    """With a chat template: give examples as turns of their own, not in one turn with the question."""
+    enable_thinking: Optional[bool] = None
+    """Tell the chat template to let the model think, or not to; thinking wants think_end_token."""
+    think_end_token: Optional[str] = None
+    """Text or token number that ends thinking: only what comes after it is the answer."""
+    gen_kwargs: Dict[str, Any] = field(default_factory=dict)
+    """Settings of generation over the tasks' own: max_gen_toks, do_sample, temperature, top_p, until, …"""
+    repeats: Optional[int] = None
+    """Answers that are asked for each document; default: the tasks' own. A task's filters say what becomes of them."""
+    predict_only: bool = False
+    """Keep the answers and compute no metric."""
+    samples: Any = 2
+    """Documents a task whose prompt and answers are kept with the result: all, none or how many of the first."""
+    write_out: bool = False
+    """Tell the first prompt of each task."""
+    attn_implementation: Optional[str] = None
+    """transformers' attention: sdpa, eager, flash_attention_2, …; default: its own choice."""
     max_length: Optional[int] = None
     """Context length; default: the model's."""
     share_prefix: bool = True

@@ -24,7 +24,7 @@ from conf.errors import UserError, nearest
 from conf.schema import Suite, SuiteTask
 from pipelines.evaluate.lookup import HUB_FILE, OWN_TASKS, PACKAGED, TaskIndex, leaves
 from pipelines.evaluate.sandbox import refusal
-from pipelines.evaluate.suite import data_hashes
+from pipelines.evaluate.suite import data_hashes, generation
 from pipelines.process import data_cache
 
 
@@ -114,11 +114,18 @@ def build_task(key: str, spec: SuiteTask, suite: Suite, index: TaskIndex, datase
     return task
 
 
-def choose(leaf: Leaf, limit: float | None, suite: Suite) -> list[int]:
+def choose(leaf: Leaf, spec: SuiteTask, suite: Suite) -> list[int]:
     """Indices of the documents that are scored, alike for all models.
 
-    All, ``limit`` of them, or a share of them below 1 (rounded up, as in lm-eval): chosen by seed, or the first ones.
+    Those that are named; all, ``limit`` of them, or a share of them below 1 (rounded up, as in lm-eval): chosen by
+    seed, or the first ones. Raises UserError for a named document that the split does not have.
     """
+    limit = spec.limit if spec.limit is not None else suite.limit
+    if spec.documents is not None:
+        if not spec.documents or not 0 <= min(spec.documents) <= max(spec.documents) < leaf.total:
+            what = f"documents={spec.documents}: its split has documents 0 to {leaf.total - 1}"
+            raise UserError(what, where=leaf.name)
+        return sorted(set(spec.documents))
     count = leaf.total if limit is None else math.ceil(leaf.total * limit) if limit < 1 else int(limit)
     if count >= leaf.total or suite.sample == "first":
         return list(range(leaf.total)[:count])
@@ -138,7 +145,7 @@ def _skill(key: str, spec: SuiteTask, suite: Suite) -> Task:
 
 
 def _configure(leaf: Leaf, spec: SuiteTask, suite: Suite) -> None:
-    """Few-shot count and seed, as lm-eval's own evaluation sets them. Raises UserError for images and sound."""
+    """Few-shot count, seed and generation, as lm-eval's evaluation sets them. Raises UserError for images and sound."""
     task = leaf.task
     if getattr(task, "MULTIMODAL", False):
         raise UserError(f"task {leaf.name} needs images or sound", do="leave it out of the suite")
@@ -147,6 +154,11 @@ def _configure(leaf: Leaf, spec: SuiteTask, suite: Suite) -> None:
     elif task.get_config("num_fewshot") is None:
         task.set_config("num_fewshot", 0)
     task.set_fewshot_seed(suite.seed)
+    chosen = generation(spec, suite)
+    if "gen_kwargs" in chosen and task.get_config("output_type") == "generate_until":
+        task.set_config("generation_kwargs", chosen["gen_kwargs"], update=True)
+    if "repeats" in chosen:
+        task.set_config("repeats", chosen["repeats"])
 
 
 class _Registry(dict[str, Entry]):

@@ -20,6 +20,7 @@ from pipelines.evaluate.engine import common
 from pipelines.evaluate.layout import lm_eval_layout, settings
 from pipelines.evaluate.lookup import OWN_TASKS, task_index
 from pipelines.evaluate.requests import LiveLM, NotFiniteError, Scorer
+from pipelines.evaluate.samples import samples
 from pipelines.evaluate.score import Evaluation, Summary
 from pipelines.process import (
     at_rest,
@@ -60,7 +61,7 @@ class Evaluator:
         except ValueError as error:
             raise UserError(str(error), where=f"suite {suite.name}") from None
         with random_state_restored(), silence(), fresh_maps(), offline(not online or datasets is not None):
-            self.lm = LiveLM(Path(tokenizer_folder), batch_size=suite.batch_size, max_length=suite.max_length)
+            self.lm = LiveLM(Path(tokenizer_folder), suite)
             index = task_index(OWN_TASKS, suite.include_path)
             with progress.step(f"building {suite.name}", len(suite.tasks)) as step:
                 self.tasks = []
@@ -68,7 +69,7 @@ class Evaluator:
                     sow(suite.seed)  # each task as if it were scored alone
                     task = build_task(key, spec, suite, index, datasets)
                     self._name_apart(task)
-                    self._write_requests(task)
+                    self._write_requests(task, progress)
                     task.states = random_states()
                     self.tasks.append(task)
                     step.advance()
@@ -106,13 +107,15 @@ class Evaluator:
                     break
                 except torch.OutOfMemoryError:
                     self.scorer.halve(who)
-            summary = Summary(tasks, failed, self.suite.seed)
+            summary = Summary(tasks, failed, self.suite)
+            kept = samples(summary, self.suite)
             _clear(tasks)
         seconds = time.perf_counter() - start
         source = source or {"model": f"{who} (in memory)"}
         return Evaluation(
             tasks=summary.scores,
             documents=summary.documents(),
+            samples=kept,
             batch_size=scorer.batch_size,
             seconds=seconds,
             versions={**scorer.describe(self.settings, model), **({"attack": found} if found else {})},
@@ -126,19 +129,21 @@ class Evaluator:
             if leaf.name in taken:
                 leaf.name, task.group = f"{task.key}/{leaf.name}", None
 
-    def _write_requests(self, task: BuiltTask) -> None:
+    def _write_requests(self, task: BuiltTask, progress: Progress) -> None:
         """Write the requests of a task's chosen documents; a failure is kept as the task's error."""
-        limit = task.spec.limit if task.spec.limit is not None else self.suite.limit
         try:
             for leaf in task.leaves:
                 split = leaf.task.eval_docs
                 leaf.total = len(split)
-                leaf.ids = choose(leaf, limit, self.suite)
+                leaf.ids = choose(leaf, task.spec, self.suite)
                 documents = [split[index] for index in leaf.ids]
                 leaf.instances = [self._requests(leaf, *pair) for pair in zip(leaf.ids, documents)]
                 leaf.task._instances = [request for requests in leaf.instances for request in requests]
                 leaf.config = dict(leaf.task.dump_config())
                 remember_documents(leaf.task, documents)
+                if self.suite.write_out:
+                    target = leaf.task.doc_to_target(documents[0])
+                    progress.note(f"{leaf.name}, document {leaf.ids[0]}:\n{leaf.instances[0][0].args[0]}\n→ {target}")
         except Exception as error:
             task.error = reason(error)
             task.leaves = []
@@ -149,9 +154,9 @@ class Evaluator:
         context = task.fewshot_context(
             document,
             num_fewshot=task.config.num_fewshot or 0,
-            system_instruction=None,
+            system_instruction=self.suite.system_instruction,
             apply_chat_template=chat,
-            fewshot_as_multiturn=True,
+            fewshot_as_multiturn=self.suite.fewshot_as_multiturn,
             chat_template=template,
             gen_prefix=task.doc_to_prefix(document),
         )
@@ -164,6 +169,8 @@ class Evaluator:
             apply_chat_template=chat,
             chat_template=template,
         )
+        if self.suite.enable_thinking and task.get_config("output_type") != "generate_until":
+            raise UserError("thinking is for tasks that generate", where=leaf.name, do="leave it out of the suite")
         return sorted(made, key=lambda request: request.idx) if isinstance(made, list) else [made]
 
     def _perturbed(self, leaf: Leaf, index: int, document: Any, context: Any) -> Any:

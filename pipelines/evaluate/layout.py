@@ -32,7 +32,7 @@ def lm_eval_layout(
     kind = "hf" if "pretrained" in source else "mergebench"
     tracker = GeneralConfigTracker()
     template = scorer.lm.chat_template(True) if suite.chat_template else None
-    tracker.log_experiment_args(kind, source, None, template, fewshot_as_multiturn=True)
+    tracker.log_experiment_args(kind, source, suite.system_instruction, template, suite.fewshot_as_multiturn)
     tracker.total_evaluation_time_seconds = str(seconds)
     limits = {key: suite.limit if spec.limit is None else spec.limit for key, spec in suite.tasks.items()}
     layout = _results(summary)
@@ -46,7 +46,7 @@ def lm_eval_layout(
         "limit": limits if len(set(limits.values())) > 1 else next(iter(limits.values())),
         "sample": suite.sample,
         "bootstrap_iters": RESAMPLES,
-        "gen_kwargs": None,
+        "gen_kwargs": suite.gen_kwargs or None,
         **{f"{name}_seed": seed for name, seed in seeds(suite.seed).items()},
     }
     layout.update(date=time.time() - seconds, **_environment(), **dataclasses.asdict(tracker))

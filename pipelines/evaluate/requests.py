@@ -43,7 +43,7 @@ class LiveLM(HFLM):
     Generation and rolling log-likelihood run by HFLM's own code; encoding gives HFLM's own tokens, faster.
     """
 
-    def __init__(self, tokenizer_folder: Path, *, batch_size: int, max_length: int | None):
+    def __init__(self, tokenizer_folder: Path, suite: Suite):
         known = (Path(tokenizer_folder) / "config.json").is_file()
         self._none = _NoModel(AutoConfig.from_pretrained(tokenizer_folder) if known else PretrainedConfig())
         self._encoded: dict[str, list[int]] = {}
@@ -52,8 +52,10 @@ class LiveLM(HFLM):
             pretrained=self._none,
             backend="causal",
             tokenizer=_tokenizer(tokenizer_folder),
-            batch_size=batch_size,
-            max_length=max_length,
+            batch_size=suite.batch_size,
+            max_length=suite.max_length,
+            enable_thinking=suite.enable_thinking,
+            think_end_token=suite.think_end_token,
         )
 
     @contextmanager

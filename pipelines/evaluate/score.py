@@ -15,6 +15,7 @@ from lm_eval.api.registry import AGGREGATION_REGISTRY
 from lm_eval.evaluator_utils import _compute_task_aggregations
 
 from conf.errors import UserError
+from conf.schema import Suite
 from pipelines.evaluate.build import BuiltTask, Leaf, metric_name, reason
 from pipelines.process import restore
 
@@ -51,6 +52,8 @@ class Evaluation:
     """Scores by the suite's task names."""
     documents: pa.Table
     """Per-document values (``DOCUMENTS``)."""
+    samples: pa.Table
+    """Prompts and answers of the documents that the suite keeps (``pipelines.evaluate.samples``)."""
     batch_size: int
     """Sequences per forward pass, as really used."""
     seconds: float
@@ -145,8 +148,8 @@ Raw = dict[tuple[str, str], list[Any]]
 class Summary:
     """Scores and documents of one evaluated model."""
 
-    def __init__(self, tasks: list[BuiltTask], failed: dict[str, str], seed: int):
-        self.tasks, self.seed = tasks, seed
+    def __init__(self, tasks: list[BuiltTask], failed: dict[str, str], suite: Suite):
+        self.tasks, self.seed, self.predict_only = tasks, suite.seed, suite.predict_only
         self.errors = {**{t.key: t.error for t in tasks if t.error is not None}, **failed}
         self.raw: dict[int, Raw] = {}
         self.metrics: dict[str, dict[str, Any]] = {}
@@ -171,7 +174,7 @@ class Summary:
             restore(task.states)
             try:
                 for leaf in task.leaves:
-                    self.raw[id(leaf)] = per_document(leaf)
+                    self.raw[id(leaf)] = {} if self.predict_only else per_document(leaf)
                     self.metrics[leaf.name] = self._aggregate(leaf)
                 return self._read(task)
             except Exception as error:
@@ -188,6 +191,9 @@ class Summary:
 
     def _read(self, task: BuiltTask) -> TaskScore:
         """The reported metric: the leaf's own, or the group's aggregate (over documents where it defines none)."""
+        if self.predict_only:
+            count = sum(len(leaf.ids) for leaf in task.leaves)
+            return TaskScore(task.metric, math.nan, math.nan, count, note="predictions only: no metric was computed")
         key = f"{task.spec.metric},{task.spec.filter}"
         for leaf in task.leaves:
             if key not in self.metrics[leaf.name]:

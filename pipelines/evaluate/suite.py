@@ -43,6 +43,10 @@ SAMPLES = ("seeded", "first")
 """Which documents a limit takes."""
 
 
+OPTIONS = ("system_instruction", "enable_thinking", "think_end_token", "attn_implementation", "predict_only")
+"""Settings that are part of a key only where they are not the usual ones."""
+
+
 def suite_fingerprint(suite: Suite, datasets: str | None = None, folder: str | Path | None = None) -> dict[str, Any]:
     """What fixes the numbers of a suite, as plain JSON: part of every trial's key.
 
@@ -65,10 +69,24 @@ def suite_fingerprint(suite: Suite, datasets: str | None = None, folder: str | P
         "share_prefix": suite.share_prefix and suite.dtype == "float32",  # in 16 bits none is shared
         "attack": suite.attack.replace(DOCUMENT, ""),  # as edits of documents were called before there was a search
         **search,
+        **({"options": options} if (options := _options(suite)) else {}),
         # an attack that asks a model: a version of its own, and a local model's content
         **({"attack_model": [2, folder_hash(Path(attacker).expanduser())]} if attacker else {}),
         "seed": suite.seed,
     }
+
+
+def _options(suite: Suite) -> dict[str, Any]:
+    chosen = {name: getattr(suite, name) for name in OPTIONS if getattr(suite, name) != getattr(Suite, name)}
+    several_turns = not suite.chat_template or suite.fewshot_as_multiturn
+    return chosen if several_turns else {**chosen, "fewshot_as_multiturn": False}
+
+
+def generation(spec: SuiteTask, suite: Suite) -> dict[str, Any]:
+    """Settings of a task's answers that are not its own: gen_kwargs and repeats, its entry's over the suite's."""
+    repeats = spec.repeats if spec.repeats is not None else suite.repeats
+    chosen = {"gen_kwargs": {**suite.gen_kwargs, **spec.gen_kwargs}, "repeats": repeats}
+    return {name: value for name, value in chosen.items() if value}
 
 
 def check_suite(suite: Suite, datasets: str | None = None, online: bool = True) -> list[str]:
@@ -107,8 +125,13 @@ def _check_settings(suite: Suite) -> list[str]:
         problems.append(f"linearised is {suite.linearised!r}; it has to be auto, true or false")
     if suite.sample not in SAMPLES:
         problems.append(f"no choice of documents is called {suite.sample!r}; {nearest(suite.sample, SAMPLES)}")
-    numbers = {name: getattr(suite, name) for name in ("batch_size", "max_length", "attack_documents")}
+    numbers = {name: getattr(suite, name) for name in ("batch_size", "max_length", "attack_documents", "repeats")}
+    numbers |= {f"tasks.{key}.repeats": spec.repeats for key, spec in suite.tasks.items()}
     problems += (f"{name} is {n}; it has to be 1 or more" for name, n in numbers.items() if n is not None and n < 1)
+    if suite.samples not in ("all", "none") and not (isinstance(suite.samples, int) and suite.samples >= 0):
+        problems.append(f"samples is {suite.samples}; it has to be all, none or a number of documents")
+    if suite.enable_thinking and suite.think_end_token is None:
+        problems.append("enable_thinking wants think_end_token: what ends the model's thinking, such as </think>")
     limits = {"limit": suite.limit, **{f"tasks.{key}.limit": spec.limit for key, spec in suite.tasks.items()}}
     rule = "it has to be a number of documents, or a share of them below 1"
     problems += (f"{name} is {n}; {rule}" for name, n in limits.items() if not _is_limit(n))
@@ -174,6 +197,8 @@ def _task_fingerprint(
         "limit": limit,
         "split": spec.split or suite.split,
         **({"sample": suite.sample} if limit is not None and suite.sample != SAMPLES[0] else {}),
+        **({"documents": sorted(set(spec.documents))} if spec.documents is not None else {}),
+        **generation(spec, suite),
     }
     if spec.skill is not None:
         from pipelines.tiny.skills import VERSION

@@ -43,6 +43,7 @@ def provenance(about: Mapping[str, Any], task: str | None = None) -> dict[str, A
         "sample": joined(_sample(t, settings) for t in tasks),
         "attack": _attack(settings),
         "chat_template": settings["chat_template"],
+        "options": joined(_options(t, settings) for t in tasks),
         "max_length": settings["max_length"],
         "dtype": settings["dtype"],
         "device": about.get("device") or UNKNOWN,
@@ -56,6 +57,14 @@ def _attack(settings: Mapping[str, Any]) -> str:
     """The attack by its present name: what was not searched was an edit of the documents."""
     kind, colon, model = settings.get("attack", "none").partition(":")
     return f"{kind}{'' if kind == 'none' or 'attack_search' in settings else '_document'}{colon}{model}"
+
+
+def _options(task: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    """Settings that were chosen beyond the usual ones, such as ``gen_kwargs.temperature=0.7``; none."""
+    chosen = dict(settings.get("options", {}))
+    chosen |= {f"gen_kwargs.{name}": value for name, value in task.get("gen_kwargs", {}).items()}
+    chosen |= {name: task[name] for name in ("repeats",) if name in task}
+    return " ".join(f"{name}={value}" for name, value in chosen.items()) or "none"
 
 
 def training_columns(trained: Iterable[Mapping[str, Any] | None]) -> dict[str, Any]:
@@ -172,6 +181,8 @@ def _changed(start: str, values: Mapping[str, Any], defaults: Mapping[str, Any])
 def _sample(task: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     """All documents of a split, or how many of them and how they were chosen."""
     split = f" of {task['split']}" if task.get("split") else ""
+    if "documents" in task:
+        return f"documents {', '.join(map(str, task['documents']))}{split}"
     if task["limit"] is None:
         return f"all{split}"
     count = f"{task['limit']}" if task["limit"] >= 1 else f"{task['limit']:.0%}"

@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, Any
 from conf.errors import UserError, nearest
 from pipelines.store.provenance import apart, joined, provenance
 from pipelines.store.records import Record, mean, studies
-from pipelines.store.store import Store
+from pipelines.store.store import Entry, Store
 
 if TYPE_CHECKING:
     import pandas
@@ -27,21 +27,21 @@ MEASURED = (
 
 
 def result_rows(store: Store, study: str | None = None) -> list[dict[str, Any]]:
-    """One row per trial and task, by key and task: what was scored, how it was made, and the score with n and error.
+    """One row per trial and task, by key and task: what was scored, how it was made, and the score with n and error."""
+    return [row for entry, found in entries_of(store, study) for row in _rows(entry.describe(), found)]
 
-    ``study`` leaves only the results of studies of that name; UserError where there is none.
+
+def entries_of(store: Store, study: str | None = None) -> list[tuple[Entry, list[Record]]]:
+    """Every result with the studies that it belongs to.
+
+    ``study`` leaves only those of studies of that name; UserError where there is none.
     """
     records = studies(store)
     names = sorted({record.name for record in records})
     if study is not None and study not in names:
         raise UserError(f"the store knows no study {study!r}", where=str(store.root), do=nearest(study, names))
     entries = [(e, [r for r in records if e.key in r.results]) for e in store.entries("results")]
-    return [
-        row
-        for entry, found in entries
-        if study is None or study in {record.name for record in found}
-        for row in _rows(entry.describe(), found)
-    ]
+    return [(entry, found) for entry, found in entries if study is None or study in {record.name for record in found}]
 
 
 def _rows(about: dict[str, Any], records: list[Record]) -> Iterator[dict[str, Any]]:

@@ -30,6 +30,7 @@ from pipelines.merge.write import write_tokenizer
 from pipelines.process import threads
 from pipelines.progress import SILENT, Progress
 from pipelines.store.provenance import training_of
+from pipelines.store.samples import SAMPLES
 from pipelines.store.store import content_key
 from pipelines.study.sources import Access, Source
 from pipelines.study.trial import Trial, open_merge
@@ -50,7 +51,7 @@ class Worker:
         self._open = cache(access.open)
         self._evaluators: dict[str, Evaluator] = {}
         self._cache: tuple[str, MergeCache] | None = None
-        self._live: tuple[tuple[str, str], nn.Module] | None = None
+        self._live: tuple[tuple[str | None, ...], nn.Module] | None = None
 
     def attempt(self, trial: Trial) -> Attempt:
         """Run a trial unless the store holds its result; what became of it (done, elsewhere or failed)."""
@@ -85,6 +86,8 @@ class Worker:
         about["update_norm"] = merge.update_norm
         with self.access.store.commit("results", trial.key, about) as draft:
             pq.write_table(evaluation.documents, draft / DOCUMENTS, compression="zstd")
+            if evaluation.samples.num_rows:
+                pq.write_table(evaluation.samples, draft / SAMPLES, compression="zstd")
             (draft / "lm_eval.json").write_text(json.dumps(evaluation.lm_eval, indent=1, default=str))
             about["seconds"] = {
                 "merge": merged - start,
@@ -95,7 +98,7 @@ class Worker:
 
     def model(self, trial: Trial, merge: Merge | None = None) -> nn.Module:
         """The live model, holding the trial's weights."""
-        model = self._live_model(trial.base.path, trial.suite.dtype)
+        model = self._live_model(trial.base.path, trial.suite.dtype, trial.suite.attn_implementation)
         with threads(self.executor.threads):
             merge_into(model, merge or self.merge(trial))
         return model
@@ -155,14 +158,14 @@ class Worker:
         cuda = self.device.type == "cuda"
         return torch.cuda.get_device_name(self.device) if cuda else f"cpu ({platform.machine()})"
 
-    def _live_model(self, base: str, dtype: str) -> nn.Module:
-        if self._live is None or self._live[0] != (base, dtype):
+    def _live_model(self, base: str, dtype: str, attention: str | None) -> nn.Module:
+        if self._live is None or self._live[0] != (base, dtype, attention):
             self._live = None  # free the previous base before the next one is loaded
-            self._live = ((base, dtype), _load(base, dtype, self.device))
+            self._live = (base, dtype, attention), _load(base, dtype, attention, self.device)
         return self._live[1]
 
 
-def _load(folder: str, dtype: str, device: torch.device) -> nn.Module:
+def _load(folder: str, dtype: str, attention: str | None, device: torch.device) -> nn.Module:
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
@@ -173,7 +176,7 @@ def _load(folder: str, dtype: str, device: torch.device) -> nn.Module:
     if config.is_encoder_decoder:
         what = f"{config.model_type} is an encoder-decoder model"
         raise UserError(what, where=folder, do="only causal language models can be scored")
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[dtype])
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[dtype], attn_implementation=attention)
     return model.to(device).eval()
 
 

@@ -1,4 +1,4 @@
-"""Attacks that search the instruction: the strongest edit that their rules allow, scored as lm-eval scores that prompt."""
+"""Attacks that search the instruction: the strongest edit within their rules, scored as lm-eval scores that prompt."""
 
 import itertools
 import re
