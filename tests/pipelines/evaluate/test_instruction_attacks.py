@@ -1,6 +1,7 @@
 """Attacks that search the instruction: the strongest edit within their rules, scored as lm-eval scores that prompt."""
 
 import itertools
+import json
 import re
 from random import Random
 
@@ -81,53 +82,59 @@ def test_stresstest_takes_the_strongest_of_its_sentences_even_where_none_hurts()
 
 
 @pytest.fixture(scope="module")
-def suite():
-    tasks = {"sst2": SuiteTask(limit=40), "cola": SuiteTask(metric="mcc", num_fewshot=2, limit=30)}
-    return Suite(name="s", tasks=tasks, batch_size=8, attack="deepwordbug", attack_documents=25)
+def worded(tmp_path_factory):
+    """A choice and a written answer whose instructions are words that the tiny tokenizer knows."""
+    out, draw = tmp_path_factory.mktemp("worded"), Random(0)
+    rows = [{"q": f"{draw.randint(1, 9)} {draw.randint(1, 9)}", "gold": draw.randrange(4)} for _ in range(60)]
+    (out / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    files = {split: str(out / "rows.jsonl") for split in ("train", "test")}
+    common = {"dataset_path": "json", "dataset_kwargs": {"data_files": files}, "test_split": "test"}
+    common |= {"training_split": "train", "doc_to_choice": ["1", "2", "3", "4"], "doc_to_target": "gold"}
+    common["doc_to_text"] = "add most {{q}} count back close ="
+    choice = {"output_type": "multiple_choice", "metric_list": [{"metric": "acc"}]}
+    written = {"output_type": "generate_until", "generation_kwargs": {"until": ["\n"], "max_gen_toks": 2}}
+    written |= {"metric_list": [{"metric": "exact_match"}], "description": "top odd\n"}
+    for name, own in (("picks", choice), ("says", written)):
+        (out / f"{name}.yaml").write_text(yaml.safe_dump({"task": name, **common, **own}))
+    return out
 
 
-def test_an_attacked_prompt_scores_as_in_lm_eval(suite, folder, mirror, model, tmp_path, monkeypatch):
+def suite_of(worded):
+    tasks = {"picks": SuiteTask(num_fewshot=0), "says": SuiteTask(metric="exact_match", num_fewshot=2, limit=30)}
+    given = {"batch_size": 8, "attack": "deepwordbug", "attack_documents": 25, "include_path": str(worded)}
+    return Suite(name="s", tasks=tasks, **given)
+
+
+def test_an_attacked_prompt_scores_as_in_lm_eval(worded, folder, model, tmp_path, monkeypatch):
     """The instruction that was found, written into a task file of its own, gives lm-eval the same documents."""
-    evaluator = Evaluator(suite, folder, datasets=str(mirror))
-    ours = evaluator.evaluate(model)
-    found = ours.versions["attack"]["sst2"]
-    assert found["instruction"] == "{document}\nQuestion: Is this sentence positive or negative?\nAnswer:"
-    assert found["attacked"] != found["instruction"]
+    ours = Evaluator(suite_of(worded), folder).evaluate(model)
+    found = ours.versions["attack"]["picks"]
+    assert found["instruction"] == "add most {document} count back close ="
     assert found["score"][1] < found["score"][0]
-    assert found["documents"] == 25
-    assert found["queries"] > 8
-    assert "positive or negative" in found["attacked"]
-    where = tmp_path / "mirror"
-    where.symlink_to(mirror)
-    config = {"include": "sst2", "task": "attacked", "dataset_path": "nyu-mll/glue", "dataset_name": "sst2"}
-    config |= {"output_type": "multiple_choice", "validation_split": "validation", "doc_to_target": "label"}
-    config |= {"doc_to_choice": ["negative", "positive"], "metric_list": [{"metric": "acc"}]}
-    config["doc_to_text"] = found["attacked"].replace("{document}", "{{sentence}}")
-    del config["include"]
-    (tmp_path / "tasks").mkdir()
-    (tmp_path / "tasks" / "attacked.yaml").write_text(yaml.safe_dump(config))
-    ids = evaluator.tasks[0].leaves[0].ids
-    theirs = run_lm_eval(
-        folder, where, ["attacked"], {"attacked": ids}, monkeypatch, include=[tmp_path / "tasks"], num_fewshot=0
-    )
+    assert (found["documents"], found["queries"]) == (25, 1 + 5 + 5 * 4)
+    config = yaml.safe_load((worded / "picks.yaml").read_text())
+    config |= {"task": "attacked", "doc_to_text": found["attacked"].replace("{document}", "{{q}}")}
+    (tmp_path / "attacked.yaml").write_text(yaml.safe_dump(config))
+    theirs = run_lm_eval(folder, tmp_path, ["attacked"], None, monkeypatch, num_fewshot=0)
     said = {str(s["doc_id"]): s["acc"] for s in theirs["samples"]["attacked"]}
     rows = ours.documents.to_pylist()
-    assert {r["document"]: r["value"] for r in rows if r["task"] == "sst2"} == said
-    assert ours.tasks["sst2"].value == theirs["results"]["attacked"]["acc,none"]
+    assert {r["document"]: r["value"] for r in rows if r["task"] == "picks"} == said
+    assert ours.tasks["picks"].value == theirs["results"]["attacked"]["acc,none"]
+    assert ours.versions["attack"]["says"]["instruction"].startswith("top odd\nadd most {document}")
 
 
-def test_every_model_has_an_attack_of_its_own_and_the_same_one_again(suite, folder, mirror, model):
+def test_every_model_has_an_attack_of_its_own_and_the_same_one_again(worded, folder, model):
     import torch
 
-    evaluator = Evaluator(suite, folder, datasets=str(mirror))
+    evaluator = Evaluator(suite_of(worded), folder)
     first = evaluator.evaluate(model)
     with torch.no_grad():
         model.lm_head.weight.copy_(torch.randn(model.lm_head.weight.shape, generator=torch.Generator().manual_seed(1)))
     second = evaluator.evaluate(model)
     assert second.versions["attack"] != first.versions["attack"]
-    fresh = Evaluator(suite, folder, datasets=str(mirror)).evaluate(model)
-    assert (fresh.documents, fresh.versions, fresh.tasks) == (second.documents, second.versions, second.tasks)
-    assert first.versions["prompts" if "prompts" in first.versions else "tasks"] == second.versions["tasks"]
+    fresh = Evaluator(suite_of(worded), folder).evaluate(model)
+    assert (fresh.documents, fresh.versions) == (second.documents, second.versions)
+    assert first.versions["tasks"] == second.versions["tasks"]  # the clean prompts
 
 
 def test_written_answers_are_attacked_and_tasks_without_an_instruction_say_so(folder, mirror, model):
@@ -141,9 +148,9 @@ def test_written_answers_are_attacked_and_tasks_without_an_instruction_say_so(fo
     assert "no instruction in common" in scored.errors["hellaswag"]
 
 
-def test_keys_of_document_edits_stay_and_searches_have_others(suite):
+def test_keys_of_document_edits_stay_and_searches_have_others():
     def of(attack, **changed):
-        return suite_fingerprint(Suite(name="s", tasks=suite.tasks, attack=attack, **changed))
+        return suite_fingerprint(Suite(name="s", tasks={"add": SuiteTask(skill="add")}, attack=attack, **changed))
 
     assert of("deepwordbug_document")["attack"] == "deepwordbug"  # as before there was a search
     assert "attack_search" not in of("deepwordbug_document")
