@@ -172,6 +172,18 @@ class SuiteTask:
 
 
 @dataclass
+class Judge:
+    """Who compares answers with a reference's, for tasks that want a judge (alpaca_eval)."""
+
+    annotator: str = "weighted_alpaca_eval_gpt4_turbo"
+    """An annotator that alpaca_eval knows, or the folder of one (configs.yaml): its prompt, settings and model."""
+    model: Optional[str] = None
+    """Model that is asked in place of the annotator's."""
+    address: Optional[str] = None
+    """OpenAI-style address that serves this model, such as http://127.0.0.1:8000/v1; default: OPENAI_BASE_URL."""
+
+
+@dataclass
 class Suite:
     """lm-eval tasks with their metric, few-shot count, limit and split."""
 
@@ -209,6 +221,8 @@ class Suite:
     """Documents a task whose prompt and answers are kept with the result: all, none or how many of the first."""
     write_out: bool = False
     """Tell the first prompt of each task."""
+    judge: Judge = field(default_factory=Judge)
+    """Who judges, for tasks that want a judge."""
     attn_implementation: Optional[str] = None
     """transformers' attention: sdpa, eager, flash_attention_2, …; default: its own choice."""
     max_length: Optional[int] = None

@@ -98,7 +98,7 @@ def build_task(key: str, spec: SuiteTask, suite: Suite, index: TaskIndex, datase
             found = leaves(name, index)
             task.sandboxed = any(leaf.own and leaf.unsafe for leaf in found)
             registry = _Registry(index)
-            factory = _Factory(datasets, spec.split or suite.split, suite)
+            factory = _Factory(datasets, spec, suite)
             with data_cache(data_hashes(found, datasets)):
                 built = factory.build(registry[name], overrides=None, registry=registry)
     except UserError:
@@ -184,9 +184,9 @@ class _Registry(dict[str, Entry]):
 class _Factory(TaskFactory):
     """lm-eval's factory, with the data taken from a mirror and the split from the suite."""
 
-    def __init__(self, mirror: str | None, split: str | None, suite: Suite):
+    def __init__(self, mirror: str | None, spec: SuiteTask, suite: Suite):
         super().__init__()
-        self.mirror, self.split, self.suite = mirror, split, suite
+        self.mirror, self.split, self.metric, self.suite = mirror, spec.split or suite.split, spec.metric, suite
 
     def _load_full_config(self, entry: Entry, overrides: dict[str, Any] | None = None) -> dict[str, Any]:
         path = entry.yaml_path
@@ -197,6 +197,12 @@ class _Factory(TaskFactory):
         config = super()._load_full_config(entry, overrides)
         if entry.kind is Kind.GROUP:
             return config
+        if (config.get("metadata") or {}).get("judged"):
+            judging = {"judge": self.suite.judge, "metric": self.metric, "mirror": self.mirror}
+            metrics = config["metric_list"]
+            config["metric_list"] = [
+                {**m, "aggregation": functools.partial(m["aggregation"], **judging)} for m in metrics
+            ]
         if self.split is not None:
             _score_on(self.split, config)
         if callable(config.get("process_docs")):

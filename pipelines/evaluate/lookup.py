@@ -221,6 +221,11 @@ class Definition:
         return [*named, *(["tinyBenchmarks"] if self.path.parent.name == "tinyBenchmarks" else [])]
 
     @property
+    def judged(self) -> bool:
+        """Whether another model judges the answers."""
+        return bool((self.config.get("metadata") or {}).get("judged"))
+
+    @property
     def local(self) -> str | None:
         """Folder of a mirror that its data have to be put into by hand, because no hub has them."""
         return (self.config.get("metadata") or {}).get("local")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from conf.errors import nearest
-from conf.schema import Suite, SuiteTask
+from conf.schema import Judge, Suite, SuiteTask
 from pipelines.evaluate.attacks import DOCUMENT, attack_problem, parts, searches
 from pipelines.evaluate.lookup import (
     OWN_TASKS,
@@ -158,10 +158,25 @@ def _check_task(key: str, spec: SuiteTask, suite: Suite, found: list[Definition]
         if spec.filter not in leaf.filters:
             problems.append(f"{lacks} filter {spec.filter!r}; {nearest(spec.filter, leaf.filters)}")
             break
+    if any(leaf.judged for leaf in found):
+        problems += _check_judge(suite.judge)
     for package in sorted({package for leaf in found for package in leaf.requires}):
         if importlib.util.find_spec(package) is None:
             problems.append(f"task {key} needs the package {package}, which is not installed")
     return problems
+
+
+def _check_judge(judge: Judge) -> list[str]:
+    if judge.address is not None and judge.model is None:
+        return ["judge.address wants judge.model: the name under which the judge is served"]
+    spec = importlib.util.find_spec("alpaca_eval")
+    if spec is None or spec.origin is None:
+        return []
+    known = Path(spec.origin).parent / "evaluators_configs"
+    if (known / Path(judge.annotator).expanduser() / "configs.yaml").is_file():
+        return []
+    names = [path.parent.name for path in known.glob("*/configs.yaml")]
+    return [f"alpaca_eval has no annotator {judge.annotator!r}; {nearest(judge.annotator, names)}"]
 
 
 def _check_data(found: list[Definition], datasets: str | None, online: bool) -> list[str]:
@@ -209,6 +224,9 @@ def _task_fingerprint(
     above = [Definition(group, path, read_task_file(path)) for group, path in groups(name, index).items()]
     own = {part.name: _definition_hash(part) for part in (*above, *found) if not _stock(part.path)}
     data = data_hashes(found, datasets)
+    if any(leaf.judged for leaf in found):  # the address serves the model that is named
+        judge, folder = suite.judge, Path(suite.judge.annotator).expanduser()
+        common["judge"] = [judge.annotator, judge.model, folder_hash(folder) if folder.is_absolute() else None]
     return {**common, "task": name, "version": TASKS_VERSION, "definitions": own, "data": data}
 
 
