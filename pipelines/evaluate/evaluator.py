@@ -109,7 +109,7 @@ class Evaluator:
                     self.scorer.halve(who)
             summary = Summary(tasks, failed, self.suite)
             kept = samples(summary, self.suite)
-            _clear(tasks)
+            forget_answers(tasks)
         seconds = time.perf_counter() - start
         source = source or {"model": f"{who} (in memory)"}
         return Evaluation(
@@ -211,7 +211,7 @@ class Evaluator:
     ) -> dict[str, str]:
         """Run every request and put the answers into the task objects; failed tasks by name, with why."""
         failed = {}
-        _clear(tasks)
+        forget_answers(tasks)
         with self.lm.holding(model, scorer.batch_size):
             scorer.prepare(model)
             with progress.step("scoring", scorer.rows) as step:
@@ -230,7 +230,7 @@ class Evaluator:
         return failed
 
 
-def _clear(tasks: list[BuiltTask]) -> None:
+def forget_answers(tasks: list[BuiltTask]) -> None:
     """Forget the answers: lm-eval would go on reading the first model's."""
     for leaf in (leaf for task in tasks for leaf in task.leaves):
         for request in leaf.task._instances or []:

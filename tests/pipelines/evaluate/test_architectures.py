@@ -7,7 +7,7 @@ from lm_eval.models.huggingface import HFLM
 from benchmarks.faithful import KINDS, LONGEST, random_model
 from conf.schema import Suite, SuiteTask
 from pipelines.evaluate.engine import FAMILIES, can_share
-from pipelines.evaluate.evaluator import Evaluator
+from pipelines.evaluate.evaluator import Evaluator, forget_answers
 
 TASKS = {"arc_easy": SuiteTask(limit=2), "winogrande": SuiteTask(limit=2, num_fewshot=1)}
 DTYPES = ("float32", "float16", "bfloat16")
@@ -30,7 +30,7 @@ def both(evaluator, model) -> tuple[list, list]:
             evaluator.scorer.run(leaf, model, rows.append)
     assert sum(rows) == evaluator.scorer.rows  # what a progress bar counts to
     ours = [request.resps[0] for request in requests]
-    evaluator._clear()
+    forget_answers(evaluator.tasks)
     theirs = HFLM(pretrained=model, tokenizer=evaluator.lm.tokenizer, batch_size=4, max_length=LONGEST)
     return ours, theirs.loglikelihood(requests, disable_tqdm=True)
 

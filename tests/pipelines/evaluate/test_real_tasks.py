@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from conf.schema import Suite, SuiteTask
-from pipelines.evaluate.evaluator import Evaluator
+from pipelines.evaluate.evaluator import Evaluator, forget_answers
 
 TASKS = ("arc_easy", "hellaswag", "boolq", "winogrande")
 
@@ -64,4 +64,4 @@ def test_log_likelihoods_equal_lm_evals(evaluator, theirs, model):
             expected = [float(w[0]) for w in want]
             assert [a[0] for a in ours] == pytest.approx(expected, abs=1e-4, rel=1e-6)
             assert [str(a[1]) for a in ours] == [str(w[1]) for w in want]
-    evaluator._clear()
+    forget_answers(evaluator.tasks)
