@@ -5,7 +5,6 @@ import json
 import pytest
 import yaml
 
-from conf.errors import UserError
 from conf.schema import Suite, SuiteTask
 from pipelines.evaluate import check_suite, suite_fingerprint
 from pipelines.evaluate.evaluator import Evaluator
@@ -92,7 +91,7 @@ WARM = {"do_sample": True, "temperature": 1.5, "max_gen_toks": 6}
 def test_settings_give_what_lm_eval_gives(chatty, tasks, model, monkeypatch, tmp_path, name, suite, task, theirs):
     mine, want, score, value = both(chatty, tasks, model, monkeypatch, tmp_path, name, suite, task, dict(theirs))
     if "predict_only" in suite:  # lm-eval puts a metric "bypass" in place of the others
-        want = [{**line, "metrics": [], **dict.fromkeys(())} for line in want]
+        want = [{**line, "metrics": []} for line in want]
         assert [line.pop("bypass", None) for line in want] == [None] * len(want)
         assert (score.error, score.n) == (None, 20)
         assert "predictions only" in score.note
@@ -190,7 +189,6 @@ def test_settings_are_in_the_key_where_they_are_set_and_only_there():
 def test_wrong_settings_are_told(chatty, tasks):
     specs = {"add": SuiteTask(skill="add", repeats=0)}
     told = check_suite(Suite(name="s", tasks=specs, samples="some", enable_thinking=True))
-    assert [line.split()[0] for line in told] == ["samples", "enable_thinking", "tasks.add.repeats"]
+    assert sorted(line.split()[0] for line in told) == ["enable_thinking", "samples", "tasks.add.repeats"]
     suite = Suite(name="s", tasks={"picks": SuiteTask(documents=[20])}, include_path=str(tasks))
     assert "documents 0 to 19" in Evaluator(suite, chatty).problems["picks"]
-    assert isinstance(UserError("x"), Exception)
