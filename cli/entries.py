@@ -109,7 +109,8 @@ def _scores(tasks: Mapping[str, Mapping[str, Any]]) -> Any:
     table = terminal.table("", ("task", "metric", "score", "stderr", "documents"), **PLAIN)
     for name, task in tasks.items():
         error = task.get("stderr")
-        cells = [f"failed: {task['error']}"] if task["error"] else [f"{task['value']:.4f}"]
+        value = "—" if task["value"] is None else f"{task['value']:.4f}"
+        cells = [f"failed: {task['error']}" if task["error"] else value]
         cells += ["" if error is None else f"{error:.4f}", str(task.get("n", ""))]
         table.add_row(escape(name), escape(str(task.get("metric", ""))), *map(escape, cells))
     average = mean([task["value"] for task in tasks.values() if not task["error"]])

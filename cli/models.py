@@ -105,7 +105,8 @@ def _scores(about: dict[str, Any]) -> Table:
             table.add_row(name, f"[red]{escape(task['error'])}[/]", "", "", "")
         else:
             half = "" if task["stderr"] is None else f"{1.96 * task['stderr']:.4f}"
-            table.add_row(name, task["metric"], f"{task['value']:.4f}", half, str(task["n"]))
+            value = "—" if task["value"] is None else f"{task['value']:.4f}"
+            table.add_row(name, task["metric"], value, half, str(task["n"]))
     score = mean([task["value"] for task in about["tasks"].values() if not task["error"]])
     if score is not None:
         table.add_row("[bold]mean[/]", "", f"[bold]{score:.4f}[/]", "", "")

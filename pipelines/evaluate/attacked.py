@@ -19,6 +19,7 @@ from pipelines.evaluate.attacks.instruction import BREAK, HOLE, Instruction, str
 from pipelines.evaluate.build import BuiltTask, Leaf, reason
 from pipelines.evaluate.requests import LiveLM, NotFiniteError, Scorer, Tick
 from pipelines.evaluate.score import per_document
+from pipelines.process import restore
 
 
 def attacked(
@@ -31,6 +32,7 @@ def attacked(
     out: list[BuiltTask] = []
     found: dict[str, Any] = {}
     for task in tasks:
+        restore(task.states)  # answers that are drawn are the same ones again
         try:
             searches = [_Search(task, leaf, suite, lm, model, batch_size, tick) for leaf in task.leaves]
             out.append(dataclasses.replace(task, leaves=[search.run(found) for search in searches]))

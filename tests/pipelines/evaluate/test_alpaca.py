@@ -19,9 +19,8 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self):
         request = json.loads(self.rfile.read(int(self.headers["content-length"])))
         self.server.asked.append(request)
-        text = request["messages"][-1]["content"]
-        outputs = text[text.index("## Output (a)") :] if "## Output (a)" in text else text[text.rindex("Output (a)") :]
-        first = outputs.index(REFERENCE) < outputs.index("Output (b)")
+        text = request["messages"][-1]["content"].partition("# Task:")[2]  # the annotator shows an example before it
+        first = REFERENCE in text.partition("## Output (b):")[0]
         if "add 0" in text or "add 3" in text:
             first = not first
         best = json.dumps({"best_output": f"Output ({'a' if first else 'b'})"})
@@ -59,7 +58,7 @@ def data(tmp_path):
         {"instruction": f"add {k}", "output": REFERENCE + "!" * k, "generator": "r", "dataset": "d"} for k in range(12)
     ]
     (place / "alpaca_eval_gpt4_baseline.json").write_text(json.dumps(rows))
-    lines = [f"{k},{0.3 * (k % 5) - 0.5},{k % 2},{0.1 * k - 0.6},False,gamed" for k in range(12) for _ in "ab"]
+    lines = [f"{k},{0.3 * (k % 5) - 0.5},{k % 2},{0.1 * k - 0.6},False,gamed" for _ in "ab" for k in range(12)]
     head = "index,instruction_difficulty,preference,std_delta_len,not_gamed_baseline,model"
     (place / "df_gamed.csv").write_text("\n".join([head, *lines]) + "\n")
     return tmp_path
