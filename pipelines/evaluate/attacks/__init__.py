@@ -45,9 +45,9 @@ def document_attack(name: str) -> Attack | None:
     if not kind.endswith(DOCUMENT):
         return None
     if kind == f"bertattack{DOCUMENT}":
-        from pipelines.evaluate.attacks.bertattack import Replacer
+        from pipelines.evaluate.attacks.bertattack import replacer
 
-        return Replacer(model)
+        return replacer(model)
     return misspell if kind == f"deepwordbug{DOCUMENT}" else distract
 
 

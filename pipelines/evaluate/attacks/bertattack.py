@@ -8,7 +8,7 @@ the words is replaced, by the likeliest candidate.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Set
-from functools import cached_property
+from functools import cached_property, lru_cache
 from random import Random
 from typing import Any
 
@@ -67,3 +67,9 @@ class Replacer:
 
         model = AutoModelForMaskedLM.from_pretrained(self.name).eval()
         return AutoTokenizer.from_pretrained(self.name), model
+
+
+@lru_cache(maxsize=1)
+def replacer(name: str) -> Replacer:
+    """The attack with this model, loaded once for all tasks and models that are attacked."""
+    return Replacer(name)

@@ -88,9 +88,9 @@ def strongest(name: str, template: str, spared: Set[str], score: Score, seed: st
         clean, *left = score(tried)
         return tried[1 + _lowest(left)], clean, min(left)
     if kind == "bertattack":
-        from pipelines.evaluate.attacks.bertattack import Replacer
+        from pipelines.evaluate.attacks.bertattack import replacer
 
-        guesses = Replacer(model).guesses(template.replace(HOLE, " ").replace(BREAK, " "), spared)
+        guesses = replacer(model).guesses(template.replace(HOLE, " ").replace(BREAK, " "), spared)
         return _greedy(template, spared, guesses, score, len(template))
 
     def misspellings(span: Span) -> list[str]:

@@ -46,7 +46,8 @@ def test_stresstest_says_a_tautology_five_times():
     assert out.splitlines()[1:] == TEXT.splitlines()[1:]
 
 
-def test_bertattack_puts_whole_words_in(tmp_path):
+def masked_model(folder):
+    """A random masked language model of a few words, as a folder; returns the words."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
@@ -58,11 +59,16 @@ def test_bertattack_puts_whole_words_in(tmp_path):
     ]
     pieces = Tokenizer(models.WordPiece({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))
     pieces.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    PreTrainedTokenizerFast(tokenizer_object=pieces, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(tmp_path)
+    PreTrainedTokenizerFast(tokenizer_object=pieces, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(folder)
     config = BertConfig(
         vocab_size=len(words), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
     )
-    BertForMaskedLM(config).save_pretrained(tmp_path)
+    BertForMaskedLM(config).save_pretrained(folder)
+    return words
+
+
+def test_bertattack_puts_whole_words_in(tmp_path):
+    words = masked_model(tmp_path)
     attack = document_attack(f"bertattack_document:{tmp_path}")
     out = attack(TEXT, {"positive"}, Random(1))
     changed = [(a, b) for a, b in zip(TEXT.split(), out.split()) if a != b]

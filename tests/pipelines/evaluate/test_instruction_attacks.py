@@ -81,6 +81,24 @@ def test_stresstest_takes_the_strongest_of_its_sentences_even_where_none_hurts()
     assert PHRASES[2] in strongest("stresstest", template, set(), lambda ts: [-float(len(t)) for t in ts], "")[0]
 
 
+def test_bertattack_takes_the_strongest_of_the_masked_models_words(tmp_path):
+    from tests.pipelines.evaluate.test_attacks import masked_model
+
+    words = [word for word in masked_model(tmp_path) if word.isalpha()]
+    template = f"{BREAK}Is the film: {HOLE}\ngood or bad?"
+    costs = {word: (3 * place) % 7 for place, word in enumerate(words)} | {"film": 5}
+
+    def score(templates):
+        return [float(next((costs[word] for word in re.findall(r"\w+", one) if word in costs), 6)) for one in templates]
+
+    found, before, after = strongest(f"bertattack:{tmp_path}", template, {"good", "bad"}, score, "")
+    tried = {word: template.replace("film", word) for word in words if word != "film"}
+    assert (before, after) == (5, min(score(list(tried.values()))))
+    assert found in [one for one in tried.values() if score([one])[0] == after]
+    spared = {"good", "bad", *(word for word in tried if costs[word] < 5)}
+    assert strongest(f"bertattack:{tmp_path}", template, spared, score, "") == (template, 5, 5)  # none is stronger
+
+
 @pytest.fixture(scope="module")
 def worded(tmp_path_factory):
     """A choice and a written answer whose instructions are words that the tiny tokenizer knows."""
