@@ -211,7 +211,8 @@ def _merge(tree: DictConfig, parts: Sequence[str], value: Any) -> None:
 
 def _unknown(key: str, names: Iterable[Any], where: str, groups: Iterable[str]) -> UserError:
     parent, _, name = key.rpartition(".")
-    do = nearest(name, [*map(str, names), *(() if parent else groups)])
+    known = [*map(str, names), *(() if parent else groups)]
+    do = nearest(name, known) if known else f"add it with a plus sign: +{key}=…"
     return UserError(f"no key is called {key!r}", where=where, do=do)
 
 
