@@ -87,7 +87,8 @@ class Worker:
         with self.access.store.commit("results", trial.key, about) as draft:
             pq.write_table(evaluation.documents, draft / DOCUMENTS, compression="zstd")
             if evaluation.samples.num_rows:
-                pq.write_table(evaluation.samples, draft / SAMPLES, compression="zstd")
+                samples = evaluation.samples  # statistics of its columns would be texts again
+                pq.write_table(samples, draft / SAMPLES, compression="zstd", write_statistics=False)
             (draft / "lm_eval.json").write_text(json.dumps(evaluation.lm_eval, indent=1, default=str))
             about["seconds"] = {
                 "merge": merged - start,
