@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +46,10 @@ def _plan_rows(plan: Plan) -> Iterator[tuple[str, str]]:
     yield "cached trials", str(plan.cached)
     if plan.waiting:
         made = [unmade.what for unmade in plan.layout.unmade]
-        yield "waiting trials", f"{plan.waiting} (to be made first: {words.listed(made)})"
+        why = f"to be made first: {words.listed(made)}" if made else "to be chosen first"
+        yield "waiting trials", f"{plan.waiting} ({why})"
+    if plan.candidates:
+        yield "selection", f"{plan.finals} of {plan.candidates} candidates, on another split"
     if plan.blocked:
         yield "[red]blocked trials[/]", str(plan.blocked)
     needs = plan.resources
@@ -67,6 +70,12 @@ def sweep_parts(sweep: Sweep, with_report: bool = True) -> Iterator[Any]:
         yield from report_parts(sweep.report)
     else:
         yield f"[bold]{sweep.name}[/]: {sweep.folder}"
+    if sweep.plan.layout.choices:
+        rows = [
+            (c.pool, c.method, " + ".join(c.experts), _values(c.values), f"{c.score:.3f}")
+            for c in sweep.plan.layout.choices
+        ]
+        yield table("chosen on another split", ("pool", "method", "experts", "values", "score there"), rows)
     yield _spent(sweep)
     if sweep.outcome.failures:
         title = "[red]trials without a result[/]; the same command tries them again"
@@ -96,6 +105,12 @@ def _spent(sweep: Sweep) -> str:
     return "[dim]" + "; ".join(parts) + "[/]"
 
 
+def _values(values: Mapping[str, Any]) -> str:
+    return " ".join(
+        f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}" for name, value in values.items()
+    )
+
+
 def _trial(trial: Any) -> str:
     return f"{f'{trial.merge.method} of {len(trial.merge.experts)}' if trial.merge else trial.kind} {trial.key[:10]}"
 
@@ -109,6 +124,7 @@ def sweep_dict(sweep: Sweep) -> dict[str, Any]:
         "cached": sweep.plan.cached,
         "run": sweep.outcome.done,
         "failed": [{"key": f.trial.key, "reason": f.reason} for f in sweep.outcome.failures],
+        "chosen": [choice.to_dict() for choice in sweep.plan.layout.choices],
         "seconds": sweep.seconds,
         "report": sweep.report.to_dict() if sweep.report else None,
     }

@@ -45,6 +45,9 @@ def apply_scale(tree: DictConfig, *, keep_suite: bool = False) -> None:
         tree.suite = OmegaConf.structured(Suite)
     for part in {"sampler", "report"} & set(tree):
         small[part] = _renamed(OmegaConf.to_container(tree[part]), part, names)
+    for entry in small.get("sampler", {}).get("subsets", ()) if "suite" in small else ():
+        if isinstance(entry, dict):
+            entry.pop("suite", None)  # the small suite takes its place too
     tree.scale = OmegaConf.structured(Scale(name=scale["name"]))
     tree.merge_with(small)
 

@@ -283,12 +283,17 @@ class Sampler:
     """Subset sizes; empty: only all experts together."""
     samples: int = 15
     """Distinct subsets of each size (all of them where fewer exist)."""
+    subsets: List[Any] = field(default_factory=list)
+    """In place of sizes, subsets by name: [a, b], or {experts: [a, b], tasks: [t]} scored on tasks of the suite only,
+    or {experts: [a, b], suite: {name: s, tasks: {…}}} with a suite of its own."""
     seed: int = 0
     """Seed of the choice."""
     orders: int = 1
-    """Orders in which a method that depends on the order merges a subset: the pool's, then seeded others."""
+    """Orders in which a method that depends on the order merges a subset: the pool's, then seeded others (all where
+    there are no more); orders that give the same model are one."""
     draws: int = 1
-    """Seeds with which a method that draws random numbers merges a subset."""
+    """Seeds with which a method that draws random numbers merges a subset, shared by all methods that do not say
+    draws of their own."""
     base: bool = True
     """Score the base too."""
     singles: bool = True
@@ -460,7 +465,8 @@ class Config:
     pools: Dict[str, Pool] = field(default_factory=dict)
     """Pools by name (sweep)."""
     methods: Dict[str, Dict[str, Any]] = field(default_factory=dict)
-    """Merge methods by the name shown in tables (sweep)."""
+    """Merge methods by the name shown in tables: method and parameters; grid (lists of values by parameter, every
+    combination a merge), draws (seeds of its own), select (split on which the best of these is chosen) (sweep)."""
     sampler: Sampler = field(default_factory=Sampler)
     """Expert subsets (sweep)."""
     attacks: List[str] = field(default_factory=list)

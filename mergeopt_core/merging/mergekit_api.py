@@ -54,6 +54,10 @@ class Traits:
     check: Callable[[Mapping[str, Any], int], None] | None = None
     when: Callable[[Mapping[str, Any]], bool] | None = None
     """Parameters that a fast path can serve; all where None."""
+    depends: Callable[[Mapping[str, Any], int], tuple[bool, bool]] | None = None
+    """Whether the result depends on order and seed with these parameters and so many experts; None: as declared."""
+    drawn: Callable[[Mapping[str, Any], int, int], dict[str, float]] | None = None
+    """By name, what is drawn once for the whole merge: of parameters, number of experts and seed."""
 
 
 class Kernel(FunctionalGroupMergeMethod):
@@ -246,6 +250,19 @@ def check_parameters(
     if name in _OURS and (check := _OURS[name].traits.check):
         check(result, experts)
     return result
+
+
+def depends(name: str, parameters: Mapping[str, Any], experts: int) -> tuple[bool, bool]:
+    """Whether a merge depends on the experts' order and on the seed, with these complete parameters."""
+    info, own = describe(name), _OURS[name].traits.depends if name in _OURS else None
+    order, seed = own(parameters, experts) if own else (True, True)
+    return info.ordered and order, info.random and seed
+
+
+def drawn(name: str, parameters: Mapping[str, Any], experts: int, seed: int) -> dict[str, float]:
+    """By name, what a merge with these complete parameters draws once for the whole model (λ of ``mixup``)."""
+    own = _OURS[name].traits.drawn if name in _OURS else None
+    return own(parameters, experts, seed) if own else {}
 
 
 def kernel_for(name: str, parameters: Mapping[str, Any], reference: bool) -> Kernel | None:

@@ -76,6 +76,29 @@ def _check(parameters: Mapping[str, Any], experts: int) -> None:
         raise ValueError("mixup: an average has no scale: use base_method task_arithmetic")
 
 
+def _weighted_by(parameters: Mapping[str, Any], experts: int) -> Literal["statement", "rank", "draw"]:
+    stated = parameters["weight"]
+    whole = None not in stated if isinstance(stated, (list, tuple)) else stated is not None
+    if whole or experts == 1:
+        return "statement"
+    return "rank" if parameters["weights"] == "p_series" else "draw"
+
+
+def _depends(parameters: Mapping[str, Any], experts: int) -> tuple[bool, bool]:
+    """On the order where λ is drawn or falls with the rank; on the seed where λ is drawn or entries are dropped."""
+    by, dropped = _weighted_by(parameters, experts), parameters["base_method"].startswith("dare")
+    order = by == "draw" or (by == "rank" and parameters["p"] != 0)
+    return order, dropped or (by == "draw" and parameters["alpha"] > 0)
+
+
+def _drawn(parameters: Mapping[str, Any], experts: int, seed: int) -> dict[str, float]:
+    """λ of the first of two experts, or λ_1 … λ_K by number."""
+    if _weighted_by(parameters, experts) != "draw":
+        return {}
+    lambdas = mixing_weights(parameters["weights"], experts, alpha=parameters["alpha"], seed=seed)
+    return {"lambda": lambdas[0]} if experts == 2 else {f"lambda_{k}": one for k, one in enumerate(lambdas, 1)}
+
+
 @method(
     "mixup",
     pretty="Mixup Model Merge (M3)",
@@ -84,6 +107,8 @@ def _check(parameters: Mapping[str, Any], experts: int) -> None:
     ordered=True,
     prepare=_prepare,
     check=_check,
+    depends=_depends,
+    drawn=_drawn,
 )
 def mixup(
     updates: Updates,

@@ -111,8 +111,20 @@ def _check(parameters: Mapping[str, Any], experts: int) -> None:
     api.check_parameters(parameters["base_method"], parameters["base_parameters"], experts)
 
 
+def _depends(parameters: Mapping[str, Any], experts: int) -> tuple[bool, bool]:
+    base = api.check_parameters(parameters["base_method"], parameters["base_parameters"], experts)
+    return api.depends(parameters["base_method"], base, experts)
+
+
 @method(
-    "subspace_boosting", pretty="Subspace Boosting", url=URL, random=True, ordered=True, prepare=_prepare, check=_check
+    "subspace_boosting",
+    pretty="Subspace Boosting",
+    url=URL,
+    random=True,
+    ordered=True,
+    prepare=_prepare,
+    check=_check,
+    depends=_depends,
 )
 def subspace_boosting(
     updates: Updates,

@@ -67,6 +67,9 @@ class TrialRow:
     """Standard error of each task's score, as the task gives it."""
     made: float | None = None
     """When it was scored, in seconds since 1970."""
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    """Further columns of the tidy table: ``split`` of a candidate scored on another split, ``setting`` (label and
+    values) of a grid's merge, what was drawn for the whole merge."""
 
     @property
     def scored(self) -> bool:
@@ -92,6 +95,7 @@ class TrialRow:
             "parameters": json.dumps(dict(self.parameters), sort_keys=True, default=str) if self.parameters else "",
             "key": self.key,
             **{name: value for name, value in self.provenance.items() if name != "suite"},
+            **self.columns,
         }
 
 

@@ -6,7 +6,7 @@ import math
 import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -131,8 +131,13 @@ class Panel:
 
 
 def build_panels(rows: Sequence[TrialRow], statistics: Statistics) -> list[Panel]:
-    """Group the trials by study, pool, suite and attack, pair their documents, and draw the replicates."""
+    """Group the trials by study, pool, suite and attack, pair their documents, and draw the replicates.
+
+    Candidates that are scored on another split are left out; every setting of a grid is a method of its own.
+    """
     frame = trial_frame(rows)
+    frame = frame[frame["split"].isna()] if "split" in frame else frame
+    rows = [replace(row, method=row.columns.get("setting") or row.method) for row in rows]
     groups = {PanelKey(*map(str, key)): lines for key, lines in frame.groupby(list(PanelKey._fields), sort=False)}
     panels = []
     for (key, lines), title in zip(groups.items(), panel_titles(list(groups))):

@@ -12,10 +12,9 @@ from typing import Any
 import pandas as pd
 
 from conf.errors import UserError, nearest
-from conf.schema import Checkpoint, Config, Pool, Suite
+from conf.schema import Checkpoint, Config, Pool, Sampler, Suite
 from mergeopt_core.merging.mergekit_api import describe
 from pipelines.evaluate import check_suite, suite_fingerprint
-from pipelines.evaluate.lookup import OWN_TASKS, leaves, task_index
 from pipelines.progress import SILENT, Progress, Step
 from pipelines.search.result import Candidate, SearchResult, bootstrap
 from pipelines.search.space import check_sampler, import_optuna, make_space, open_study, propose, with_values
@@ -26,9 +25,9 @@ from pipelines.study.executors import Workers, open_workers
 from pipelines.study.information import need_information, pool_experts
 from pipelines.study.keep import trial_keys
 from pipelines.study.recipes import check_method, make_recipe
+from pipelines.study.selection import check_split, on_split, same_documents
 from pipelines.study.sources import access_of, make_base
 from pipelines.study.trial import Outcome, Trial, open_merge
-from pipelines.tiny.skills import SPLITS
 
 
 def run_search(config: Config, progress: Progress = SILENT) -> SearchResult:
@@ -71,35 +70,18 @@ def tuned_and_reported(config: Config, suite: Suite) -> tuple[Suite, Suite]:
     Raises UserError for a suite that is wrong, and where both splits are the same one and ``search.force`` is off.
     """
     search = config.search
-    if any(task.skill for task in suite.tasks.values()):
-        for name, split in (("split", search.split), ("report", search.report)):
-            if split not in SPLITS:
-                what = f"a built-in skill has no split {split!r}"
-                raise UserError(what, where=f"search.{name}", do=nearest(split, SPLITS))
-    tasks = {name: dataclasses.replace(task, split=None) for name, task in suite.tasks.items()}
-    tuned, reported = (dataclasses.replace(suite, tasks=tasks, split=s) for s in (search.split, search.report))
+    check_split(suite, search.split, "search.split")
+    check_split(suite, search.report, "search.report")
+    tuned, reported = on_split(suite, search.split), on_split(suite, search.report)
     for one in (tuned, reported):
         if problems := check_suite(one, config.datasets, config.online):
             raise UserError(problems[0], where=f"suite {suite.name}", do="mend the suite")
-    same = same_split(config, suite)
+    same = same_documents(tuned, reported)
     if same and not search.force:
         what = f"{same[0]} would be tuned on the split that is reported"
         do = "choose another search.split or search.report, such as search.split=train, or set search.force=true"
         raise UserError(what, where=f"search.split={search.split}, search.report={search.report}", do=do)
     return tuned, reported
-
-
-def same_split(config: Config, suite: Suite) -> list[str]:
-    """Tasks of the suite whose documents would be tuned on and reported."""
-    search = config.search
-    if search.split == search.report:
-        return list(suite.tasks)
-    index, same = task_index(OWN_TASKS, suite.include_path), []
-    for name, spec in suite.tasks.items():
-        found = leaves(spec.task or name, index) if spec.skill is None and (spec.task or name) in index else []
-        if any(leaf.split(search.split) == leaf.split(search.report) for leaf in found):
-            same.append(name)
-    return same
 
 
 class _Search:
@@ -130,7 +112,9 @@ class _Search:
     def _open(self) -> Trial:
         """Open what is merged, made first where it is missing; the default's trial, its merge checked by headers."""
         config, access = self.config, self.access
-        study = dataclasses.replace(config, pools=config.pools or {"": self.pool}, methods={"search": config.method})
+        study = dataclasses.replace(
+            config, pools=config.pools or {"": self.pool}, methods={"search": config.method}, sampler=Sampler()
+        )
         make_pools(study, access, self.progress)
         self.base = make_base(self.pool.base, access, self.progress)
         known = {expert.name: expert for expert in pool_experts(self.pool, access)}
@@ -236,7 +220,7 @@ class _Search:
             sampler=self.search.sampler,
             tuned_on=self.search.split,
             reported_on=self.search.report,
-            tuned_on_reported_split=same_split(self.config, self.suite),
+            tuned_on_reported_split=same_documents(self.tuned, self.reported),
             tried=len(complete),
             failed=self.failed,
             confidence=self.config.statistics.confidence,

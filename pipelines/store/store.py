@@ -15,7 +15,7 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +55,16 @@ class Entry:
     kind: str
     key: str
     folder: Path
+    read: dict[tuple[str, str], str] = field(default_factory=dict, compare=False, repr=False)
+    """Accounts that were read already, by kind and key."""
 
     def describe(self) -> dict[str, Any]:
-        """The entry's own account of itself."""
-        return json.loads((self.folder / ENTRY).read_text())
+        """The entry's own account of itself; read once, unless it is of a result with a failed part."""
+        text = self.read.get((self.kind, self.key)) or (self.folder / ENTRY).read_text()
+        about = json.loads(text)
+        if not about.get("incomplete"):
+            self.read[self.kind, self.key] = text
+        return about
 
 
 class Store:
@@ -66,6 +72,7 @@ class Store:
 
     def __init__(self, root: str | os.PathLike[str]):
         self.root = Path(root).expanduser().absolute()
+        self._read: dict[tuple[str, str], str] = {}
         try:
             (self.root / "tmp").mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -88,8 +95,15 @@ class Store:
 
     def has(self, kind: str, key: str, complete: bool = False) -> bool:
         """Whether the entry is committed (and, if asked, carries no failed part)."""
-        file = self.folder(kind, key) / ENTRY
-        return file.is_file() and not (complete and json.loads(file.read_text()).get("incomplete", False))
+        there = (self.folder(kind, key) / ENTRY).is_file()
+        return there and not (complete and self._entry(kind, key).describe().get("incomplete", False))
+
+    def _entry(self, kind: str, key: str) -> Entry:
+        return Entry(kind, key, self.folder(kind, key), self._read)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The store as another process gets it: what was read stays here."""
+        return {**vars(self), "_read": {}}
 
     def entry(self, kind: str, key: str) -> Entry:
         """The committed entry of exactly this key."""
@@ -97,14 +111,14 @@ class Store:
             raise UserError(
                 f"the store holds no {kind} entry {key}", where=str(self.root), do="list them with `mergebench ls`"
             )
-        return Entry(kind, key, self.folder(kind, key))
+        return self._entry(kind, key)
 
     def entries(self, kind: str) -> list[Entry]:
         """All committed entries of a kind, by key."""
         parent = self.root / kind
         if not parent.is_dir():
             return []
-        return [Entry(kind, path.name, path) for path in sorted(parent.iterdir()) if (path / ENTRY).is_file()]
+        return [self._entry(kind, path.name) for path in sorted(parent.iterdir()) if (path / ENTRY).is_file()]
 
     def find(self, prefix: str) -> Entry:
         """The one entry of any kind whose key begins so (``kind:prefix`` narrows it)."""

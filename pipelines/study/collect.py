@@ -34,6 +34,7 @@ from pipelines.study.sources import (
     pool_recipes,
     runs,
 )
+from pipelines.study.subsets import narrowed
 from pipelines.study.trial import Trial
 from pipelines.study.worker import Worker
 
@@ -46,6 +47,7 @@ def make_pools(config: Config, access: Access, progress: Progress = SILENT) -> l
 
     Returns each pool's experts with their base.
     """
+    config = narrowed(config)
     bases = {name: make_base(pool.base, access, progress) for name, pool in config.pools.items()}
     pools = [(name, run) for name, pool in config.pools.items() for run in runs(pool)]
     recipes = [(name, recipe) for name, pool in pools for recipe in pool_recipes(pool).values()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from pipelines.progress import SILENT, Progress
 from pipelines.store.provenance import markdown, training_columns, training_of
 from pipelines.store.records import mean_score, write_record
 from pipelines.store.store import KINDS, Store, content_key
-from pipelines.study.layout import Planned, suites
+from pipelines.study.layout import Planned
 from pipelines.study.plan import Plan
 from pipelines.study.sources import Access, fields_without
 from pipelines.study.trial import Trial
@@ -26,8 +27,8 @@ IRRELEVANT = ("store", "runs", "out", "executor", "statistics", "keep")
 def keep_merges(config: Config, plan: Plan, access: Access, progress: Progress = SILENT) -> list[str]:
     """Write the merges that ``keep`` asks for into the store; returns the keys of all that are kept.
 
-    ``best`` is the merge of each pool with the highest mean over tasks; a kept merge is merged anew, on the device that
-    trials run on, and is the same to the bit as the one that was scored.
+    ``best`` is the merge with the highest mean over tasks, of each pool and each suite that its subsets are scored on.
+    A kept merge is merged anew, on the device that trials run on, and is to the bit the one that was scored.
     """
     chosen = {p.trial.model_key: p for p in _chosen(config, plan, access.store) if p.trial is not None}
     missing = [planned for key, planned in chosen.items() if not access.store.has("merges", key)]
@@ -43,17 +44,18 @@ def keep_merges(config: Config, plan: Plan, access: Access, progress: Progress =
 def _chosen(config: Config, plan: Plan, store: Store) -> list[Planned]:
     if config.keep == "none":
         return []
-    merges = [p for p in plan.layout.planned if p.kind == "merge" and p.trial is not None]
+    merges = [p for p in plan.layout.planned if p.kind == "merge" and p.trial is not None and p.split is None]
     scores = [mean_score(p.trial.key, store) for p in merges if p.trial is not None]
     scored = [(planned, score) for planned, score in zip(merges, scores) if score is not None]
     if config.keep == "all":
         return [planned for planned, _ in scored]
-    best: list[Planned] = []
-    for name, pool in config.pools.items():
-        main = suites(config, pool)[0]
-        own = [(planned, score) for planned, score in scored if planned.pool == name and planned.suite == main]
-        best += [max(own, key=lambda pair: pair[1])[0]] if own else []
-    return best
+    groups: dict[tuple[str, str], list[tuple[Planned, float]]] = defaultdict(list)
+    main = {(p.pool, p.suite.name): p.suite.attack for p in reversed(merges)}  # a suite stands before its attacks
+    for planned, score in scored:
+        group = planned.pool, planned.suite.name
+        if planned.suite.attack == main[group]:
+            groups[group].append((planned, score))
+    return [max(group, key=lambda pair: pair[1])[0] for group in groups.values()]
 
 
 def _keep(planned: Planned, worker: Worker) -> None:

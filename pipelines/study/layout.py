@@ -7,19 +7,21 @@ into ``Planned`` trials: their checkpoints where these exist, or the name of wha
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from conf.errors import UserError, nearest
 from conf.schema import Config, Pool, Suite
-from mergeopt_core.merging.mergekit_api import describe, names
+from mergeopt_core.merging.mergekit_api import describe, drawn, names
 from pipelines.evaluate import suite_fingerprint
 from pipelines.merge.recipe import Recipe
 from pipelines.store.store import model_title
 from pipelines.study.information import Expert, check_collect, find_information, needed_kinds
-from pipelines.study.recipes import check_method, draw_orders, draw_subsets, left_out, make_recipe, takes
+from pipelines.study.methods import WORDS, StudyMethod, order_matters, seed_matters, study_method, study_methods
+from pipelines.study.recipes import check_method, make_recipe, takes
+from pipelines.study.selection import Choice, best, check_selection, selection_suite
 from pipelines.study.sources import (
     Access,
     Lost,
@@ -31,6 +33,7 @@ from pipelines.study.sources import (
     pool_recipes,
     runs,
 )
+from pipelines.study.subsets import Subset, check_subsets, draw_orders, left_out, narrowed, pool_subsets, scored_on
 from pipelines.study.trial import Trial
 
 KEEP = ("none", "best", "all")
@@ -53,11 +56,20 @@ class Planned:
     """Place of the experts' training seed among the pool's."""
     parameters: Mapping[str, Any]
     suite: Suite
+    """What it is shown on: the trial's suite, or some tasks of it."""
     trial: Trial | None = None
     lost: bool = False
     """Whether a checkpoint of it cannot be had."""
     folders: tuple[str, ...] = ()
     """Folders of the checkpoints that are read for it, as far as these exist."""
+    split: str | None = None
+    """Split that it is a candidate on; None for what is reported."""
+    selected: str | None = None
+    """Split on which it was, or will be, chosen among candidates; it has no trial until then."""
+    drawn: Mapping[str, float] = field(default_factory=dict)
+    """What the method draws once for the whole model, by name."""
+    setting: str = ""
+    """Label and values of a merge of a grid."""
 
     @property
     def title(self) -> str:
@@ -79,6 +91,15 @@ class StudyLayout:
     """What was asked for and cannot run at all."""
     references: dict[str, str] = field(default_factory=dict)
     """Pools that are compared with a pool of their choice."""
+    choices: list[Choice] = field(default_factory=list)
+    """What selections came to, as far as all candidates have scores."""
+    suites: list[tuple[Suite, dict[str, Any]]] = field(default_factory=list)
+    """What models are scored on, with fingerprints."""
+
+    @property
+    def undecided(self) -> bool:
+        """Whether selections wait for their candidates' scores."""
+        return any(p.selected and p.trial is None and not p.lost for p in self.planned)
 
     @property
     def trials(self) -> list[Trial]:
@@ -108,36 +129,52 @@ def check_study(config: Config) -> None:
     if config.keep not in KEEP:
         raise UserError(f"keep={config.keep} is no choice", where="keep", do=nearest(config.keep, KEEP))
     check_collect(config.collect)
+    check_subsets(config)
     if config.sampler.draws < 1:
         raise UserError("a random method merges at least once", where="sampler.draws", do="give it 1 or more")
-    sizes = config.sampler.sizes or [len(pool.experts) + len(pool.tasks) for pool in config.pools.values()]
+    config = narrowed(config)
+    subsets = [subset for pool in config.pools.values() for subset in pool_subsets(pool, config)]
+    sizes = dict.fromkeys(len(subset.experts) for subset in subsets)
+    suites = {repr(subset.suite): subset.suite for subset in subsets}.values()
     for label, method in config.methods.items():
-        known = method.get("method") in names()
-        fitting = [size for size in sizes if known and takes(describe(str(method["method"])), size)]
+        _check_method(label, method, list(sizes))
+        for suite in suites if method.get("select") else ():
+            check_selection(suite, method["select"], f"methods.{label}.select")
+
+
+def _check_method(label: str, method: Mapping[str, Any], sizes: list[int]) -> None:
+    """UserError for a method whose words, or any of whose merges, cannot be."""
+    where, name = f"methods.{label}", method.get("method")
+    if name in names():
+        parameters = [p.name for p in describe(str(name)).parameters]
+        for key in method:
+            if key not in ("method", *WORDS, *parameters):
+                do = nearest(str(key), [*parameters, *WORDS])
+                raise UserError(f"merge method {name} has no parameter {key!r}", where=where, do=do)
+    for variant in study_method(label, method).variants:
+        fitting = [size for size in sizes if name in names() and takes(describe(str(name)), size)]
         for size in fitting or (None,):
-            check_method(method, f"methods.{label}", size)
+            check_method(variant, where, size)
 
 
-def suites(config: Config, pool: Pool) -> list[Suite]:
-    """What a pool is scored on: its own suite or the study's, then the same suite under each further attack."""
-    suite = pool.suite or config.suite
+def attacked(suite: Suite, config: Config) -> list[Suite]:
+    """A suite as it is, then under each further attack."""
     attacks = dict.fromkeys([suite.attack, *config.attacks])
     return [dataclasses.replace(suite, attack=attack) for attack in attacks]
 
 
 def lay_out(config: Config, access: Access) -> StudyLayout:
     """The study's models in the order in which they run: bases and experts, then merges, pool by pool."""
-    found: list[Any] = [c for p in config.pools.values() for c in (p.base, *p.experts.values())]
-    access.look_ahead([(checkpoint.path, checkpoint.revision) for checkpoint in found])
     layout = StudyLayout(references={name: pool.reference for name, pool in config.pools.items() if pool.reference})
     layout.impossible, layout.notes = left_out(config)
+    whole, config = config, narrowed(config)
+    found: list[Any] = [c for p in config.pools.values() for c in (p.base, *p.experts.values())]
+    access.look_ahead([(checkpoint.path, checkpoint.revision) for checkpoint in found])
     for name, pool in config.pools.items():
-        scored = [(suite, suite_fingerprint(suite, config.datasets)) for suite in suites(config, pool)]
+        known = [*whole.pools[name].experts, *whole.pools[name].tasks]
         for place, run in enumerate(runs(pool)):
             parts = _parts(f"{name} (seed {run.seed})" if pool.seeds else name, run, config, access, layout)
-            for model in _models(list(parts.experts), config):
-                if model[0] != "base" or place == 0:  # there is one base
-                    layout.planned += [_planned(name, place, *model, parts, *suite) for suite in scored]
+            _PoolLayout(name, place, run, parts, known, config, access, layout).add()
     return layout
 
 
@@ -185,38 +222,128 @@ def _information(kind: str, label: str, expert: Part, task: Any, config: Config,
     return Unmade(f"{kind} statistics of {label}", None) if isinstance(expert, Unmade) else None
 
 
-Model = tuple[str, str, tuple[str, ...], Recipe | None]
-"""Kind, label, experts and recipe of a model, before it is known where its weights are."""
+@dataclass(frozen=True)
+class _Model:
+    """A model before it is known where its weights are."""
+
+    kind: str
+    label: str
+    experts: tuple[str, ...] = ()
+    recipe: Recipe | None = None
+    values: Mapping[str, Any] = field(default_factory=dict)
+    """Of a merge, what its study's method gives a choice of."""
+
+    @property
+    def drawn(self) -> dict[str, float]:
+        """What the merge draws once for the whole model."""
+        r = self.recipe
+        return drawn(r.method, r.parameters, len(self.experts), r.seed) if r else {}
 
 
-def _models(experts: list[str], config: Config) -> Iterator[Model]:
-    """Base, experts and merges of a pool: every method on the same subsets, in orders and draws where these matter."""
-    if config.sampler.base:
-        yield "base", "base", (), None
-    if config.sampler.singles:
-        yield from (("expert", label, (label,), None) for label in experts)
-    subsets = draw_subsets(experts, config.sampler)
-    for label, method in config.methods.items():
-        info = describe(str(method.get("method")))
-        for subset in (s for s in subsets if takes(info, len(s))):
-            for order in draw_orders(subset, config.sampler) if info.ordered else [subset]:
-                recipe = make_recipe(config, method, order, f"methods.{label}", experts)
-                for draw in range(config.sampler.draws if info.random else 1):
-                    yield "merge", label, order, dataclasses.replace(recipe, seed=recipe.seed + draw)
+class _PoolLayout:
+    """Adds the models of one pool, of one training seed, to a study's layout."""
+
+    def __init__(
+        self,
+        name: str,
+        run: int,
+        pool: Pool,
+        parts: _Parts,
+        known: list[str],
+        config: Config,
+        access: Access,
+        layout: StudyLayout,
+    ) -> None:
+        self.name, self.run, self.pool, self.parts, self.known = name, run, pool, parts, known
+        self.config, self.access, self.layout = config, access, layout
+        self.subsets = pool_subsets(pool, config)
+
+    def add(self) -> None:
+        """Base and experts, then every method on the same subsets."""
+        sampler = self.config.sampler
+        if sampler.base and self.run == 0:  # there is one base
+            self._single(_Model("base", "base"), None)
+        for label in self.parts.experts if sampler.singles else ():
+            self._single(_Model("expert", label, (label,)), label)
+        for method in study_methods(self.config.methods):
+            info = describe(str(method.variants[0]["method"]))
+            for subset in self.subsets:
+                if takes(info, len(subset.experts)):
+                    self._merges(method, subset)
+
+    def _single(self, model: _Model, expert: str | None) -> None:
+        whole = self.pool.suite or self.config.suite
+        listed = self.config.sampler.subsets
+        for shown, run in scored_on(self.subsets, expert) if listed else [(whole, whole)]:
+            for one, other in zip(attacked(shown, self.config), attacked(run, self.config)):
+                self.layout.planned.append(dataclasses.replace(self._plan(model, other), suite=one))
+
+    def _merges(self, method: StudyMethod, subset: Subset) -> None:
+        scored = attacked(subset.suite, self.config)
+        orders = draw_orders(subset.experts, self.config.sampler)
+        for place, order in enumerate(orders):
+            models = self._models(method, subset.experts, order, first=place == 0)
+            if method.select is None:
+                self.layout.planned += [
+                    dataclasses.replace(self._plan(model, suite), setting=method.setting(model.values))
+                    for model in models
+                    for suite in scored
+                ]
+            elif models:
+                self._selected(method, models, subset.suite, scored)
+
+    def _models(
+        self, method: StudyMethod, subset: tuple[str, ...], order: tuple[str, ...], first: bool
+    ) -> list[_Model]:
+        """The merges of a subset in one order, each model once: draws, and the grid within each draw."""
+        k, models = len(order), []
+        recipes = [(v, make_recipe(self.config, v, order, method.where, self.known)) for v in method.variants]
+        recipes = [(v, recipe) for v, recipe in recipes if first or order_matters(v, recipe, k)]
+        for draw in range(method.draws or self.config.sampler.draws):
+            for variant, recipe in recipes:
+                values, random = method.values(variant), seed_matters(recipe, k)
+                if random:
+                    recipe = dataclasses.replace(recipe, seed=method.seed(recipe.seed, subset, draw))
+                    values |= {"draw": draw}
+                if random or draw == 0:
+                    models.append(_Model("merge", method.label, order, recipe, values))
+        return models
+
+    def _selected(self, method: StudyMethod, models: list[_Model], suite: Suite, scored: list[Suite]) -> None:
+        """Candidates on the split that the method names, and the best of them on what is reported."""
+        split = str(method.select)
+        tried = selection_suite(suite, split)
+        candidates = [dataclasses.replace(self._plan(model, tried), split=split) for model in models]
+        self.layout.planned += candidates
+        found = best([candidate.trial for candidate in candidates], self.access.store)
+        for one in scored:
+            if found is None:
+                waiting = dataclasses.replace(candidates[0], suite=one, trial=None, parameters={}, drawn={}, split=None)
+            else:
+                waiting = self._plan(models[found[0]], one)
+            self.layout.planned.append(dataclasses.replace(waiting, selected=split))
+        if found is not None:
+            (place, score), count = found, len(models)
+            chosen, trial = models[place], candidates[place].trial
+            values, key = {**chosen.values, **chosen.drawn}, trial.key if trial else ""
+            choice = Choice(self.name, self.run, method.label, chosen.experts, split, values, score, count, key)
+            self.layout.choices.append(choice)
+
+    def _plan(self, model: _Model, suite: Suite) -> Planned:
+        return _planned(self.name, self.run, model, self.parts, suite, self._fingerprint(suite))
+
+    def _fingerprint(self, suite: Suite) -> dict[str, Any]:
+        """The suite's fingerprint, taken once in a study."""
+        for known, fingerprint in self.layout.suites:
+            if known == suite:
+                return fingerprint
+        self.layout.suites.append((suite, suite_fingerprint(suite, self.config.datasets)))
+        return self.layout.suites[-1][1]
 
 
-def _planned(
-    pool: str,
-    run: int,
-    kind: str,
-    label: str,
-    experts: tuple[str, ...],
-    recipe: Recipe | None,
-    parts: _Parts,
-    suite: Suite,
-    fingerprint: dict[str, Any],
-) -> Planned:
+def _planned(pool: str, run: int, model: _Model, parts: _Parts, suite: Suite, fingerprint: dict[str, Any]) -> Planned:
     """A model on a suite, with its trial where nothing that it is made of is missing."""
+    kind, experts, recipe = model.kind, model.experts, model.recipe
     information = parts.information[needed] if recipe and (needed := describe(recipe.method).statistics) else None
     used = [parts.base, *(parts.experts[e] for e in experts)]
     extra = [information[e] for e in experts] if information else []
@@ -224,13 +351,14 @@ def _planned(
     planned = Planned(
         pool,
         kind,
-        label,
+        model.label,
         experts,
         run,
         dict(recipe.parameters) if recipe else {},
         suite,
         lost=any(isinstance(part, Lost) for part in used),
         folders=tuple(source.path for source in sources),
+        drawn=model.drawn,
     )
     if len(sources) < len(used) or any(isinstance(part, Unmade) for part in extra):
         return planned

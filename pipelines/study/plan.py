@@ -13,11 +13,11 @@ from typing import Any
 import psutil
 
 from conf.errors import UserError, raise_all
-from conf.schema import Config, Suite
+from conf.schema import Config
 from pipelines.checkpoints.headers import CODES, itemsize
 from pipelines.checkpoints.hub import RemoteCheckpoint
 from pipelines.evaluate import check_suite
-from pipelines.study.layout import Planned, StudyLayout, check_study, lay_out, suites
+from pipelines.study.layout import Planned, StudyLayout, check_study, lay_out
 from pipelines.study.sources import Access
 from pipelines.study.trial import Trial, open_merge
 
@@ -37,13 +37,23 @@ class Plan:
     new: int = 0
     cached: int = 0
     waiting: int = 0
-    """Trials whose bases or experts have to be made first."""
+    """Trials whose bases or experts have to be made first, or whose parameters have to be chosen."""
     blocked: int = 0
     todo: list[Planned] = field(default_factory=list)
     """Models that are new or wait."""
     problems: list[UserError] = field(default_factory=list)
     """What would make a trial fail."""
     resources: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def candidates(self) -> int:
+        """Models that selections choose among."""
+        return sum(p.split is not None for p in self.layout.planned)
+
+    @property
+    def finals(self) -> int:
+        """Models that selections choose, under every attack."""
+        return sum(p.selected is not None for p in self.layout.planned)
 
     def check(self) -> None:
         """Raise the plan's problems, all at once."""
@@ -62,6 +72,9 @@ class Plan:
             "cached": self.cached,
             "waiting": self.waiting,
             "blocked": self.blocked,
+            "candidates": self.candidates,
+            "finals": self.finals,
+            "chosen": [choice.to_dict() for choice in self.layout.choices],
             "to_make": [unmade.what for unmade in self.layout.unmade],
             "problems": [{"where": p.where, "what": p.what, "do": p.do} for p in self.problems],
             "notes": self.layout.notes,
@@ -74,7 +87,7 @@ def make_plan(config: Config, access: Access) -> Plan:
     check_study(config)
     layout = lay_out(config, access)
     faults = _merge_faults(layout.planned, access)
-    found = [*layout.impossible, *_suite_problems(config)]
+    found = [*layout.impossible, *_suite_problems(layout, config)]
     found += [UserError(lost.error.what, where=lost.what, do=lost.error.do) for lost in layout.lost]
     found += _distinct([error for errors in faults.values() for error in errors])
     plan = Plan(config.name or "study", layout, problems=found)
@@ -113,12 +126,9 @@ def _count(plan: Plan, faults: Faults, access: Access) -> None:
             seen.add(planned.trial.key)
 
 
-def _suite_problems(config: Config) -> list[UserError]:
-    """What is wrong with the suites that the pools are scored on; each suite is looked at once."""
-    distinct: list[Suite] = []
-    for pool in config.pools.values():
-        distinct += [suite for suite in suites(config, pool) if suite not in distinct]
-    found = [(suite, text) for suite in distinct for text in check_suite(suite, config.datasets)]
+def _suite_problems(layout: StudyLayout, config: Config) -> list[UserError]:
+    """What is wrong with the suites that models are scored on; each suite is looked at once."""
+    found = [(suite, text) for suite, _ in layout.suites for text in check_suite(suite, config.datasets)]
     return _distinct([UserError(text, where=f"suite {suite.name}") for suite, text in found])
 
 

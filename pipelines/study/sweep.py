@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import time
 from collections.abc import Sequence
@@ -10,17 +11,19 @@ from functools import partial
 from pathlib import Path
 from typing import cast
 
+import pandas as pd
 import pyarrow.parquet as pq
 
 from conf.schema import Config
-from pipelines.progress import SILENT, Progress, Within
+from pipelines.progress import SILENT, Progress, Step, Within
 from pipelines.report import Report, TrialRow, write_report
 from pipelines.report.data import Kind
 from pipelines.store.provenance import provenance
 from pipelines.store.store import content_key
 from pipelines.study.collect import make_pools
-from pipelines.study.executors import run_trials
+from pipelines.study.executors import Workers, open_workers
 from pipelines.study.keep import keep_merges, record_study
+from pipelines.study.layout import Planned
 from pipelines.study.plan import Plan, make_plan
 from pipelines.study.sources import Access, access_of
 from pipelines.study.trial import Outcome, Trial
@@ -42,7 +45,7 @@ class Sweep:
     @property
     def complete(self) -> bool:
         """Whether every trial of the study has its result."""
-        return not self.outcome.failures and not self.outcome.interrupted
+        return not self.outcome.failures and not self.outcome.interrupted and not self.plan.layout.undecided
 
 
 def run_study(config: Config, progress: Progress = SILENT) -> Sweep:
@@ -66,7 +69,7 @@ def run_study(config: Config, progress: Progress = SILENT) -> Sweep:
         plan.check()
         clock.lap("plan")
     record_study(config, plan, access)
-    outcome = _run(config, plan, access, progress)
+    plan, outcome = _run(config, plan, access, progress)
     clock.seconds |= outcome.seconds
     clock.lap("trials")
     if kept := keep_merges(config, plan, access, progress):
@@ -111,26 +114,45 @@ class _Clock:
         self._last = now
 
 
-def _run(config: Config, plan: Plan, access: Access, progress: Progress) -> Outcome:
-    new = list({p.trial.key: p.trial for p in plan.todo if p.trial is not None}.values())
-    if not new:
-        return Outcome()
-    with progress.step("trials", len(new)) as step:
-        working: dict[int, str] = {}
-        failed = 0
+def _run(config: Config, plan: Plan, access: Access, progress: Progress) -> tuple[Plan, Outcome]:
+    """Run what is new, then, on the same workers, what selections chose from it; the plan as it is then."""
+    outcome, bar, asked = Outcome(), _Bar(), set[str]()
+    with contextlib.ExitStack() as stack:
+        workers: Workers | None = None
+        while new := {p.trial.key: p.trial for p in plan.todo if p.trial is not None and p.trial.key not in asked}:
+            asked.update(new)
+            workers = workers or stack.enter_context(open_workers(config.executor, access, Within(bar.part)))
+            with progress.step("trials", len(new)) as bar.step:
+                outcome.join(workers.run(list(new.values()), bar.on_trial))
+            if outcome.interrupted or not plan.layout.undecided:
+                break
+            plan = make_plan(config, access)
+            plan.cached -= outcome.done + outcome.elsewhere
+            record_study(config, plan, access)
+    return plan, outcome
 
-        def show(part: str = "") -> None:
-            step.advance(0, failed=failed or None, at=" | ".join(working.values()), part=part or None)
 
-        def on_trial(trial: Trial, became: str, worker: int) -> None:
-            nonlocal failed
-            if became == "started":
-                working[worker] = trial.title
-                return show()
-            failed += became == "failed"
-            step.advance(1, failed=failed or None, trial=trial.title, became=became)
+class _Bar:
+    """What a running step of trials shows: where the workers are, and how many failed."""
 
-        return run_trials(new, config.executor, access, on_trial, Within(show))
+    step: Step
+
+    def __init__(self) -> None:
+        self.working: dict[int, str] = {}
+        self.failed = 0
+
+    def part(self, part: str = "") -> None:
+        """Show how far the trial at work is."""
+        at = " | ".join(self.working.values())
+        self.step.advance(0, failed=self.failed or None, at=at, part=part or None)
+
+    def on_trial(self, trial: Trial, became: str, worker: int) -> None:
+        """Show a trial that starts or ended."""
+        if became == "started":
+            self.working[worker] = trial.title
+            return self.part()
+        self.failed += became == "failed"
+        self.step.advance(1, failed=self.failed or None, trial=trial.title, became=became)
 
 
 def trial_rows(plan: Plan, access: Access) -> list[TrialRow]:
@@ -152,16 +174,18 @@ def trial_rows(plan: Plan, access: Access) -> list[TrialRow]:
             attack=planned.suite.attack,
             run=planned.run,
             reference=plan.layout.references.get(planned.pool),
+            columns={"split": planned.split, "setting": planned.setting or None, **planned.drawn},
         )
         scored = planned.trial is not None and access.store.has("results", planned.trial.key)
-        rows.append(_scored(row, planned.trial, access) if planned.trial is not None and scored else row)
+        rows.append(_scored(row, planned, planned.trial, access) if planned.trial is not None and scored else row)
     return rows
 
 
-def _scored(row: TrialRow, trial: Trial, access: Access) -> TrialRow:
+def _scored(row: TrialRow, planned: Planned, trial: Trial, access: Access) -> TrialRow:
     store, entry = access.store, access.store.entry("results", trial.key)
     about = entry.describe()
-    tasks = {name: task for name, task in about["tasks"].items() if not task["error"]}
+    shown = {name: about["tasks"][name] for name in planned.suite.tasks if name in about["tasks"]}
+    tasks = {name: task for name, task in shown.items() if not task["error"]}
     kept = trial.merge is not None and store.has("merges", trial.model_key)
     return replace(
         row,
@@ -180,7 +204,11 @@ def _scored(row: TrialRow, trial: Trial, access: Access) -> TrialRow:
 
 def _report(config: Config, plan: Plan, access: Access, progress: Progress) -> Report | None:
     with progress.step("report"):
-        return _write(trial_rows(plan, access), _folder(config), config, plan.name, plan.layout.notes)
+        report = _write(trial_rows(plan, access), _folder(config), config, plan.name, plan.layout.notes)
+        if report and plan.layout.choices:
+            chosen = pd.DataFrame([choice.to_row() for choice in plan.layout.choices])
+            chosen.to_csv(report.out / "chosen.csv", index=False, lineterminator="\n")
+    return report
 
 
 def _write(rows: list[TrialRow], folder: Path, config: Config, title: str, notes: Sequence[str]) -> Report | None:

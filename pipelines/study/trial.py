@@ -185,6 +185,15 @@ class Outcome:
         for part, spent in seconds.items():
             self.seconds[part] = self.seconds.get(part, 0.0) + spent
 
+    def join(self, later: Outcome) -> None:
+        """Add how further trials ended."""
+        self.done += later.done
+        self.elsewhere += later.elsewhere
+        self.failures += later.failures
+        self.interrupted = self.interrupted or later.interrupted
+        for part, spent in later.seconds.items():
+            self.seconds[part] = self.seconds.get(part, 0.0) + spent
+
 
 OnTrial = Callable[[Trial, str, int], None]
 """Called with a trial, what became of it (started, done, elsewhere or failed) and the worker that has it."""

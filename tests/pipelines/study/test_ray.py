@@ -64,3 +64,14 @@ def test_same_bits_as_local_though_a_worker_is_killed(tiny_pool, store, tmp_path
     assert values(store) == values(elsewhere)
     weights = [{e.key: e.describe()["weights"] for e in Store(s).entries("results")} for s in (store, elsewhere)]
     assert weights[0] == weights[1]
+
+
+def test_what_actors_chose_is_what_one_process_chooses(tiny_pool, store, tmp_path):  # noqa: F811
+    more = ("~methods.ties", "~methods.dare", "~methods.linear", "sampler.sizes=[]", "sampler.subsets=[[add,dist]]")
+    tuned = "+methods.ta={method:task_arithmetic,grid:{lambda:[0.2,1,3]},select:validation}"
+    there = run_study(config_of(tiny_pool, store, *more, tuned, "executor=ray", "executor.workers=2"))
+    here = run_study(config_of(tiny_pool, tmp_path / "here" / "store", *more, tuned))
+    assert there.complete
+    assert (there.outcome.done, here.outcome.done) == (3 + 3 + 1, 3 + 3 + 1)
+    assert there.plan.layout.choices == here.plan.layout.choices
+    assert values(store) == values(tmp_path / "here" / "store")

@@ -4,7 +4,7 @@ import pytest
 
 from conf.errors import UserError
 from conf.schema import Checkpoint, Config, Pool, Sampler
-from pipelines.study.recipes import draw_orders, draw_subsets, left_out
+from pipelines.study.subsets import draw_orders, draw_subsets, left_out
 
 EXPERTS = [f"e{i}" for i in range(12)]
 
