@@ -16,6 +16,7 @@ from conf.errors import UserError, nearest
 from conf.schema import Config, Pool, Suite
 from mergeopt_core.merging.mergekit_api import describe, drawn, names
 from pipelines.evaluate import suite_fingerprint
+from pipelines.finetune.optimizers import check_training
 from pipelines.merge.recipe import Recipe
 from pipelines.store.store import model_title
 from pipelines.study.information import Expert, check_collect, find_information, needed_kinds
@@ -123,6 +124,8 @@ def check_study(config: Config) -> None:
             raise UserError(what, where=f"{where}.seeds", do="leave seeds out, or give the pool tasks alone")
         if not pool.experts and not pool.tasks:
             raise UserError(f"pool {name} has no experts", where=where, do="give it experts or tasks")
+        for recipe in pool_recipes(pool).values():
+            check_training(recipe.training, str(recipe.finetuning.get("method", "plain")))
         if pool.reference is not None and pool.reference not in config.pools:
             do = nearest(pool.reference, config.pools)
             raise UserError(f"no pool is called {pool.reference!r}", where=f"{where}.reference", do=do)

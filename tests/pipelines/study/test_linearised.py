@@ -14,7 +14,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from conf.compose import compose
 from conf.errors import UserError
 from pipelines.store.store import content_key
-from pipelines.study.layout import lay_out
+from pipelines.study.layout import check_study, lay_out
 from pipelines.study.plan import make_plan
 from pipelines.study.single import evaluate_model, make_trial, merge_checkpoint
 from pipelines.study.sources import access_of
@@ -156,3 +156,9 @@ def test_a_linear_model_at_the_base_is_the_base(config_of):
 def test_a_choice_that_is_none_is_told(config_of):
     config = config_of("suite.linearised=perhaps")
     assert any("auto, true or false" in str(p) for p in make_plan(config, access_of(config)).problems)
+
+
+def test_a_training_that_cannot_be_is_told_before_anything_is_made():
+    ((config, _),) = compose([*POOL, "pools.tangent.training.precision=bf16"])
+    with pytest.raises(UserError, match="all weights in float32"):
+        check_study(config)
