@@ -104,7 +104,8 @@ HERE = "executor.device executor.threads"
 MERGE = "experts method dtype vocab strict collect.task seed"
 POOLS = "pools experiment scale name about"
 COLLECT = "collect.examples collect.labels collect.seed"
-STUDY = f"{POOLS} methods sampler attacks suite statistics {COLLECT} collect.task keep dtype vocab strict seed executor"
+STUDY = f"{POOLS} methods sampler attacks suite statistics report keep dtype vocab strict seed executor"
+STUDY += f" {COLLECT} collect.task"
 SEARCH = f"{MERGE} suite search statistics name executor"
 
 READS = {

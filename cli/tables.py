@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
@@ -11,17 +11,21 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from cli.folded import Folded, Row
 from cli.terminal import clock, gigabytes, table
-from pipelines.report import words
+from pipelines.report import forms, words
 from pipelines.report.page import settings_lines
 
 if TYPE_CHECKING:
     from pipelines.report import Interval, Report
     from pipelines.report.analysis import LeaderRow
+    from pipelines.report.grids import Grid
     from pipelines.search.result import Candidate, SearchResult
     from pipelines.study.plan import Plan
     from pipelines.study.sweep import Sweep
 
+MARKS = {1: "bold", 2: "underline", 0: ""}
+"""Styles of the best and the second best of a column."""
 STYLES = {1: "green", -1: "red", 0: ""}
 SENTENCES_PER_POOL = 2
 """The last sentences on each pool, on its experts and on what merging keeps of them; the page has all."""
@@ -131,46 +135,58 @@ def sweep_dict(sweep: Sweep) -> dict[str, Any]:
 
 
 def report_parts(report: Report) -> Iterator[Any]:
-    """Scores by method and number of experts, what merging keeps, and the verdict."""
+    """Scores by method and number of experts, the study's own tables, what merging keeps, and the verdict."""
     yield standings_table(report)
+    yield from map(view_table, report.grids.values())
     yield from interference_parts(report)
     yield from verdict_lines(report)
 
 
-def standings_table(report: Report) -> Table:
+def view_table(grid: Grid) -> Folded:
+    """A table that the study declares: best bold, second best underlined."""
+    made, block = Folded("\n" + grid.title, grid.view.rows, forms.headings(grid), caption="\n".join(grid.notes)), ""
+    for line in forms.lines(grid):
+        if line.block != block:
+            block = line.block
+            made.rows.append(Row([Text(block, style="bold")]))
+        style = "dim" if line.aside else ""
+        cells = [Text(cell, style=style or MARKS[mark]) for cell, mark in zip(line.cells, line.marks)]
+        made.rows.append(Row([Text(label, style=style) for label in line.labels], cells))
+    return made
+
+
+def standings_table(report: Report) -> Folded:
     """Mean score by method (rows, best first) and number of experts merged (columns), pool by pool.
 
     Green and red: the paired interval of the difference to the base lies above or below zero.
     """
     sizes = sorted({row.experts for row in report.leaderboard if row.kind == "merge"})
-    made = _by_size(sizes, title=escape(report.title), title_justify="left")
-    if sizes:
-        made.add_column("constr.", justify="right", no_wrap=True)
+    columns = [*(f"of {size}" for size in sizes), *(["constr."] if sizes else [])]
+    made = Folded(report.title, ["method"], columns)
     pools = list(dict.fromkeys(row.panel for row in report.leaderboard))
-    for place, pool in enumerate(pools):
+    for pool in pools:
         if len(pools) > 1:
-            made.add_row(Text(("\n" if place else "") + pool, style="bold"))
+            made.rows.append(Row([Text(pool, style="bold")]))
+        own = [row for row in report.leaderboard if row.panel == pool]
         merges: dict[str, dict[int, LeaderRow]] = {}
-        for row in report.leaderboard:
-            if row.panel == pool and row.kind == "merge":
-                merges.setdefault(row.method, {})[row.experts] = row
-            elif row.panel == pool:
-                made.add_row(Text(row.method), Text(_short(row.score)), style="dim")
+        for row in (row for row in own if row.kind == "merge"):
+            merges.setdefault(row.method, {})[row.experts] = row
+        beside = [f"{row.method} {_short(row.score)}" for row in own if row.kind != "merge"]
+        made.rows.append(Row([Text("; ".join(beside), style="dim")]))
         for method, rows in sorted(merges.items(), key=lambda item: -mean(map(_estimate, item[1].values()))):
-            scores = [_score(rows[size]) if size in rows else "" for size in sizes]
-            made.add_row(Text(method), *scores, _constructive(rows.values()))
+            scores = [_score(rows[size]) if size in rows else Text("") for size in sizes]
+            made.rows.append(Row([Text(method)], [*scores, _constructive(rows.values())]))
     sure = f"{report.statistics.confidence:.0%}"
     parts = [
         f"score ± half its {sure} interval, mean over the merges of that many experts",
         "green, red: above, below the base beyond noise",
         "constr.: merges above the base and all of their own experts",
     ]
-    made.caption = escape("\n".join(["; ".join(parts), *settings_lines(report)]))
-    made.caption_justify = "left"
+    made.caption = "\n".join(["; ".join(parts), *settings_lines(report)])
     return made
 
 
-def interference_parts(report: Report) -> Iterator[Text | Table]:
+def interference_parts(report: Report) -> Iterator[Folded]:
     """Share of the experts' own-skill gain that merging keeps, by method and number of experts, of the best pool."""
     if not report.interference:
         return
@@ -179,19 +195,11 @@ def interference_parts(report: Report) -> Iterator[Text | Table]:
     kept = {(row.method, row.experts): row.kept for row in report.interference if row.panel == best}
     sizes = sorted({size for _, size in kept})
     pool = f" ({best}; the page has every pool)" if len(known) > 1 else ""
-    yield Text(f"share of the experts' gain on their own skill that merging keeps{pool}", style="italic")
-    made, some = _by_size(sizes), next(iter(kept.values()))
+    title = f"\nshare of the experts' gain on their own skill that merging keeps{pool}"
+    made, some = Folded(title, ["method"], [f"of {size}" for size in sizes]), next(iter(kept.values()))
     for method in sorted({m for m, _ in kept}, key=lambda m: -kept.get((m, sizes[-1]), some).estimate):
-        made.add_row(Text(method), *(_short(kept.get((method, size))) for size in sizes))
+        made.rows.append(Row([Text(method)], [Text(_short(kept.get((method, size)))) for size in sizes]))
     yield made
-
-
-def _by_size(sizes: Sequence[int], **style: Any) -> Table:
-    made = Table(header_style="bold", box=None, pad_edge=False, **style)
-    made.add_column("method", overflow="fold")
-    for size in sizes:
-        made.add_column(f"of {size}", justify="right", no_wrap=True)
-    return made
 
 
 def _estimate(row: LeaderRow) -> float:

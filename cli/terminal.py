@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,7 +18,12 @@ from rich.table import Table
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+WIDE = 100_000
+"""Cells a line that is no terminal's: nothing is wrapped in it."""
+
 out = Console()
+if not out.is_terminal:
+    out = Console(width=WIDE)
 err = Console(stderr=True)
 log = logging.getLogger("mergebench")
 
@@ -37,9 +43,12 @@ def print_json(payload: Any) -> None:
 
 
 def show(*parts: Any, **style: Any) -> None:
-    """Lines (with markup) and tables on standard output."""
-    for part in parts:
-        out.print(part, highlight=False, **style)
+    """Lines (with markup) and tables on standard output; in a pipe neither wrapped nor padded."""
+    with out.capture() as held:
+        for part in parts:
+            out.print(part, highlight=False, **style)
+    text = held.get()
+    sys.stdout.write(text if out.is_terminal else re.sub(r"[ \t]+$", "", text, flags=re.MULTILINE))
 
 
 def answer(as_json: bool, payload: Any, *parts: Any, **style: Any) -> None:

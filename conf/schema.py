@@ -349,6 +349,89 @@ class Statistics:
 
 
 @dataclass
+class TableView:
+    """A table over a study's trials, written in the words of docs/reports.md."""
+
+    title: str = ""
+    """What the table is, and of which paper; default: its name."""
+    where: Dict[str, Any] = field(default_factory=dict)
+    """Trials that it is of: column: value, or a list of values."""
+    blocks: Any = None
+    """Column, or columns, every value of which has a block of rows."""
+    average: bool = False
+    """One more block: the mean over the blocks."""
+    rows: List[str] = field(default_factory=lambda: ["method"])
+    """Columns whose values make the rows."""
+    also: List[str] = field(default_factory=list)
+    """Rows above them: base, experts (each on its own task), mean_expert, best_expert."""
+    singles: bool = False
+    """Experts stand in every row as merges of one: n = 1."""
+    columns: List[str] = field(default_factory=list)
+    """Columns whose values make the columns; empty: a column a measure."""
+    measures: List[str] = field(default_factory=lambda: ["score"])
+    """What stands in the cells."""
+    reference: Any = "base"
+    """What change, difference, above and ratio are taken against: base, best_expert (of all tasks together), or
+    {column: value} for the row that differs in nothing else."""
+    mean: bool = False
+    """One more column: the mean over the columns."""
+    mark: bool = True
+    """Best bold and second best underlined, in every column of a block."""
+    band: str = "interval"
+    """Bounds in the CSV: interval (bootstrap), std (over subsets, as papers give it), seeds (of training), none."""
+    errors: bool = False
+    """Show half of the band behind every number, in every form."""
+    digits: Optional[int] = None
+    """Decimals; default: those that suit the measure."""
+
+
+@dataclass
+class FigureView:
+    """A figure over a study's trials, written in the words of docs/reports.md."""
+
+    title: str = ""
+    """What the figure is, and of which paper; default: its name."""
+    kind: str = "lines"
+    """lines, bars, scatter, heat, contour, radar or histogram."""
+    where: Dict[str, Any] = field(default_factory=dict)
+    """Trials that it is of: column: value, or a list of values."""
+    x: str = "n"
+    """Column or measure on the x-axis; the axes of a radar."""
+    y: str = "score"
+    """Measure on the y-axis; for heat and contour a column too."""
+    z: str = "score"
+    """heat and contour: the measure that is coloured."""
+    lines: List[str] = field(default_factory=list)
+    """Columns whose values make lines, groups of bars or polygons."""
+    points: List[str] = field(default_factory=list)
+    """Where x is a measure: columns whose values make the points of a line; empty: every subset is one."""
+    panels: Any = None
+    """Column, or columns, every value of which has a panel."""
+    singles: bool = False
+    """Experts stand in every line as merges of one: n = 1."""
+    reference: Any = "base"
+    """What change, difference, above and ratio are taken against, as in a table."""
+    references: List[str] = field(default_factory=list)
+    """Horizontal lines: base, experts (each on its own task), mean_expert, best_expert."""
+    band: str = "interval"
+    """Bounds of a point: interval (bootstrap), std (over subsets, as papers draw it), seeds (of training), none."""
+    log: bool = False
+    """Logarithmic x-axis."""
+
+
+@dataclass
+class Views:
+    """What a study's report shows, beside what every report shows."""
+
+    tables: Dict[str, TableView] = field(default_factory=dict)
+    """Tables by the name of their files: tables/NAME.csv, .md, .tex."""
+    figures: Dict[str, FigureView] = field(default_factory=dict)
+    """Figures by the name of their files: figures/NAME.png, .svg, .csv."""
+    geometry: List[str] = field(default_factory=list)
+    """Parts of the geometry of task vectors, for each pool: norms, cosines, layers, laplace."""
+
+
+@dataclass
 class Collect:
     """How what `fisher` and `regmean` need of each expert's data is collected."""
 
@@ -475,6 +558,8 @@ class Config:
     """The small world that the study is run in, if any: +scale=tiny (sweep)."""
     statistics: Statistics = field(default_factory=Statistics)
     """Intervals and tests (sweep, report)."""
+    report: Views = field(default_factory=Views)
+    """Tables and figures of the study, beside those of every report (sweep, report)."""
     collect: Collect = field(default_factory=Collect)
     """Data statistics for fisher and regmean (statistics, sweep)."""
     geometry: Geometry = field(default_factory=Geometry)

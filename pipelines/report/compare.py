@@ -147,12 +147,18 @@ def _matches(a: Panel, b: Panel) -> dict[tuple[str, int], Match]:
     return dict(sorted(groups.items()))
 
 
-def by_recipe(panel: Panel) -> dict[tuple[str, tuple[str, ...], int], int]:
-    """Rows of a panel's merges by method, experts in order and repetition."""
-    seen: Counter[tuple[str, tuple[str, ...]]] = Counter()
+def by_recipe(panel: Panel) -> dict[tuple[str, tuple[str, ...], int, int, int], int]:
+    """Rows of a panel's merges by method, experts in order, training run, draw and repetition.
+
+    A draw is told by its seed, counted from the panel's first, so that one without a result does not shift the others.
+    """
+    seeds = {m: panel.rows[m].provenance.get("seed") for m in panel.merges}
+    first = min((seed for seed in seeds.values() if seed is not None), default=0)
+    seen: Counter[tuple[str, tuple[str, ...], int, int]] = Counter()
     found = {}
-    for m in panel.merges:
-        recipe = (panel.rows[m].method or "?", panel.rows[m].experts)
+    for m, seed in seeds.items():
+        row = panel.rows[m]
+        recipe = (row.method or "?", row.experts, row.run, 0 if seed is None else seed - first)
         found[(*recipe, seen[recipe])] = m
         seen[recipe] += 1
     return found

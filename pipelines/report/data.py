@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     import pyarrow
 
 Kind = Literal["base", "expert", "merge"]
+SCORES = ("task", "metric", "value", "stderr", "documents")
+"""Columns of the tidy table that are of a task."""
 TOLERANCE = 1e-4
 """How far a task's score may be from the mean over its documents and still be that mean."""
 
@@ -69,7 +72,9 @@ class TrialRow:
     """When it was scored, in seconds since 1970."""
     columns: Mapping[str, Any] = field(default_factory=dict)
     """Further columns of the tidy table: ``split`` of a candidate scored on another split, ``setting`` (label and
-    values) of a grid's merge, what was drawn for the whole merge."""
+    values) of a grid's merge, what was drawn for the whole merge, ``base_method``, update norm, cost of training."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """How the pool's experts are trained, by dotted name: columns of the tidy table alone."""
 
     @property
     def scored(self) -> bool:
@@ -102,16 +107,53 @@ class TrialRow:
 def trial_frame(rows: Sequence[TrialRow]) -> pd.DataFrame:
     """One tidy table: a line per trial and task, or per trial where it has no score yet.
 
-    Columns: ``trial`` (place of the row), those of ``TrialRow.describe`` (study, pool, suite, attack, kind, method,
-    experts, size, parameters, key, base, training, seed, …), then task, metric, value, stderr and n (documents).
+    Columns: ``trial`` (place of the row), those of ``TrialRow.describe``, ``training`` cut down to the names of the
+    fine-tuning methods; every parameter of a merge method and every setting of a pool by its name; n (experts), subset,
+    order, draw, train_seed; then task, metric, value, stderr and documents.
     """
-    nothing: list[tuple[str | None, float]] = [(None, math.nan)]
-    return pd.DataFrame([
-        {"trial": place, **row.describe(), "task": task, "metric": row.metrics.get(task or ""), "value": float(value),
-         "stderr": row.stderr.get(task or ""), "n": row.n.get(task or "")}
+    nothing: list[tuple[Any, float]] = [(None, math.nan)]
+    lines = [
+        (place, task, row.metrics.get(task or ""), float(value), row.stderr.get(task or ""), row.n.get(task or ""))
         for place, row in enumerate(rows)
         for task, value in list(row.scores.items()) or nothing
-    ])  # fmt: skip
+    ]
+    scores = pd.DataFrame(lines, columns=["trial", "task", "metric", "value", "stderr", "documents"])
+    trials = _trial_columns(rows).take(scores["trial"].tolist()).reset_index(drop=True)
+    return pd.concat([scores[["trial"]], trials, scores.drop(columns="trial")], axis=1)
+
+
+def _trial_columns(rows: Sequence[TrialRow]) -> pd.DataFrame:
+    """What is said of each trial, whatever the task."""
+    parameters = {name for row in rows for name in row.parameters}
+    told = [row.describe() for row in rows]
+    taken = parameters.union(*told, SCORES)
+    settings = {name: last if (last := name.rpartition(".")[2]) not in taken else name
+                for row in rows for name in row.settings}  # fmt: skip
+    first: dict[tuple[str, frozenset[str]], str] = {}
+    lines = []
+    for row, line in zip(rows, told):
+        order = " > ".join(row.experts)
+        line["subset"] = first.setdefault((row.pool, frozenset(row.experts)), line["experts"])
+        line |= {"order": order, "n": len(row.experts), "weights": row.weights}
+        line |= {"training": trained_by(line.get("training")), "train_seed": line.pop("training_seed", None)}
+        line |= {name: _scalar(value) for name, value in row.parameters.items() if name not in line}
+        line |= {settings[name]: value for name, value in row.settings.items() if settings[name] not in line}
+        lines.append(line | {f"seconds.{stage}": float(value) for stage, value in row.seconds.items()})
+    frame = pd.DataFrame(lines)
+    same = ["study", "pool", "suite", "attack", "label", "parameters"]
+    frame["draw"] = frame.groupby(same)["seed"].rank("dense").fillna(1).astype(int) - 1 if "seed" in frame else 0
+    frame["label"] = [row.method or (row.experts[0] if row.experts else "base") for row in rows]
+    return frame
+
+
+def _scalar(value: Any) -> Any:
+    return value if value is None or isinstance(value, (str, int, float)) else json.dumps(value)
+
+
+def trained_by(how: str | None) -> str | None:
+    """The names of the fine-tuning methods in a description of trainings: ``plain + mergopt``."""
+    names = (re.split("[, ]", text)[0] for text in how.split(" + ")) if how else ()
+    return " + ".join(dict.fromkeys(names)) or None
 
 
 class PanelKey(NamedTuple):

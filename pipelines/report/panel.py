@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from conf.schema import Statistics
@@ -41,6 +42,8 @@ class Panel:
     """Models without a result, or with a task that failed."""
     samples: Samples
     statistics: Statistics
+    trials: list[int] = field(default_factory=list)
+    """Places of ``rows`` in the tidy table's column ``trial``."""
     base: int | None = None
     experts: dict[tuple[str, int], int] = field(default_factory=dict)
     """Rows by name and training run."""
@@ -130,12 +133,14 @@ class Panel:
         return weights
 
 
-def build_panels(rows: Sequence[TrialRow], statistics: Statistics) -> list[Panel]:
-    """Group the trials by study, pool, suite and attack, pair their documents, and draw the replicates.
+def build_panels(
+    rows: Sequence[TrialRow], statistics: Statistics, frame: pd.DataFrame | None = None
+) -> list[Panel]:  # fmt: skip
+    """Group the trials (whose tidy ``frame`` may be at hand) by study, pool, suite and attack, and draw replicates.
 
     Candidates that are scored on another split are left out; every setting of a grid is a method of its own.
     """
-    frame = trial_frame(rows)
+    frame = trial_frame(rows) if frame is None else frame
     frame = frame[frame["split"].isna()] if "split" in frame else frame
     rows = [replace(row, method=row.columns.get("setting") or row.method) for row in rows]
     groups = {PanelKey(*map(str, key)): lines for key, lines in frame.groupby(list(PanelKey._fields), sort=False)}
@@ -146,6 +151,7 @@ def build_panels(rows: Sequence[TrialRow], statistics: Statistics) -> list[Panel
         whole = (scored == len(tasks)) & bool(tasks)
         complete, incomplete = ([rows[trial] for trial in scored.index[mask].tolist()] for mask in (whole, ~whole))
         panels.append(Panel(key, title, complete, incomplete, gather(complete, tasks), statistics))
+        panels[-1].trials = scored.index[whole].tolist()
         _replicate(panels[-1])
     return panels
 

@@ -7,21 +7,27 @@ from pathlib import Path
 from typing import Any
 
 from conf.errors import UserError
-from conf.schema import Statistics
-from pipelines.report import figures, tables, words
+from conf.schema import Statistics, Views
+from pipelines.report import figures, forms, tables, words
 from pipelines.report.analysis import (
     Cell,
+    MergeStanding,
     build_cells,
     expert_rows,
     interference_rows,
     merge_standings,
     trial_lines,
 )  # fmt: skip
+from pipelines.report.cells import Trials
 from pipelines.report.compare import compare, robustness
-from pipelines.report.data import TrialRow
+from pipelines.report.data import TrialRow, trial_frame
 from pipelines.report.facts import facts
+from pipelines.report.grids import build_grid
 from pipelines.report.page import render
 from pipelines.report.panel import Panel, build_panels
+from pipelines.report.plot import View
+from pipelines.report.series import build_series
+from pipelines.report.styles import styles
 from pipelines.report.tables import Report
 from pipelines.report.verdict import comparison_verdicts, judge, overall_verdicts
 
@@ -29,6 +35,7 @@ from pipelines.report.verdict import comparison_verdicts, judge, overall_verdict
 def write_report(
     rows: Sequence[TrialRow], out: Path, *, statistics: Statistics, title: str, left_out: Sequence[str] = (),
     command: str = "",
+    views: Views | None = None,
 ) -> Report:  # fmt: skip
     """Judge the trials and write leaderboard, tables, figures, report.md and report.html into a folder.
 
@@ -41,6 +48,7 @@ def write_report(
         title: heading of the report.
         left_out: what was asked for and is not in the report, and why.
         command: what runs the study.
+        views: further tables and figures, by name.
 
     Raises:
         UserError: when there are no rows, or statistics that cannot be.
@@ -48,9 +56,11 @@ def write_report(
     _check(rows, statistics)
     report = Report(title, Path(out), statistics, left_out=list(left_out), notes=list(left_out))
     report.facts = facts(rows, command)
-    panels = build_panels(rows, statistics)
+    frame = trial_frame(rows)
+    panels = build_panels(rows, statistics, frame)
     report.planned, report.scored = _count(rows), _count(row for panel in panels for row in panel.rows)
-    cells = [_judge(report, panel, several=len(panels) > 1) for panel in panels]
+    standings = [merge_standings(panel) for panel in panels]
+    cells = [_judge(report, panel, found, several=len(panels) > 1) for panel, found in zip(panels, standings)]
     report.comparisons, unlike = compare(panels)
     report.robustness = robustness(panels)
     report.verdicts += [report.partial] if report.partial else []
@@ -62,7 +72,10 @@ def write_report(
             "Pools compared: experts are resampled as training runs. Merges are not: each pool's experts were trained "
             "once, and a difference between merges can be the luck of that training."
         )
+    if views and report.scored:
+        _view(report, views, Trials(frame, panels, standings))
     _write(report)
+    report.paths["trials.parquet"] = tables.write_parquet(report.out / "trials.parquet", frame)
     return report
 
 
@@ -83,8 +96,7 @@ def _count(rows: Iterable[TrialRow]) -> int:
     return len(set(filter(None, keys))) + keys.count("")
 
 
-def _judge(report: Report, panel: Panel, several: bool) -> list[Cell]:
-    standings = merge_standings(panel)
+def _judge(report: Report, panel: Panel, standings: dict[int, MergeStanding], several: bool) -> list[Cell]:
     cells = build_cells(panel, standings)
     kept = interference_rows(panel)
     report.leaderboard += [cell.row for cell in cells]
@@ -99,6 +111,14 @@ def _judge(report: Report, panel: Panel, several: bool) -> list[Cell]:
         out = f"{words.count(failed, 'trial')} left out: a task has no score (see trials.csv)."
         report.notes.append(prefix + out)
     return cells
+
+
+def _view(report: Report, views: Views, trials: Trials) -> None:
+    """Lay out the tables and figures that the study declares."""
+    report.grids = {name: build_grid(name, view, trials) for name, view in views.tables.items()}
+    report.series = {name: build_series(name, view, trials) for name, view in views.figures.items()}
+    notes = [shown.notes for part in (report.grids, report.series) for shown in part.values()]
+    report.notes += [note for own in notes for note in own if "is empty" in note]
 
 
 def _method_notes(statistics: Statistics, panels: list[Panel]) -> list[str]:
@@ -142,10 +162,27 @@ def _write(report: Report) -> None:
             paths += [file, text]
     paths.append(tables.write_csv(out / "trials.csv", report.trials))
     paths += figures.draw_all(report.leaderboard, report.interference, out)
-    report.paths = {path.name: path for path in paths}
+    report.paths = {path.name: path for path in paths} | _write_views(report)
     for name, page in render(report).items():
         report.paths[name] = out / name
         report.paths[name].write_text(page, encoding="utf-8")
+
+
+def _write_views(report: Report) -> dict[str, Path]:
+    """Write the declared tables, and the data of the declared figures, into folders of their own."""
+    found: dict[str, Path] = {}
+    for kind in ("tables", "figures"):
+        for stale in (report.out / kind).glob("*.*"):
+            stale.unlink()
+    for grid in report.grids.values():
+        found |= {f"tables/{path.name}": path for path in forms.write(grid, report.out / "tables")}
+    names = styles(str(line) for series in report.series.values() for line in series.frame.get("line", ()))
+    for series in (one for one in report.series.values() if not one.frame.empty):
+        view, out = series.view, report.out / "figures" / series.name
+        drawn = View(series.title, view.kind, view.x, view.y, view.log)
+        paths = figures.draw(drawn, series.frame, series.references, out, names)
+        found |= {f"figures/{path.name}": path for path in paths}
+    return found
 
 
 def _with_settings(report: Report, row: Any) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from mergeopt_core.statistics import Interval
 from pipelines.report import words
 from pipelines.report.analysis import ExpertRow, InterferenceRow, LeaderRow
 from pipelines.report.compare import ComparisonRow, RobustnessRow
+from pipelines.report.grids import Grid
+from pipelines.report.series import Series
 
 Column = tuple[str, Callable[[Any], Any]]
 """A heading, and what stands below it for a row."""
@@ -51,8 +53,12 @@ class Report:
     """What was scored: headings with their lines."""
     samples: dict[str, str] = field(default_factory=dict)
     """By a trial's key, the file beside the page (a relative path) that holds its documents: its score links there."""
+    grids: dict[str, Grid] = field(default_factory=dict)
+    """Tables that the study declares, by name."""
+    series: dict[str, Series] = field(default_factory=dict)
+    """Data of the figures that it declares, by name."""
     paths: dict[str, Path] = field(default_factory=dict)
-    """Files by name: leaderboard.csv, report.html, …"""
+    """Files by name: leaderboard.csv, report.html, tables/accuracy.tex, …"""
 
     @property
     def partial(self) -> str:
@@ -63,7 +69,11 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain JSON values; numbers that are not known are None."""
-        return _json(asdict(self) | {"partial": bool(self.partial)})
+        views = {
+            "grids": {name: grid.flat() for name, grid in self.grids.items()},
+            "series": {name: series.frame.to_dict("records") for name, series in self.series.items()},
+        }
+        return _json(asdict(replace(self, grids={}, series={})) | views | {"partial": bool(self.partial)})
 
 
 def _json(value: Any) -> Any:
@@ -177,8 +187,12 @@ def flat(row: Any) -> dict[str, Any]:
 
 def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
     """Write the rows; columns in the order in which they first appear, empty where a value is not known."""
-    frame = pd.DataFrame(rows, dtype=object).map(_plain)
-    frame.to_csv(path, index=False, lineterminator="\n", encoding="utf-8")
+    return write_frame(path, pd.DataFrame(rows, dtype=object))
+
+
+def write_frame(path: Path, frame: pd.DataFrame) -> Path:
+    """Write a frame as CSV with six significant digits, empty where a value is not known."""
+    frame.map(_plain).to_csv(path, index=False, lineterminator="\n", encoding="utf-8")
     return path
 
 
@@ -186,3 +200,12 @@ def _plain(value: Any) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     return f"{value:.6g}" if isinstance(value, (float, bool)) else str(value)
+
+
+def write_parquet(path: Path, frame: pd.DataFrame) -> Path:
+    """Write a tidy table; columns of several kinds of values become text."""
+    mixed = [name for name in frame if frame[name].dtype == object
+             and len({str if isinstance(v, str) else type(v) for v in frame[name] if not pd.isna(v)}) > 1]  # fmt: skip
+    told = {str(name): frame[name].map(str, na_action="ignore") for name in mixed}
+    frame.assign(**told).to_parquet(path, index=False)
+    return path

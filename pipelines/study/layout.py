@@ -12,13 +12,15 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from conf.errors import UserError, nearest
+from conf.errors import UserError, nearest, raise_all
 from conf.schema import Config, Pool, Suite
 from mergeopt_core.merging.mergekit_api import describe, drawn, names
 from pipelines.evaluate import suite_fingerprint
 from pipelines.finetune.optimizers import check_training
 from pipelines.merge.recipe import Recipe
+from pipelines.report.views import check_views
 from pipelines.store.store import model_title
+from pipelines.study.columns import pool_columns, view_columns
 from pipelines.study.information import Expert, check_collect, find_information, needed_kinds
 from pipelines.study.methods import WORDS, StudyMethod, order_matters, seed_matters, study_method, study_methods
 from pipelines.study.recipes import check_method, make_recipe, takes
@@ -92,6 +94,8 @@ class StudyLayout:
     """What was asked for and cannot run at all."""
     references: dict[str, str] = field(default_factory=dict)
     """Pools that are compared with a pool of their choice."""
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By pool, how its experts are trained, as columns."""
     choices: list[Choice] = field(default_factory=list)
     """What selections came to, as far as all candidates have scores."""
     suites: list[tuple[Suite, dict[str, Any]]] = field(default_factory=list)
@@ -143,6 +147,7 @@ def check_study(config: Config) -> None:
         _check_method(label, method, list(sizes))
         for suite in suites if method.get("select") else ():
             check_selection(suite, method["select"], f"methods.{label}.select")
+    raise_all(check_views(config.report, view_columns(config)))
 
 
 def _check_method(label: str, method: Mapping[str, Any], sizes: list[int]) -> None:
@@ -174,6 +179,7 @@ def lay_out(config: Config, access: Access) -> StudyLayout:
     found: list[Any] = [c for p in config.pools.values() for c in (p.base, *p.experts.values())]
     access.look_ahead([(checkpoint.path, checkpoint.revision) for checkpoint in found])
     for name, pool in config.pools.items():
+        layout.settings[name] = pool_columns(pool)
         known = [*whole.pools[name].experts, *whole.pools[name].tasks]
         for place, run in enumerate(runs(pool)):
             parts = _parts(f"{name} (seed {run.seed})" if pool.seeds else name, run, config, access, layout)

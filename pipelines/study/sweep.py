@@ -21,6 +21,7 @@ from pipelines.report.data import Kind
 from pipelines.store.provenance import provenance
 from pipelines.store.store import content_key
 from pipelines.study.collect import make_pools
+from pipelines.study.columns import measured
 from pipelines.study.executors import Workers, open_workers
 from pipelines.study.keep import keep_merges, record_study
 from pipelines.study.layout import Planned
@@ -175,6 +176,7 @@ def trial_rows(plan: Plan, access: Access) -> list[TrialRow]:
             run=planned.run,
             reference=plan.layout.references.get(planned.pool),
             columns={"split": planned.split, "setting": planned.setting or None, **planned.drawn},
+            settings=plan.layout.settings.get(planned.pool, {}),
         )
         scored = planned.trial is not None and access.store.has("results", planned.trial.key)
         rows.append(_scored(row, planned, planned.trial, access) if planned.trial is not None and scored else row)
@@ -199,6 +201,7 @@ def _scored(row: TrialRow, planned: Planned, trial: Trial, access: Access) -> Tr
         base=trial.base.fingerprint,
         provenance=provenance(about),
         made=about.get("made"),
+        columns={**row.columns, **measured(trial, about)},
     )
 
 
@@ -225,7 +228,8 @@ def _write(rows: list[TrialRow], folder: Path, config: Config, title: str, notes
         notes, folder = [*notes, f"{stays}; this report is in {out}."], out
     command = config.about.partition("\n")[0]  # as the experiment gives it
     return write_report(
-        rows, folder, statistics=config.statistics, title=title, left_out=notes, command=command
+        rows, folder, statistics=config.statistics, title=title, left_out=notes, command=command,
+        views=config.report,
     )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from synthetic import study
 from conf.schema import Statistics
 from mergeopt_core.statistics import holm, paired_bootstrap
 from pipelines.report import write_report
-from pipelines.report.compare import compare, robustness
+from pipelines.report.compare import by_recipe, compare, robustness
 from pipelines.report.panel import build_panels
 from pipelines.report.verdict import comparison_verdicts
 
@@ -139,3 +139,18 @@ def test_a_pool_is_compared_with_the_one_it_names():
     other = [replace(r, reference="plain_2") for r in study(**SHAPE, pool="mergopt_2", shift=0.1)]
     rows, _ = compare(panels(first, other, second))
     assert {(r.reference, r.other) for r in rows} == {("plain_2", "mergopt_2"), ("plain_1", "plain_2")}
+
+
+def test_draws_are_matched_by_seed_where_one_has_no_result():
+    shape = {**SHAPE, "sizes": (2,), "samples": 1, "methods": {"dare": 0.0}}
+
+    def pool(name, seeds):
+        *rest, merge = study(**shape, pool=name)
+        drawn = [replace(merge, key=f"{name}{s}", provenance={"seed": s}) for s in seeds]
+        other = replace(merge, method="linear", key=f"{name}l", provenance={"seed": 7})
+        return [*rest, *drawn, other]
+
+    one, two = panels(pool("plain", (7, 8, 9)), pool("mergopt", (7, 9)))
+    here, there = (by_recipe(panel) for panel in (one, two))
+    pairs = [(one.rows[here[r]].provenance["seed"], two.rows[there[r]].provenance["seed"]) for r in here if r in there]
+    assert sorted(pairs) == [(7, 7), (7, 7), (9, 9)]

@@ -180,8 +180,8 @@ def test_one_tidy_table_holds_every_score_of_every_trial():
     assert len(frame) == 3 * (len(rows) - 1) + 1
     (line,) = frame[(frame["method"] == "ties") & (frame["task"] == "add")].to_dict("records")
     merge = rows[-2]
-    assert (line["value"], line["n"], line["metric"]) == (merge.scores["add"], 20, "acc")
-    assert (line["experts"], line["size"], line["base"], line["seed"]) == ("+".join(merge.experts), 2, "b", 7)
+    assert (line["value"], line["documents"], line["metric"]) == (merge.scores["add"], 20, "acc")
+    assert (line["experts"], line["n"], line["base"], line["seed"]) == ("+".join(merge.experts), 2, "b", 7)
     wide = frame.pivot(index="trial", columns="task", values="value")
     assert wide.loc[0].dropna().to_dict() == pytest.approx(rows[0].scores)
     assert frame[frame["trial"] == len(rows) - 1]["value"].isna().all()

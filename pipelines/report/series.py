@@ -1,0 +1,104 @@
+"""Figures of a study as their declarations ask for them: the points of every line and panel, and their references."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from conf.schema import FigureView
+from pipelines.report.cells import Cell, Key, Trials, Value, by_task
+from pipelines.report.grouping import beside, group, models, sort_keys, text
+from pipelines.report.measures import evaluate
+from pipelines.report.views import MEASURES, NAMES, select, several, wanted
+
+FLAT = ("heat", "contour")
+"""Kinds whose y is a column too."""
+
+
+@dataclass
+class Series:
+    """A figure's data."""
+
+    name: str
+    view: FigureView
+    frame: pd.DataFrame
+    """Columns panel, line, x, y, low, high; of heat and contour panel, x, y, z, low, high. In a histogram y counts the
+    values between low and high."""
+    references: pd.DataFrame
+    """Columns panel, name, y."""
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def title(self) -> str:
+        """What the figure is called."""
+        return self.view.title or self.name
+
+
+def build_series(name: str, view: FigureView, trials: Trials) -> Series:
+    """Compute the points of a figure and the heights of its references."""
+    flat, measured = view.kind in FLAT, view.kind == "histogram" or view.x in MEASURES
+    panels = several(view.panels)
+    placed = [*([] if measured else [view.x]), *([view.y] if flat else [])]
+    named = [*panels, *view.lines, *((view.points or ["unit"]) if measured else [])]
+    where = wanted(view)
+    lines = select(trials.frame, where)
+    if view.singles and not lines.empty:
+        experts = beside(models(trials, "mean_expert", where), lines, {*named, *placed} - {"n", "unit"})
+        lines = pd.concat([lines, experts], ignore_index=True)
+    cells = group(lines, named, placed)
+    points = {}
+    for key, _ in by_task(cells):
+        value = partial(_value, view, key, cells, trials)
+        x = value(view.x).estimate if measured else key[1][0]
+        y = key[1][-1] if flat else x if view.kind == "histogram" else None
+        height = Value(float("nan")) if view.kind == "histogram" else value(view.z if flat else view.y)
+        names = (key[0][: len(panels)], key[0][len(panels) :][: len(view.lines)])
+        told = [" · ".join(map(text, part)) for part in names]
+        values = (x, height.estimate if y is None else y, height.estimate, height.low, height.high)
+        points[(*key[0], *key[1])] = (*told, *values)
+    rows = [points[key] for key in sort_keys(points, [*named, *placed], where)]
+    frame = pd.DataFrame(rows, columns=["panel", "line", "x", "y", "z", "low", "high"])
+    frame = frame.dropna(subset=["x", "y", "z"] if flat else ["x", "y"]).drop(columns="line" if flat else "z")
+    frame = _bins(frame) if view.kind == "histogram" else frame
+    notes = [] if len(frame) else [f"Figure {name} is empty: no scored trial is what it asks for."]
+    return Series(name, view, frame.reset_index(drop=True), _references(view, trials, lines), notes)
+
+
+def _bins(frame: pd.DataFrame) -> pd.DataFrame:
+    """Counts y of the values x between low and high, in the same bins for every line and panel."""
+    rows: list[tuple[Any, ...]] = []
+    edges = np.histogram_bin_edges(frame["x"], bins="auto") if len(frame) else ()
+    for (panel, line), own in frame.groupby(["panel", "line"], sort=False):
+        counts, _ = np.histogram(own["x"], edges)
+        rows += [(panel, line, (a + b) / 2, int(y), a, b) for y, a, b in zip(counts, edges[:-1], edges[1:])]
+    return pd.DataFrame(rows, columns=["panel", "line", "x", "y", "low", "high"])
+
+
+def _value(
+    view: FigureView, key: tuple[Key, Key], cells: dict[tuple[Key, Key], Cell], trials: Trials, measure: str
+) -> Value:  # fmt: skip
+    def reference(cell: Cell) -> Cell | None:
+        if isinstance(view.reference, str):
+            return trials.base(cell) if view.reference == "base" else trials.best_expert(cell)
+        names = [*several(view.panels), *view.lines, *view.points], [view.x, view.y]
+        first, second = (tuple(view.reference.get(n, v) for n, v in zip(own, part)) for own, part in zip(names, key))
+        return None if (first, second) == key else cells.get((first, second))
+
+    return evaluate(trials, measure, cells[key], reference, band=view.band)
+
+
+def _references(view: FigureView, trials: Trials, lines: pd.DataFrame) -> pd.DataFrame:
+    """The height of every reference in every panel; of figures of scores alone."""
+    panels = several(view.panels)
+    rows: list[tuple[Any, ...]] = []
+    for name in view.references if view.y in ("score", "own") and not lines.empty else ():
+        own = beside(models(trials, name, wanted(view)), lines, panels)
+        for (key, _), cell in group(own, panels, []).items():
+            rows.append(
+                (" · ".join(map(text, key)), NAMES[name], evaluate(trials, "score", cell, band="none").estimate)
+            )
+    return pd.DataFrame(rows, columns=["panel", "name", "y"])
