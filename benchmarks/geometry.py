@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -20,6 +22,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from pipelines.checkpoints.checkpoint import OpenCheckpoint, open_checkpoint
 from pipelines.checkpoints.fingerprint import WeightHash
+from pipelines.geometry.measure import measure
+from pipelines.geometry.tables import laws
 from pipelines.merge.recipe import Recipe
 from pipelines.merge.stream import Merge
 
@@ -77,6 +81,49 @@ def norms(size: str, dtype: torch.dtype, folder: Path, count: int) -> None:
         print(f"norm, {size} {kind} {method} of 4: {took['without']:.4f} s without, {share:+.1%} with", flush=True)
 
 
+def twelve(size: str, dtype: torch.dtype, folder: Path, count: int) -> None:
+    """The pass over 12 experts beside reading and subtracting them, and what it holds at its peak."""
+    base, experts = save_pool(folder, size, 12, dtype)
+    opened = {f"e{k}": expert for k, expert in enumerate(experts)}
+
+    def subtract() -> None:
+        for name in base.header:
+            origin = base.tensor(name).float()
+            for expert in experts:
+                expert.tensor(name).float() - origin
+
+    quiet = {"laws": lambda: measure(base, opened, 1_000_000), "pass": lambda: measure(base, opened)}
+    took = rounds({"subtract": subtract, **quiet}, count)
+    kind = str(dtype).removeprefix("torch.")
+    print(f"12 experts, {size} {kind}: reading and subtracting {took['subtract']:.3f} s", flush=True)
+    for name, what in (("pass", "inner products"), ("laws", "and a sample of a million entries")):
+        ratio = took[name] / took["subtract"]
+        verdict = f", bar 2x {'met' if ratio <= 2 else 'MISSED'}" if name == "pass" else ""
+        print(f"  {what}: {took[name]:.3f} s, {ratio:.2f}x{verdict}", flush=True)
+    start = time.process_time()
+    laws(measure(base, opened, 1_000_000))
+    print(f"  with fits and histograms of 13 vectors: {time.process_time() - start:.3f} s", flush=True)
+    largest = 13 * max(info.size for info in base.header.values()) / 1e6
+    print(
+        f"  peak {peak(folder):.0f} MB above the most that importing took; one tensor of each is {largest:.0f} MB",
+        flush=True,
+    )
+
+
+def peak(folder: Path) -> float:
+    """MB by which resident memory grows at most in a process that takes inner products alone."""
+    script = (
+        "import resource, sys; from pathlib import Path; from pipelines.checkpoints.checkpoint import open_checkpoint\n"
+        "from pipelines.geometry.measure import measure\n"
+        "made = [open_checkpoint(str(Path(sys.argv[1]) / str(k))) for k in range(13)]\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "measure(made[0], {str(k): m for k, m in enumerate(made[1:])})\n"
+        "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1000)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(folder)], capture_output=True, text=True, check=True)
+    return float(done.stdout)
+
+
 def main() -> None:
     """Run all, or a smaller model."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -87,6 +134,7 @@ def main() -> None:
         norms("tiny", torch.float32, Path(scratch) / "tiny", 20)
         for dtype in (torch.float32, torch.bfloat16):
             norms(size, dtype, Path(scratch) / str(dtype), 5)
+            twelve(size, dtype, Path(scratch) / f"twelve {dtype}", 5)
 
 
 if __name__ == "__main__":

@@ -101,7 +101,8 @@ def _distance(cdf: Tensor) -> float:
 def gram(base: Tensor, experts: Sequence[Tensor]) -> Tensor:
     """Inner products of the task vectors of one tensor: G_ij = ⟨θ_i − θ0, θ_j − θ0⟩, `[K, K]` in float64.
 
-    Differences and sums are float64 whatever the tensors hold; a block of elements is worked on at a time.
+    Differences are float32, products are added up in float32 within a block and in float64 over the blocks: to about
+    1e-6 of ‖Δ_i‖·‖Δ_j‖, at half the time of float64 throughout. A block of elements is held at a time.
 
     Raises:
         ValueError: for shapes that differ.
@@ -110,17 +111,18 @@ def gram(base: Tensor, experts: Sequence[Tensor]) -> Tensor:
         raise ValueError(f"an expert's tensor is {list(shapes.pop())}, the base's {list(base.shape)}")
     total = torch.zeros(len(experts), len(experts), dtype=torch.float64, device=base.device)
     flat = [t.detach().reshape(-1) for t in (base, *experts)]
-    rows = torch.empty(len(experts), min(GRAM_BLOCK, base.numel()), dtype=torch.float64, device=base.device)
+    rows = torch.empty(len(experts), min(GRAM_BLOCK, base.numel()), device=base.device)
+    single = all(t.dtype == torch.float32 for t in flat)
     for start in range(0, base.numel(), GRAM_BLOCK):
         origin, *others = (t[start : start + GRAM_BLOCK] for t in flat)
         block = rows[:, : len(origin)]  # [K, block]
         for row, other in zip(block, others):
-            row.copy_(other).sub_(origin)
+            torch.sub(other, origin, out=row) if single else row.copy_(other).sub_(origin)
         total += block @ block.T
     return total
 
 
-GRAM_BLOCK = 1 << 14
+GRAM_BLOCK = 1 << 15
 """Elements whose differences from the base are held at once, for all experts: 1.6 MB for twelve."""
 
 
@@ -191,7 +193,9 @@ def sample_positions(total: int, size: int, seed: int) -> NDArray:
     random = np.random.default_rng(seed)
     if 2 * size > total:
         return np.sort(random.permutation(total)[:size])
+    draws = int(-total * math.log1p(-size / total) * 1.02) + 1000
     found = np.empty(0, dtype=np.int64)
-    while len(found) < size:  # distinct draws, until there are enough: a subset is as likely as any other
-        found = np.unique(np.concatenate([found, random.integers(total, size=size - len(found))]))
-    return found
+    while len(found) < size:  # more than enough distinct draws, nearly always in one go
+        drawn = np.sort(np.concatenate([found, random.integers(total, size=draws)]))
+        found = drawn[np.diff(drawn, prepend=-1) > 0]  # as np.unique, whose hashing takes ten times as long
+    return np.delete(found, random.choice(len(found), len(found) - size, replace=False))

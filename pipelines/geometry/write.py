@@ -120,7 +120,7 @@ def _notes(measured: Measured) -> Iterator[str]:
     for name in measured.still:
         yield f"{name} is the base itself: its task vector is zero, and its cosines and laws are unknown"
     if 0 < (sample := measured.entries.shape[1]) < measured.total:
-        yield f"laws are fitted to {sample:,} entries of {measured.total:,}, by seed; norms and cosines are exact"
+        yield f"laws are fitted to {sample:,} entries of {measured.total:,}, by seed; norms and cosines are of all"
 
 
 def write_files(out: Path, frames: Mapping[str, pd.DataFrame], figures: Drawings) -> list[Path]:

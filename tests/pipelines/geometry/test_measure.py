@@ -58,10 +58,10 @@ def test_tables_equal_numpy_on_whole_vectors(tmp_path, dtype, tied):
     whole = np.concatenate(list(layers.values()), axis=1)
     assert (report.layers, report.total) == (len(layers), whole.shape[1])
     norms = [*np.linalg.norm(whole, axis=1), np.linalg.norm(whole.sum(axis=0))]
-    np.testing.assert_allclose(tables["norms"]["norm"], norms, rtol=1e-12)
+    np.testing.assert_allclose(tables["norms"]["norm"], norms, rtol=2e-6)
     size = np.linalg.norm(whole, axis=1)
     np.testing.assert_allclose(
-        tables["cosines"]["cosine"].to_numpy().reshape(3, 3), whole @ whole.T / np.outer(size, size), atol=1e-12
+        tables["cosines"]["cosine"].to_numpy().reshape(3, 3), whole @ whole.T / np.outer(size, size), atol=2e-6
     )
     for row in tables["layers"].itertuples():
         i, j = (list(experts).index(name) for name in (row.expert_1, row.expert_2))
