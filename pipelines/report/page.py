@@ -13,7 +13,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
-from pipelines.report import tables, words
+from pipelines.report import forms, tables, words
 from pipelines.report.compare import OVERALL
 from pipelines.report.tables import Report
 from pipelines.store.provenance import apart, said
@@ -40,6 +40,7 @@ def render(report: Report) -> dict[str, str]:
     )  # fmt: skip
     environment.filters.update(small=_small, inline=_inline, data=_data, number=words.number)
     environment.filters.update(markdown=tables.markdown, columns=tables.columns, side=_side)
+    environment.filters.update(headings=forms.headings, lines=forms.lines, grid_markdown=forms.markdown)
     drawn = any(name.endswith(".vl.json") for name in report.paths)
     scripts = [*([_vega()] if drawn else []), (HERE / "report.js").read_text(encoding="utf-8")]
     values = {"report": report, "settings": settings_lines(report), "counts": _counts(report)}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from conf.errors import UserError
-from conf.schema import Statistics, Views
+from conf.schema import Statistics, TableView, Views
 from pipelines.report import figures, forms, tables, words
 from pipelines.report.analysis import (
     Cell,
@@ -30,6 +30,14 @@ from pipelines.report.series import build_series
 from pipelines.report.styles import styles
 from pipelines.report.tables import Report
 from pipelines.report.verdict import comparison_verdicts, judge, overall_verdicts
+
+BY_TASK = {
+    "by_task": TableView(
+        title="Mean score by task", where={"attack": "none"}, blocks="pool", rows=["method", "n"], columns=["task"],
+        also=["base", "mean_expert", "best_expert"], mean=True,
+    )
+}  # fmt: skip
+"""A table that every report has."""
 
 
 def write_report(
@@ -72,8 +80,8 @@ def write_report(
             "Pools compared: experts are resampled as training runs. Merges are not: each pool's experts were trained "
             "once, and a difference between merges can be the luck of that training."
         )
-    if views and report.scored:
-        _view(report, views, Trials(frame, panels, standings))
+    if report.scored:
+        _view(report, views or Views(), Trials(frame, panels, standings))
     _write(report)
     report.paths["trials.parquet"] = tables.write_parquet(report.out / "trials.parquet", frame)
     return report
@@ -115,7 +123,7 @@ def _judge(report: Report, panel: Panel, standings: dict[int, MergeStanding], se
 
 def _view(report: Report, views: Views, trials: Trials) -> None:
     """Lay out the tables and figures that the study declares."""
-    report.grids = {name: build_grid(name, view, trials) for name, view in views.tables.items()}
+    report.grids = {name: build_grid(name, view, trials) for name, view in {**views.tables, **BY_TASK}.items()}
     report.series = {name: build_series(name, view, trials) for name, view in views.figures.items()}
     notes = [shown.notes for part in (report.grids, report.series) for shown in part.values()]
     report.notes += [note for own in notes for note in own if "is empty" in note]

@@ -99,6 +99,17 @@ def test_its_numbers_are_those_of_the_csv(browser, file, report):
                 assert float(row[heads.index(name)].replace("−", "-")) == pytest.approx(float(line[column]), abs=5e-4)
 
 
+def test_scores_by_task_are_those_of_the_file(browser, file, report):
+    with report.paths["tables/by_task.csv"].open(newline="") as lines:
+        told = [float(line[task]) for line in csv.DictReader(lines) for task in ("add", "mean")]
+    with opened(browser, file) as page:
+        table = "section:has(h2:text-is('Mean score by task')) table"
+        heads = page.locator(f"{table} thead th").all_inner_texts()
+        shown = zip(*(numbers(page, table, heads.index(task) + 1) for task in ("add", "mean")))
+        assert [value for row in shown for value in row] == [pytest.approx(value, abs=5e-4) for value in told]
+        assert page.locator(f"{table} td.mark1").count() >= len(EVIL) * (len(heads) - 2)
+
+
 def test_tables_sort_and_filter(browser, file):
     with opened(browser, file) as page:
         page.locator(".trials summary").click()
