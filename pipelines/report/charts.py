@@ -6,13 +6,11 @@ A specification's parameters ``hidden`` (names of lines), ``bands`` and ``subset
 
 from __future__ import annotations
 
-import math
 import textwrap
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import altair as alt
-import numpy as np
 import pandas as pd
 
 from pipelines.report import maps
@@ -155,9 +153,7 @@ def _bars(plot: Plot) -> dict[str, Layers]:
 
 
 def _histogram(plot: Plot) -> dict[str, Layers]:
-    """Bars between their edges, and curves over them; of bare values the bars are counted here."""
-    if plot.frame["low"].isna().all() and plot.frame["x"].equals(plot.frame["y"]):
-        plot.frame = _counted(plot.frame)
+    """Bars between their edges, and curves over them."""
     edges = plot.frame["low"].notna()
     plot.frame = plot.frame.assign(x=plot.frame["x"].where(~edges, (plot.frame["low"] + plot.frame["high"]) / 2))
     limits = pd.concat([plot.frame["x"], plot.frame["low"], plot.frame["high"]]).astype(float)
@@ -176,17 +172,6 @@ def _histogram(plot: Plot) -> dict[str, Layers]:
             layers.append(line.encode(x=place, y=y, color=plot.color()).transform_filter(SHOWN))
         panels[name] = layers
     return panels
-
-
-def _counted(frame: pd.DataFrame) -> pd.DataFrame:
-    """Bins of the values, of one width in all panels and lines."""
-    edges = np.histogram_bin_edges(frame["x"].astype(float), bins="auto")
-    rows = [
-        {"panel": panel, "line": line, "x": math.nan, "y": count, "low": low, "high": high, "subset": ""}
-        for (panel, line), own in frame.groupby(["panel", "line"], sort=False)
-        for count, low, high in zip(np.histogram(own["x"].astype(float), edges)[0].tolist(), edges, edges[1:])
-    ]
-    return pd.DataFrame(rows)
 
 
 # Parts of them

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from pipelines.report.styles import Style
+from pipelines.report.views import MEASURES
 
 WIDTH, GAP = 440, 14
 """Of all panels of a row together and between two of them, in pixels: text of 12 can be read at half a page's width."""
@@ -173,23 +174,19 @@ def _y_axis(plot: Plot, panel: str, zero: bool) -> Any:
 
 
 def axis_title(name: str) -> str:
-    """What stands at an axis for a column."""
-    return TITLES.get(name, name.replace("_", " "))
+    """What stands at an axis for a column or a measure."""
+    return TITLES.get(name) or (MEASURES[name].title if name in MEASURES else name.replace("_", " "))
 
 
 TITLES = {
     "n": "number of experts merged",
-    "score": "mean score over tasks",
-    "kept": "share of own-skill gain kept",
-    "change": "relative change (%)",
-    "above": "share above reference (%)",
-    "update_norm": "L2 norm of the update",
     "lambda": "λ",
     "lr": "learning rate",
     "alpha": "α",
     "beta": "β",
-    "": "",
+    "update_norm": "L2 norm of the update",
 }
+"""Of columns, and of the measure whose sign (‖ ‖) not every font has."""
 
 
 def panels_of(plot: Plot) -> list[tuple[str, pd.DataFrame]]:

@@ -174,10 +174,3 @@ def test_subsets_are_points_that_can_be_switched_on():
     shown = [layer for layer, rows in marks(spec, "point") if (rows["subset"] == "math+code").all()]
     assert [layer["transform"][0]["filter"].startswith("subsets &&") for layer in shown] == [True, True]
     assert json.dumps(spec).count('"subset"') > 0
-
-
-def test_bare_values_are_counted():
-    data = pd.DataFrame({"panel": "", "line": "ties", "x": np.arange(50.0), "y": np.arange(50.0)})
-    spec = specification(View("t", "histogram", "update_norm", "models"), data)
-    (_, bars), *_ = marks(spec, "bar")
-    assert bars["y"].sum() == 50

@@ -176,7 +176,7 @@ def test_a_point_tells_its_value_and_interval(browser, file):
         tip = page.locator("#vg-tooltip-element.visible")
         tip.wait_for()
         told = tip.inner_text()
-        assert all(name in told for name in ("number of experts merged", "mean score over tasks", "low", "high"))
+        assert all(name in told for name in ("number of experts merged", "mean score", "low", "high"))
 
 
 def test_on_paper_all_is_there_and_the_first_page_is_not_blank(browser, file, tmp_path):
