@@ -9,6 +9,7 @@ import pytest
 from conf.compose import FOLDER, compose
 from conf.errors import UserError
 from conf.schema import Config
+from pipelines.evaluate.suite import check_suite
 from pipelines.study.layout import check_study
 from pipelines.study.plan import Plan, make_plan
 from pipelines.study.sources import access_of, pool_recipes
@@ -16,11 +17,6 @@ from pipelines.study.sweep import run_study
 
 EXPERIMENTS = sorted(file.stem for file in (FOLDER / "experiment").glob("*.yaml"))
 SKILLS = ("add", "dist", "med", "second", "count", "seq", "odd", "close", "at", "back", "most", "top")
-ISSUED = {
-    "in_the_wild", "in_the_wild_lambda", "in_the_wild_unnormalized", "in_the_wild_density", "in_the_wild_beta",
-    "homogeneous", "mergopt_main", "mergopt_groups", "mergopt_vs_sam", "mergopt_mixed", "mergopt_sgd", "m3_pairs",
-    "m3_triple", "m3_robustness", "mergopt_in_the_wild",
-}  # fmt: skip
 
 
 @functools.cache
@@ -41,23 +37,26 @@ def plan_of(name: str, folder: Path) -> Plan:
     return make_plan(config, access_of(config))
 
 
-def test_the_papers_studies_are_there():
-    assert set(EXPERIMENTS) >= ISSUED
-    ablations = {name.removeprefix("mergopt_ablation_") for name in EXPERIMENTS if "ablation" in name}
-    assert ablations == {"scale", "loc", "alphas", "max_tasks", "distribution", "batch_size", "lr"}
-
-
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_a_study_says_how_it_is_run_and_every_method_checks(name):
-    package, command, what, *_ = (FOLDER / "experiment" / f"{name}.yaml").read_text().splitlines()
+    package, command, *_ = (FOLDER / "experiment" / f"{name}.yaml").read_text().splitlines()
     config = only(f"+experiment={name}")
     assert package == "# @package _global_"
     assert command == f"# {config.about}"
     assert config.about.startswith(f"mergebench sweep +experiment={name}")
-    assert what.startswith("# "), "what it reproduces"
     assert config.name == name
     check_study(config)
     assert config.scale.name == "full"
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_a_studys_suites_are_of_tasks_that_there_are(name):
+    config = only(f"+experiment={name}")
+    suites = [config.suite, *(pool.suite for pool in config.pools.values() if pool.suite)]
+    attacks = dict.fromkeys([config.suite.attack, *config.attacks])
+    checked = [check_suite(dataclasses.replace(suite, attack=attack)) for suite in suites for attack in attacks]
+    wanted = ("needs the package", "on no hub")  # what a user has to bring
+    assert [line for problems in checked for line in problems if not any(word in line for word in wanted)] == []
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -100,13 +99,13 @@ def test_training_is_carried_over_in_the_small_worlds_units():
     standard = tiny("mergopt_main").pools["standard"]
     assert standard == reference, "a paper's defaults are this world's defaults, so that experts are shared"
     scales = [pool.finetuning.get("scale") for pool in tiny("mergopt_ablation_scale").pools.values()]
-    assert scales == [None, 1.3e-3, 6.5e-3, 1.3e-2, 6.5e-2, "fitted"]
+    assert scales == [None, 6.5e-3, 1.3e-2, 0.65]
     rates = [pool.optimizer.lr for pool in tiny("mergopt_ablation_lr").pools.values()]
-    assert rates == [5e-4, 5e-4, 1e-3, 1e-3, 2.5e-3, 2.5e-3]
+    assert rates == [5e-4, 5e-4, 1e-3, 1e-3, 2e-3, 2e-3]
     sizes = [pool.training.batch_size for pool in tiny("mergopt_ablation_batch_size").pools.values()]
-    assert sizes == [32, 32, 64, 64, 128, 128, 256, 256]
+    assert sizes == [32, 32, 64, 64, 128, 128]
     assert {pool.optimizer.name for pool in tiny("mergopt_sgd").pools.values()} == {"sgd"}
-    assert tiny("mergopt_ablation_lr").pools["mergopt_lr_5e-5"].reference == "standard_lr_5e-5"
+    assert tiny("mergopt_ablation_lr").pools["mergopt_lr_4e-5"].reference == "standard_lr_4e-5"
 
 
 def test_equal_time_is_half_of_the_steps():
@@ -119,28 +118,80 @@ def test_equal_time_is_half_of_the_steps():
     assert (epochs["sam"], epochs["sam_time"]) == (5.0, 2.5)
 
 
-def test_mixed_experts_keep_their_own_training():
+def test_the_papers_values():
+    def settings(name: str, part: str, key: str) -> list[object]:
+        pools = only(f"+experiment={name}").pools.values()
+        return [
+            pool.finetuning.get(key) if part == "finetuning" else getattr(getattr(pool, part), key) for pool in pools
+        ]
+
+    assert settings("mergopt_ablation_scale", "finetuning", "scale") == [None, 5e-4, 1e-3, 0.05]
+    assert settings("mergopt_ablation_loc", "finetuning", "loc") == [-0.1, 0.0, 0.1]
+    assert settings("mergopt_ablation_distribution", "finetuning", "distribution") == [None, "gaussian", "laplace"]
+    assert settings("mergopt_ablation_lr", "optimizer", "lr") == [1e-5, 1e-5, 2e-5, 2e-5, 4e-5, 4e-5]
+    assert settings("mergopt_ablation_batch_size", "training", "batch_size") == [4, 4, 8, 8, 16, 16]
+    assert settings("mergopt_sgd", "optimizer", "lr") == [2e-5, 2e-5]
+    assert settings("mergopt_sgd", "optimizer", "weight_decay") == [0.001, 0.001]
+    coefficients = only("+experiment=mergopt_ablation_coefficient").methods["task_arithmetic"]["grid"]
+    assert coefficients == {"lambda": [round(0.1 * step, 1) for step in range(1, 11)]}
+
+
+def test_the_largest_base_has_four_tasks():
+    pools = only("+experiment=mergopt_main").pools
+    four = ["cstance", "fomc", "scienceqa", "numglue_cm"]
+    assert [list(pools[f"{kind}_llama_8b"].tasks) for kind in ("standard", "mergopt")] == [four, four]
+    assert list(pools["standard_llama_8b"].suite.tasks) == four
+    trace = only("+experiment=mergopt_main").suite.tasks
+    assert all(task == trace[name] for name, task in pools["standard_llama_8b"].suite.tasks.items())
+    seven = pools["standard_llama_1b"]
+    assert dataclasses.replace(
+        pools["standard_llama_8b"], base=seven.base, tasks={}, suite=None
+    ) == dataclasses.replace(seven, tasks={}), "trained as the others"
+    assert {len(pool.tasks) for name, pool in pools.items() if "8b" not in name} == {7}
+
+
+def test_groups_are_scored_on_their_own_tasks(tmp_path):
+    planned = plan_of("mergopt_groups", tmp_path).layout.planned
+    assert all(tuple(sorted(p.suite.tasks)) == tuple(sorted(p.experts)) for p in planned)
+    assert sorted({len(p.experts) for p in planned}) == [2, 4, 6]
+    assert len({p.experts for p in planned}) == 6
+
+
+def test_one_of_a_mixed_pair_is_trained_differently():
     methods = {
         name: [recipe.finetuning["method"] for recipe in pool_recipes(pool).values()]
-        for name, pool in tiny("mergopt_mixed").pools.items()
+        for name, pool in only("+experiment=mergopt_mixed").pools.items()
     }
-    odd, even = methods["mixed_odd"], methods["mixed_even"]
-    assert odd[:7] == ["mergopt", "plain"] * 3 + ["mergopt"]
-    assert all({a, b} == {"mergopt", "plain"} for a, b in zip(odd, even))
-    assert set(methods["standard"]) == {"plain"}
-    assert set(methods["mergopt"]) == {"mergopt"}
+    pair = {name: tuple(ways[4:6]) for name, ways in methods.items()}
+    assert pair == {"standard": ("plain",) * 2, "mixed": ("plain", "mergopt"), "mergopt": ("mergopt",) * 2}
+    ((first, second),) = [subset["experts"] for subset in only("+experiment=mergopt_mixed").sampler.subsets]
+    assert (first, second) == tuple(pool_recipes(only("+experiment=mergopt_mixed").pools["mixed"]))[4:6]
+    small = pool_recipes(tiny("mergopt_mixed").pools["mixed"])
+    ((_, moved),) = [subset["experts"] for subset in tiny("mergopt_mixed").sampler.subsets]
+    assert small[moved].finetuning["method"] == "mergopt", "the small world's pair is mixed too"
+
+
+def test_merges_by_domain(tmp_path):
+    full = only("+experiment=homogeneous")
+    paths = [expert.path for pool in full.pools.values() for expert in pool.experts.values()]
+    assert len(set(paths)) == 12
+    medical, math, everything = full.sampler.subsets
+    assert [*medical["tasks"], *math["tasks"]] == list(full.suite.tasks), "each task is of one domain"
+    assert {*medical["experts"], *math["experts"]} == {*everything["experts"]} == {*full.pools["qwen_8b"].experts}
+    assert "tasks" not in everything
+    views = full.report.figures
+    assert [views[name].where["task"] for name in ("medical", "math")] == [medical["tasks"], math["tasks"]]
 
 
 def test_orders_draws_and_attacks(tmp_path):
     planned = plan_of("m3_triple", tmp_path).layout.planned
-    merges = [p.experts for p in planned if p.label == "p1_s1_0"]
-    assert len(set(merges)) == len(merges) == 3 * 6
-    assert len({frozenset(m) for m in merges}) == 3
-    planned = plan_of("m3_pairs", tmp_path).layout.planned
-    assert len([p for p in planned if p.label == "ties_mixup_0_5"]) == 3 * 3
-    assert len([p for p in planned if p.label == "ties"]) == 3
+    orders = {p: [m.experts for m in planned if m.label == "p_series" and m.parameters["p"] == p] for p in (0, 1)}
+    assert len(set(orders[1])) == 6
+    assert len(orders[1]) == 6 * 5, "five scales"
+    assert len(orders[0]) == 5, "one model at p = 0, whatever the order"
     planned = plan_of("m3_robustness", tmp_path).layout.planned
-    assert len([p for p in planned if p.kind == "base"]) == 3, "clean and two attacks"
+    attacks = [p.suite.attack for p in planned if p.label == "task_arithmetic"]
+    assert sorted(attacks) == sorted(["none", "stresstest", "deepwordbug", "bertattack:bert-base-uncased"] * 3)
 
 
 def test_values_of_the_command_line_win():
