@@ -163,6 +163,8 @@ class SuiteTask:
     """Documents at most, or a share of them below 1; default: the suite's."""
     split: Optional[str] = None
     """Split that is scored; default: the suite's, or the task's own."""
+    select: Optional[str] = None
+    """Split that a study's selection scores it on, in place of the selection's; none: it has no part in the choice."""
     documents: Optional[List[int]] = None
     """Documents that are scored, by their index in the split, in place of a limit."""
     gen_kwargs: Dict[str, Any] = field(default_factory=dict)
