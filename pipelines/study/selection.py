@@ -71,14 +71,23 @@ def same_documents(one: Suite, other: Suite) -> list[str]:
 
 
 def selection_suite(suite: Suite, split: str) -> Suite:
-    """What a method's candidates are scored on, instead of the suite."""
-    return dataclasses.replace(on_split(suite, split), name=f"{suite.name} on {split}")
+    """What a method's candidates are scored on: the tasks that have a part in the choice, each on its split for it."""
+    tasks = {
+        name: dataclasses.replace(task, split=task.select)
+        for name, task in suite.tasks.items()
+        if task.select != "none"
+    }
+    return dataclasses.replace(suite, name=f"{suite.name} on {split}", tasks=tasks, split=split)
 
 
 def check_selection(suite: Suite, split: str, where: str) -> None:
     """UserError for a split that cannot be, or whose documents are those that the suite reports."""
     check_split(suite, split, where)
-    if same := same_documents(on_split(suite, split), suite):
+    chosen_on = selection_suite(suite, split)
+    if not chosen_on.tasks:
+        what = f"no task of suite {suite.name} has a part in the choice"
+        raise UserError(what, where=where, do="give one of them a split: select: train")
+    if same := same_documents(chosen_on, suite):
         what = f"{same[0]} would be chosen on the split that is reported"
         raise UserError(what, where=where, do="choose another split, such as select: train, or another suite.split")
 
