@@ -104,7 +104,7 @@ HERE = "executor.device executor.threads"
 MERGE = "experts method dtype vocab strict collect.task seed"
 POOLS = "pools experiment scale name about"
 COLLECT = "collect.examples collect.labels collect.seed"
-STUDY = f"{POOLS} methods sampler attacks suite statistics report keep dtype vocab strict seed executor"
+STUDY = f"{POOLS} methods sampler attacks suite statistics geometry report keep dtype vocab strict seed executor"
 STUDY += f" {COLLECT} collect.task"
 SEARCH = f"{MERGE} suite search statistics name executor"
 
@@ -121,7 +121,7 @@ READS = {
     "search": f"base {SEARCH}",
     "search of a pool": f"{POOLS} {SEARCH} {COLLECT}",
     "geometry": "base experts geometry vocab strict out",
-    "geometry of a pool": f"{STUDY} geometry out",
+    "geometry of a pool": f"{STUDY} out",
     "landscape": f"base experts landscape vocab strict seed out {HERE}",
     "landscape of a pool": f"{STUDY} landscape out",
     "verify": HERE,

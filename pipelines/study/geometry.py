@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,19 @@ def pool_geometry(
     opened = {expert.name: access.open(expert.source.path) for expert in experts}
     scores = norm_accuracy(access.store, base, experts) if "norms" in config.geometry.parts else None
     return write_geometry(access.open(base.path), opened, folder, config.geometry, scores, progress, **_match(config))
+
+
+def geometry_of_pools(config: Config, access: Access, folder: Path, progress: Progress) -> list[str]:
+    """Write ``report.geometry`` of every pool of a study; returns what is left out, and why."""
+    left_out = []
+    asked = replace(config, geometry=replace(config.geometry, parts=config.report.geometry))
+    for name, pool in config.pools.items():
+        try:
+            pool_geometry(name, pool, asked, access, progress, folder / name)
+        except UserError as error:
+            left_out.append(f"geometry of {name} is left out: {error}")
+            progress.note(left_out[-1], "warning")
+    return left_out
 
 
 def norm_accuracy(store: Store, base: Source, experts: Sequence[Expert]) -> pd.DataFrame:

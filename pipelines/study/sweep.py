@@ -23,6 +23,7 @@ from pipelines.store.store import content_key
 from pipelines.study.collect import make_pools
 from pipelines.study.columns import measured
 from pipelines.study.executors import Workers, open_workers
+from pipelines.study.geometry import geometry_of_pools
 from pipelines.study.keep import keep_merges, record_study
 from pipelines.study.layout import Planned
 from pipelines.study.plan import Plan, make_plan
@@ -211,6 +212,8 @@ def _report(config: Config, plan: Plan, access: Access, progress: Progress) -> R
         if report and plan.layout.choices:
             chosen = pd.DataFrame([choice.to_row() for choice in plan.layout.choices])
             chosen.to_csv(report.out / "chosen.csv", index=False, lineterminator="\n")
+    if report and config.report.geometry:
+        report.notes += geometry_of_pools(config, access, report.out / "geometry", progress)
     return report
 
 
