@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version as version_of
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -40,35 +44,86 @@ def common(
     terminal.set_verbosity(terminal.VERBOSE if verbose else terminal.QUIET if quiet else terminal.NORMAL)
 
 
+def _say(error: UserError) -> None:
+    """What is wrong in one line, on standard output too where JSON is asked for."""
+    if "--json" in sys.argv:
+        terminal.print_json(error.to_dict())
+    lines = [f"[bold red]error[/] {escape(terminal.one_line(str(error)))}"]
+    if terminal.verbosity >= terminal.VERBOSE:
+        lines += [f"  also {escape(terminal.one_line(str(other)))}" for other in error.others]
+    for line in lines:
+        terminal.err.print(line, highlight=False, soft_wrap=True)
+
+
+WARNINGS = terminal.Warnings()
+STOPPED: list[int] = []
+"""Signals that asked this process to stop."""
+
+
+def _stop(number: int, frame: object) -> None:
+    """Note the signal and interrupt what runs; a child process that has inherited this goes as it would without."""
+    if os.getpid() != _PROCESS:
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+    STOPPED.append(number)
+    raise KeyboardInterrupt
+
+
+@contextmanager
+def _catching_stops() -> Iterator[None]:
+    """Handle SIGINT and SIGTERM, even where a shell without job control has a background job ignore SIGINT."""
+    global _PROCESS
+    _PROCESS = os.getpid()
+    STOPPED.clear()
+    before = {number: signal.signal(number, _stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+_PROCESS = 0
+
+
 def main() -> None:
-    """Run the command line; bad input is one line on standard error and exit code 2."""
+    """Run the command line; bad input is one line on standard error and exit code 2, a stop is 130 or 143."""
+    logging.getLogger("mergebench.store").addHandler(WARNINGS)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if os.environ.get("_MERGEBENCH_COMPLETE") == "complete_bash":
         return answer_bash(app)
+    code: Any = 0
+    try:
+        with _catching_stops():
+            code = _run()
+    except SystemExit as ended:
+        code = ended.code
+    except KeyboardInterrupt:
+        code = 130
+    if STOPPED:  # whatever became of the interrupt on its way here
+        code = 128 + STOPPED[0]
+    if STOPPED or code == 130:
+        sys.stderr.write("interrupted: what was finished is kept; the same command goes on\n")
+    sys.exit(code)
+
+
+def _run() -> int:
+    """Run the command of this process's arguments; returns its exit code, unless it exits by itself."""
     try:
         arguments = sys.argv[1:]
         anywhere = [text for text in arguments if text in ANYWHERE]
         app([*anywhere, *(text for text in arguments if text not in ANYWHERE)])
     except UserError as error:
-        if "--json" in sys.argv:
-            terminal.print_json(error.to_dict())
-        lines = [f"[bold red]error[/] {escape(' '.join(str(error).split()))}"]
-        if terminal.verbosity >= terminal.VERBOSE:
-            lines += [f"  also {escape(' '.join(str(other).split()))}" for other in error.others]
-        for line in lines:
-            terminal.err.print(line, highlight=False, soft_wrap=True)
-        sys.exit(2)
-    except SystemExit as end:
-        if isinstance(getattr(end.__context__, "__cause__", None), KeyboardInterrupt):  # typer makes it an exit
-            sys.stderr.write("interrupted: what was finished is kept; the same command goes on\n")
-        raise
+        _say(error)
+        return 2
     except BrokenPipeError:
-        sys.exit(1)
+        return 1
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if not full and error.filename is None:
             raise
-        where = f" ({error.filename})" if error.filename else ""
-        sys.stderr.write(
-            f"error the disk is full{where}: what was finished is kept; free some space and repeat the command\n"
-        )
-        sys.exit(1)
+        what = "the disk is full" if full else f"cannot read or write: {error.strerror}"
+        do = "free some space" if full else "name another place"
+        _say(UserError(what, where=str(error.filename or "")[:300], do=f"{do}; what was finished is kept"))
+        return 1 if full else 2
+    return 0

@@ -28,8 +28,7 @@ def listed(
     from pipelines.store.results import pools_of
 
     records, found = studies(store), []
-    for entry in [entry for kind in KINDS if kind in kinds for entry in store.entries(kind)]:
-        about = entry.describe()
+    for entry, about in [pair for kind in KINDS if kind in kinds for pair in store.read_all(kind)]:
         if "trial" in about:
             about["provenance"] = {"pool": pools_of(entry.key, records), **provenance(about)}
         how = str({**about.get("provenance", {}), "trained": training_of(str(entry.folder)) or ""})

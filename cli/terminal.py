@@ -13,20 +13,43 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.errors import MarkupError
 from rich.table import Table
+from rich.text import Text
+
+from conf.errors import printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
 WIDE = 100_000
 """Cells a line that is no terminal's: nothing is wrapped in it."""
+OURS = re.compile(r"(?<!\\)\[(?=[a-z#/@])(?!(?:/|bold|dim|italic|red|green|yellow|cyan|bold red)\])")
+"""Where a bracket opens what would be markup, and is none of ours."""
 
-out = Console()
+
+class Screen(Console):
+    """A console on which texts from outside do nothing: tags but our own are text, control characters are spelt out."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Text with our own markup; plain where that does not hold together."""
+        shown = printable(text)
+        if options.get("markup") is False:
+            return super().render_str(shown, **options)
+        try:
+            return super().render_str(OURS.sub(r"\\[", shown), **options)
+        except MarkupError:
+            return super().render_str(shown, **{**options, "markup": False})
+
+
+out = Screen()
 if not out.is_terminal:
-    out = Console(width=WIDE)
-err = Console(stderr=True)
+    out = Screen(width=WIDE)
+err = Screen(stderr=True)
 log = logging.getLogger("mergebench")
 
+LONGEST = 4000
+"""Characters of one line at most."""
 QUIET, NORMAL, VERBOSE = -1, 0, 1
 verbosity = NORMAL
 
@@ -71,6 +94,12 @@ def table(title: str, columns: Iterable[str], rows: Iterable[Sequence[Any]] = ()
     return made
 
 
+def one_line(text: str) -> str:
+    """A message without its line breaks, and cut where some name in it has no end."""
+    joined = " ".join(text.split())
+    return joined if len(joined) <= LONGEST else f"{joined[: LONGEST // 2]} … {joined[-LONGEST // 2 :]}"
+
+
 def fields_line(fields: dict[str, Any]) -> str:
     """``loss 0.1234 step 5`` of a mapping, without what is None."""
     return " ".join(f"{name} {_said(name, value)}" for name, value in fields.items() if value is not None)
@@ -101,12 +130,27 @@ def clock(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
+class Warnings(logging.Handler):
+    """What the store has to say while it is read, as plain lines on standard error."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """One line."""
+        print_plain(f"warning: {one_line(record.getMessage())}")
+
+
+class _OneLine(logging.Formatter):
+    """A line of the log, whatever is in the names that it tells of."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record)).replace("\n", "\\n")
+
+
 @contextmanager
 def log_file(path: Path) -> Iterator[None]:
     """Append what happens to a log file, with times."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(_OneLine("%(asctime)s %(levelname)s %(message)s"))
     log.setLevel(logging.DEBUG)
     log.propagate = False
     log.addHandler(handler)
@@ -166,7 +210,7 @@ class Listener:
         if level == "debug" and verbosity < VERBOSE:
             return
         if self.bars:
-            self.bars.console.print(f"[yellow]! {text}" if warns else text, highlight=False, markup=warns)
+            self.bars.console.print(Text(printable(f"! {text}" if warns else text), style="yellow" if warns else ""))
         elif self.lines:
             print_plain(("warning: " if warns else "") + text)
 

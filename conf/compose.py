@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import fields, is_dataclass
@@ -29,8 +30,10 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
 from conf.errors import UserError, nearest, no_yaml
+from conf.files import check_files
 from conf.scaling import apply_scale
 from conf.schema import Config
+from conf.values import check_values
 
 FOLDER = Path(__file__).parent
 
@@ -44,8 +47,20 @@ Node = dict[str, Any]
 
 VALUES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
 """What a key of OmegaConf's kinds takes."""
-FAULTS = (HydraException, OmegaConfBaseException, AssertionError, ValueError, TypeError, AttributeError)
+FAULTS = (
+    HydraException,
+    OmegaConfBaseException,
+    AssertionError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    KeyError,
+    RecursionError,
+)
 """What Hydra raises for configurations that mean nothing to it."""
+
+RUNS = 10_000
+"""Points of the sweep grammar at most."""
 
 
 def groups(folders: Sequence[Path] = (FOLDER,)) -> dict[str, list[str]]:
@@ -68,7 +83,12 @@ def compose(overrides: Sequence[str], *, config_dir: str | None = None) -> list[
     folders = [FOLDER, *([Path(config_dir).resolve()] if config_dir is not None else [])]
     if not folders[-1].is_dir():
         raise UserError(f"no such folder of configurations: {config_dir}", do="name an existing one with --config-dir")
-    points = [list(point) for point in itertools.product(*map(_values, _parse(overrides)))]
+    for folder in folders[1:]:
+        check_files(folder)
+    choices = [_values(override) for override in _parse(overrides)]
+    if (runs := math.prod(map(len, choices))) > RUNS:
+        raise UserError(f"the overrides ask for {runs} runs", do=f"ask for {RUNS} at most at once")
+    points = [list(point) for point in itertools.product(*choices)]
     composed = [_compose_one(_parse(point), folders) for point in points]
     for point, (config, tree) in zip(points, composed) if len(points) > 1 else ():
         own = [text for text in point if any(text not in other for other in points)]
@@ -105,7 +125,11 @@ def _values(override: Override) -> list[str]:
     """One override for each of the values that it holds (``a=1,2``, ``range(…)``, ``choice(…)``)."""
     if not override.is_sweep_override():
         return [str(override.input_line)]
-    return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+    try:
+        values = list(itertools.islice(override.sweep_string_iterator(), RUNS + 1))
+    except FAULTS as error:
+        raise UserError(f"cannot read the override {override.input_line!r}", where=str(error).split("\n")[0]) from None
+    return [f"{override.get_key_element()}={value}" for value in values]
 
 
 def _compose_one(overrides: Sequence[Override], folders: Sequence[Path]) -> tuple[Config, DictConfig]:
@@ -131,10 +155,11 @@ def _compose_one(overrides: Sequence[Override], folders: Sequence[Path]) -> tupl
         raise UserError(_first_cause(error), where=where, do="mend the file named, or choose another") from None
     try:
         typed = OmegaConf.to_object(tree)
-    except OmegaConfBaseException as error:
+    except FAULTS as error:
         where = str(getattr(error, "full_key", None) or "")
         raise UserError(_first_cause(error), where=where, do="give it a value, see --cfg for the rest") from None
     assert isinstance(typed, Config)
+    check_values(typed)
     return typed, tree
 
 
@@ -226,6 +251,8 @@ def _first_cause(error: BaseException) -> str:
     """The innermost message of a chain of exceptions, on one line."""
     while error.__cause__ is not None:
         error = error.__cause__
+    if isinstance(error, RecursionError):
+        return "values or files refer to one another in a circle, or lie too deep in one another"
     return "; ".join(" ".join(line.split()) for line in str(error).splitlines() if line.strip())[:300]
 
 

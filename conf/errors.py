@@ -1,8 +1,12 @@
 """The one error that is meant for people."""
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
+
+UNSEEN = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters but the line break, those that change a line's direction, and halves of surrogate pairs."""
 
 
 class UserError(Exception):
@@ -35,6 +39,11 @@ def no_yaml(error: Exception, where: str) -> UserError:
     mark = getattr(error, "problem_mark", None)
     place = f"{mark.name}:{mark.line + 1}" if mark else where
     return UserError(f"the file is no YAML: {getattr(error, 'problem', None) or error}", where=place, do="mend it")
+
+
+def printable(text: str) -> str:
+    """Text whose control characters, but for line breaks, are spelt out, so that a terminal does nothing by them."""
+    return UNSEEN.sub(lambda found: found[0].encode("unicode_escape", "backslashreplace").decode(), text)
 
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:

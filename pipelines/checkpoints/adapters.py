@@ -6,6 +6,7 @@ m · (W + s·B·A) / ‖W + s·B·A‖, the norm of each output row. Files are l
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from typing import Any, Union
 import torch
 from torch import Tensor
 
+from conf.errors import UserError
 from mergeopt_core.randomness import one_thread
 from pipelines.checkpoints.checkpoint import OpenCheckpoint
 from pipelines.checkpoints.headers import EMBEDDING, HEAD, Mismatch, TensorInfo, first
@@ -60,6 +62,14 @@ class _Update:
         else:
             self.b = key
         self.embedding = self.embedding or part.startswith("lora_embedding")
+
+
+def _plain(pattern: str) -> bool:
+    """Whether a pattern is sound and cannot take long: no group is repeated, few characters are."""
+    with contextlib.suppress(re.error, OverflowError, RecursionError):
+        re.compile(pattern)
+        return len(pattern) < 300 and not re.search(r"\)[*+{?]", pattern) and len(re.findall(r"[*+{]", pattern)) < 4
+    return False
 
 
 class AdaptedCheckpoint:
@@ -144,6 +154,10 @@ class AdaptedCheckpoint:
         if isinstance(start, str) and start.lower().startswith(CHANGES_THE_BASE):
             what = f"was started from the base's weights (init_lora_weights={start})"
             self._complain("", what, "convert it to plain LoRA with peft")
+        for pattern, alpha in (self.settings.get("alpha_pattern") or {}).items():
+            if not _plain(pattern) or isinstance(alpha, bool) or not isinstance(alpha, (int, float)):
+                what = f"alpha_pattern gives {pattern[:40]!r} the scale {str(alpha)[:40]!r}"
+                raise UserError(what, where=str(self.lora.folder), do="mend adapter_config.json")
         for key in [key for key, value in self.settings.items() if value and key not in SETTINGS.split()]:
             self._complain("", f"uses {key}, which is not merged here", "merge it with peft first")
 

@@ -13,8 +13,21 @@ from torch import Tensor
 
 from conf.errors import UserError
 from pipelines.checkpoints.fingerprint import fingerprint
-from pipelines.checkpoints.folder import ADAPTER, locate, read_json, weight_files
+from pipelines.checkpoints.folder import ADAPTER, locate, weight_files
 from pipelines.checkpoints.headers import HEAD, Place, TensorInfo, first, read_safetensors_header
+from pipelines.checkpoints.untrusted import check_folder, check_types, read_json
+
+CONFIG_TYPES: dict[str, Any] = {
+    "model_type": str, "text_config": dict, "quantization_config": dict, "tie_word_embeddings": bool,
+}  # fmt: skip
+"""Fields of config.json that are read here; the others are transformers' own, which checks them as it loads."""
+
+
+ADAPTER_TYPES: dict[str, Any] = {
+    "peft_type": str, "r": int, "lora_alpha": (int, float), "alpha_pattern": dict, "rank_pattern": dict,
+    "use_rslora": bool, "use_dora": bool, "fan_in_fan_out": bool, "ensure_weight_tying": bool,
+    "init_lora_weights": (bool, str),
+}  # fmt: skip
 
 
 class OpenCheckpoint:
@@ -25,8 +38,10 @@ class OpenCheckpoint:
         """What the person wrote (a folder or a hub id), the folder on this machine, its weight files."""
         self.config: dict[str, Any] = read_json(folder / "config.json")
         """Fields of config.json."""
+        check_types(self.config, CONFIG_TYPES, folder / "config.json")
         self.adapter: dict[str, Any] | None = read_json(folder / ADAPTER) or None
         """Fields of adapter_config.json where the folder holds a LoRA adapter instead of a whole model."""
+        check_types(self.adapter or {}, ADAPTER_TYPES, folder / ADAPTER)
         self._mapped: dict[Path, MappedFile] = {}
         self._fingerprint: str | None = None
 
@@ -125,11 +140,13 @@ def open_checkpoint(
     missing shards, and pickled weights without ``allow_pickle``.
     """
     folder = locate(path, revision=revision, online=online, allow_pickle=allow_pickle)
+    check_folder(folder)
     files = weight_files(folder, allow_pickle)
     kind = PickledCheckpoint if files[0].suffix == ".bin" else OpenCheckpoint
     checkpoint = kind(path, folder, files)
     if not checkpoint.adapter and not checkpoint.config:
         raise UserError("the folder holds weights but no config.json", where=str(folder), do="give a model folder")
+    _ = checkpoint.header  # read here, so that no one behind this door meets a broken one
     return checkpoint
 
 

@@ -15,6 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pipelines.checkpoints.untrusted import read_json
+
 CONFIGS = ("config.json", "generation_config.json", "adapter_config.json")
 VOCABULARY_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "spiece.model")
 """Files that say which id a token has; store keys depend on their order."""
@@ -63,7 +65,7 @@ def copy_tokenizer(source: Path, target: Path) -> None:
 
 def _config_hash(file: Path) -> str:
     """Hash of a config's fields, in any order, without those that say where it came from."""
-    fields = json.loads(file.read_text(encoding="utf-8"))
+    fields = read_json(file)
     kept = {key: value for key, value in fields.items() if key not in SAYS_NOTHING}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection
 from fnmatch import fnmatch
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from conf.errors import UserError
+from pipelines.checkpoints.untrusted import AGAIN, read_json
 
 FILES = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken", "*.py"]
 """What is fetched of a hub model."""
@@ -104,33 +104,30 @@ def _of_kind(folder: Path, stem: str, ending: str, names: Collection[str]) -> li
     """Files listed by the index, else the single file, else shards named i-of-n."""
     index = folder / f"{stem}.{ending}.index.json"
     if index.is_file():
-        try:
-            listed = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError) as error:
-            raise UserError("the weight index cannot be read", where=str(index), do="fetch it again") from error
-        return _all_there(folder, listed, names)
+        places = read_json(index).get("weight_map")
+        if not isinstance(places, dict) or not places or not all(_plain(name) for name in places.values()):
+            raise UserError("the weight index names no files of the folder", where=str(index), do=AGAIN)
+        return _all_there(folder, sorted(set(places.values())), names)
     if f"{stem}.{ending}" in names:
         return [folder / f"{stem}.{ending}"]
     shards = sorted(name for name in names if fnmatch(name, f"{stem}-*-of-*.{ending}"))
     if not shards:
         return []
-    count = int(Path(shards[0]).stem.rsplit("-of-", 1)[1])
+    told = Path(shards[0]).stem.rsplit("-of-", 1)[1]
+    count = int(told) if told.isdecimal() and len(told) < 7 else 0
+    if count < len(shards):
+        raise UserError(f"{shards[0]} is no shard i-of-n", where=str(folder), do=AGAIN)
     return _all_there(folder, [f"{stem}-{i:05d}-of-{count:05d}.{ending}" for i in range(1, count + 1)], names)
+
+
+def _plain(name: Any) -> bool:
+    """Whether an index names a file in its own folder."""
+    return isinstance(name, str) and name.isprintable() and 0 < len(name) < 250 and "/" not in name and "\\" not in name
 
 
 def _all_there(folder: Path, listed: list[str], names: Collection[str]) -> list[Path]:
     missing = [name for name in listed if name not in names and not (folder / name).is_file()]
     if missing:
         shown = f"{', '.join(missing[:3])}{' …' if len(missing) > 3 else ''}"
-        raise UserError(f"the checkpoint is incomplete: {shown} missing", where=str(folder), do="fetch it again")
+        raise UserError(f"the checkpoint is incomplete: {shown} missing", where=str(folder), do=AGAIN)
     return [folder / name for name in listed]
-
-
-def read_json(file: Path) -> dict:
-    """Fields of a JSON file; empty where there is no file; ``UserError`` where it cannot be read."""
-    if not file.is_file():
-        return {}
-    try:
-        return dict(json.loads(file.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{file.name} is no valid JSON", where=str(file.parent), do="fetch it again") from error

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from conf.errors import UserError
+from pipelines.checkpoints.untrusted import AGAIN, check_file, parse_json
 
 DTYPES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn",
@@ -79,37 +80,66 @@ def itemsize(dtype: str) -> int:
     return BYTES.get(CODES[dtype], 1)
 
 
+HEADER = 32 << 20
+"""Bytes of a header at most (90,000 tensors take about 11 MB)."""
+NAME = 500
+"""Characters of a tensor's name at most."""
+
+
 def read_safetensors_header(file: Path) -> dict[str, tuple[TensorInfo, Place]]:
     """Names, dtypes, shapes and places of the tensors in one safetensors file.
 
     Raises ``UserError`` where the file is cut short, is not a safetensors file or holds a dtype unknown here.
     """
-    size = file.stat().st_size
     try:
+        size = file.stat().st_size
+        check_file(file, most=1 << 62)
         with file.open("rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(8))
-            if length > size - 8:
-                raise ValueError("the header is longer than the file")
-            header = json.loads(stream.read(length))
-        if not isinstance(header, dict):
-            raise ValueError("the header is no table")
-    except (struct.error, ValueError) as error:
-        what = f"{file.name} is cut short or no safetensors file: {error}"
-        raise UserError(what, where=str(file.parent), do="fetch it again") from error
-    header.pop("__metadata__", None)
-    return {name: _entry(file, name, entry, 8 + length, size) for name, entry in header.items()}
+            if length > min(size - 8, HEADER):
+                raise ValueError(f"its header would take {length} bytes")
+            header = parse_json(stream.read(length), unique=True)
+        header.pop("__metadata__", None)
+        tensors = {name: _entry(file, name, entry, 8 + length) for name, entry in header.items()}
+        _check_places(tensors, 8 + length, size)
+    except (OSError, struct.error, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        what = f"{file.name} is cut short or no safetensors file: {reason}"
+        raise UserError(what, where=str(file.parent), do=AGAIN) from error
+    return tensors
 
 
-def _entry(file: Path, name: str, entry: dict, data: int, size: int) -> tuple[TensorInfo, Place]:
-    """Check one header entry against the file's size."""
-    code, shape, (start, stop) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
-    if code not in DTYPES:
-        what = f"{name} has dtype {code}, which cannot be merged"
+def _entry(file: Path, name: str, entry: Any, data: int) -> tuple[TensorInfo, Place]:
+    """What one header entry says; ValueError for anything but a dtype, a shape and two offsets that fit them."""
+    if not name.isprintable() or not 0 < len(name) <= NAME:
+        raise ValueError(f"{name[:40]!r} is no name of a tensor")
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        raise ValueError(f"{name} has no dtype, shape and offsets")
+    code, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(code, str) or code not in DTYPES:
+        what = f"{name} has dtype {str(code)[:40]}, which cannot be merged"
         raise UserError(what, where=str(file), do="use a 16 or 32-bit copy")
-    info = TensorInfo(DTYPES[code], shape)
-    if stop - start != info.size or data + stop > size:
-        raise UserError(f"{file.name} is cut short at {name}", where=str(file.parent), do="fetch it again")
+    if not _counts(shape) or not _counts(offsets) or len(offsets) != 2:
+        raise ValueError(f"{name} has a shape or offsets that are no whole numbers")
+    info = TensorInfo(DTYPES[code], tuple(shape))
+    start, stop = offsets
+    if stop - start != info.size:
+        raise ValueError(f"{name} takes {info.size} bytes and is given {stop - start}")
     return info, Place(file, data + start, data + stop)
+
+
+def _counts(values: Any) -> bool:
+    return isinstance(values, list) and len(values) <= 8 and all(type(v) is int and 0 <= v < 1 << 62 for v in values)
+
+
+def _check_places(tensors: dict[str, tuple[TensorInfo, Place]], start: int, size: int) -> None:
+    """ValueError unless the tensors lie one behind the other and fill the file, as safetensors' own reader asks."""
+    for place in sorted((p for _, p in tensors.values()), key=lambda p: (p.start, p.stop)):
+        if place.start != start:
+            raise ValueError(f"a tensor begins at byte {place.start}, the one before ends at {start}")
+        start = place.stop
+    if start != size:
+        raise ValueError(f"the tensors end at byte {start}, the file at {size}")
 
 
 HEAD = re.compile(r"(^|\.)(lm_head|embed_out|output_projection)\.weight$|^head\.weight$")

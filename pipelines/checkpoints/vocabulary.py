@@ -25,8 +25,9 @@ from torch import Tensor
 
 from conf.errors import UserError
 from pipelines.checkpoints.fingerprint import VOCABULARY_FILES
-from pipelines.checkpoints.folder import read_json
 from pipelines.checkpoints.headers import Mismatch
+from pipelines.checkpoints.load import load_tokenizer
+from pipelines.checkpoints.untrusted import AGAIN, read_json
 
 
 @dataclass
@@ -73,18 +74,23 @@ def tokens(folder: Path) -> Mapping[str, int]:
         return _stored_tokens(file, *_stamp(file))
     if not any((folder / name).is_file() for name in (*VOCABULARY_FILES, "vocab.txt")):
         return {}
-    from transformers import AutoTokenizer
-
-    return dict(AutoTokenizer.from_pretrained(folder).get_vocab())
+    return dict(load_tokenizer(folder).get_vocab())
 
 
 @lru_cache(maxsize=16)
 def _stored_tokens(file: Path, _size: int, _changed: int) -> Mapping[str, int]:
     stored = read_json(file)
-    vocabulary = stored.get("model", {}).get("vocab", {})
-    if isinstance(vocabulary, list):  # unigram models store pairs of token and score
-        vocabulary = {pair[0]: i for i, pair in enumerate(vocabulary)}
-    return {**vocabulary, **{token["content"]: token["id"] for token in stored.get("added_tokens", [])}}
+    try:
+        vocabulary = stored.get("model", {}).get("vocab", {})
+        if isinstance(vocabulary, list):  # unigram models store pairs of token and score
+            vocabulary = {pair[0]: i for i, pair in enumerate(vocabulary)}
+        found = {**vocabulary, **{token["content"]: token["id"] for token in stored.get("added_tokens") or []}}
+        sound = all(type(i) is int and 0 <= i < 1 << 31 and isinstance(token, str) for token, i in found.items())
+    except (AttributeError, TypeError, KeyError, IndexError):
+        sound = False
+    if not sound:
+        raise UserError("the tokenizer's tokens have no ids", where=str(file), do=AGAIN)
+    return found
 
 
 def same_tokenizer(a: Path, b: Path) -> bool:
@@ -143,13 +149,11 @@ def make_vocabulary(mode: str, folders: Sequence[Path], rows: Sequence[int], ids
 
 def union_tokenizer(base: Path, vocabulary: Vocabulary) -> Any:
     """The base's tokenizer with the added tokens, each set up as in the tokenizer that it comes from."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer = load_tokenizer(base)
     settings: dict[Path, dict[str, Any]] = {}
     for token, row, folder in vocabulary.added:
         if folder not in settings:
-            given = AutoTokenizer.from_pretrained(folder).added_tokens_decoder.values()
+            given = load_tokenizer(folder).added_tokens_decoder.values()
             settings[folder] = {str(known.content): known for known in given}
         tokenizer.add_tokens([settings[folder].get(token, token)])
         if tokenizer.convert_tokens_to_ids(token) != row:

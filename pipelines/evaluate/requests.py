@@ -14,10 +14,11 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import has_bos_prefix
 from torch import nn
-from transformers import AutoConfig, AutoTokenizer, PretrainedConfig
+from transformers import PretrainedConfig
 
 from conf.errors import UserError
 from conf.schema import Suite
+from pipelines.checkpoints.load import load_config, load_tokenizer
 from pipelines.evaluate.build import Leaf
 from pipelines.evaluate.engine import Answer, Batch, Pair, batches, can_share, forest, log_likelihoods
 
@@ -45,13 +46,13 @@ class LiveLM(HFLM):
 
     def __init__(self, tokenizer_folder: Path, suite: Suite):
         known = (Path(tokenizer_folder) / "config.json").is_file()
-        self._none = _NoModel(AutoConfig.from_pretrained(tokenizer_folder) if known else PretrainedConfig())
+        self._none = _NoModel(load_config(tokenizer_folder) if known else PretrainedConfig())
         self._encoded: dict[str, list[int]] = {}
         self._tick: Tick = lambda rows: None
         super().__init__(
             pretrained=self._none,
             backend="causal",
-            tokenizer=_tokenizer(tokenizer_folder),
+            tokenizer=load_tokenizer(tokenizer_folder),
             batch_size=suite.batch_size,
             max_length=suite.max_length,
             enable_thinking=suite.enable_thinking,
@@ -109,15 +110,6 @@ class LiveLM(HFLM):
 
     def _loglikelihood_tokens(self, requests: Any, disable_tqdm: bool = False, override_bs: int | None = None) -> Any:
         return super()._loglikelihood_tokens(requests, disable_tqdm=True, override_bs=override_bs)
-
-
-def _tokenizer(folder: Path) -> Any:
-    try:
-        return AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, ImportError, KeyError) as error:
-        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        what = f"there is no tokenizer that can be read: {why}"
-        raise UserError(what, where=str(folder), do="put the tokenizer's files beside the weights") from None
 
 
 class NotFiniteError(ArithmeticError):

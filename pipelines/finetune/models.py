@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from conf.errors import UserError, nearest
 from conf.schema import Lora, Training
 from mergeopt_core.finetuning.weights import Origin
 from pipelines.checkpoints.fingerprint import copy_tokenizer
+from pipelines.checkpoints.load import load_config, load_model, load_tokenizer
 from pipelines.finetune.tangent import linearise
 
 
@@ -67,14 +67,9 @@ def load(folder: Path, training: Training, method: str, device: str = "auto") ->
         UserError: A folder that transformers cannot load, or adapters on layers that are not there.
     """
     half = training.precision == "bf16_masters"
-    try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16 if half else torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, KeyError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        do = "give a transformers checkpoint"
-        raise UserError(f"cannot load the base from {folder}", where=reason, do=do) from None
-    stored = AutoConfig.from_pretrained(folder).dtype
+    stored = load_config(folder).dtype
+    model = load_model(folder, torch.bfloat16 if half else torch.float32)
+    tokenizer = load_tokenizer(folder)
     dtype = stored if isinstance(stored, torch.dtype) else torch.float32
     cache = bool(getattr(model.config, "use_cache", True))
     model.config.use_cache = False

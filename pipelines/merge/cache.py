@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -46,7 +47,10 @@ class MergeCache:
         file = self._file(key)
         if key[0] != ON_DISK or not file.is_file():
             return None
-        value = load_file(file)
+        try:
+            value = load_file(file)
+        except (OSError, ValueError, SafetensorError):  # cut short: computed again
+            return None
         self._remember(key, value)
         return value
 

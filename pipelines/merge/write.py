@@ -85,7 +85,7 @@ def write_companions(merge: Merge, folder: Path) -> None:
     config = json.dumps(merged_config(merge), indent=2)
     (folder / "config.json").write_text(config + "\n", encoding="utf-8")
     copy_tokenizer(source, folder)
-    for file in (file for pattern in COPIED for file in source.glob(pattern)):
+    for file in (file for pattern in COPIED for file in source.glob(pattern) if file.is_file()):
         shutil.copyfile(file, folder / file.name)
     write_tokenizer(merge, folder)
     if all(linearised_at(expert.folder) for expert in merge.experts):

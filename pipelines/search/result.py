@@ -9,15 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from conf.schema import Statistics
 from mergeopt_core.statistics import Interval
 from pipelines.report.data import TrialRow
 from pipelines.report.panel import Panel, build_panels
 from pipelines.store.store import Store
 from pipelines.study.trial import Trial
-from pipelines.study.worker import DOCUMENTS
+from pipelines.study.worker import documents_of
 
 
 @dataclass
@@ -129,7 +127,7 @@ def _row(trial: Trial, store: Store) -> TrialRow:
         key=trial.key,
         scores={name: task["value"] for name, task in sorted(tasks.items())},
         n={name: task["n"] for name, task in tasks.items()},
-        documents=lambda: pq.read_table(entry.folder / DOCUMENTS),
+        documents=lambda: documents_of(store, entry),
     )
 
 

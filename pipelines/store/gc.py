@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from conf.errors import UserError, nearest
-from pipelines.store.records import Record, studies
-from pipelines.store.store import KINDS, Store, title
+from pipelines.store.records import FOLDER, Record, studies
+from pipelines.store.store import DAMAGED, KINDS, Store, title
 
 DAY = 86400.0
 
@@ -67,15 +67,19 @@ def collect_garbage(
     forgotten = [record for record in records if record.name in forget]
     live = {key for record in records if record not in forgotten for key in record.all_keys()}
     found = Collection(forgotten=forgotten)
-    for entry in (entry for kind in kinds or KINDS for entry in store.entries(kind)):
-        if entry.key in live or time.time() - entry.describe()["made"] < days * DAY:
+    for entry, about in (pair for kind in kinds or KINDS for pair in store.read_all(kind)):
+        if entry.key in live or time.time() - about["made"] < days * DAY:
             found.kept += 1
         else:
-            found.waste.append(_waste(entry.kind, entry.folder, _what(entry.describe())))
+            found.waste.append(_waste(entry.kind, entry.folder, _what(about)))
     found.waste += _drafts(store, live)
     if not kinds:
         held = [record.file.stem for record in records if record not in forgotten]
         found.waste += [waste for waste in _searches(store, held) if time.time() - _touched(waste.path) >= days * DAY]
+    if lost := sorted(path.name for path in (store.root / DAMAGED).glob(f"{FOLDER}-*") if delete):
+        do = "run the study again, or take the file out of there"
+        where = str(store.root / DAMAGED / lost[0])
+        raise UserError("a damaged record may hold on to what would go", where=where, do=do)
     if delete:
         _delete(found, store)
     return found
@@ -94,15 +98,16 @@ def _drafts(store: Store, live: set[str]) -> list[Waste]:
     states = sorted((store.root / "work").glob("*"))
     states = [path for path in states if path.name not in live or store.has("experts", path.name)]
     drafts = [
-        (path, path.stat().st_mtime, "left behind by a killed process") for path in (store.root / "tmp").iterdir()
+        (path, path.lstat().st_mtime, "left behind by a killed process") for path in (store.root / "tmp").iterdir()
     ]
+    drafts += [(path, _touched(path), "damaged") for path in (store.root / DAMAGED).glob("*")]
     drafts += [(path, _touched(path), "state of an interrupted training") for path in states]
     return [_waste("draft", path, what) for path, touched, what in sorted(drafts) if time.time() - touched > DAY]
 
 
 def _touched(folder: Path) -> float:
     """When something in a folder was last written."""
-    return max(file.stat().st_mtime for file in (folder, *folder.rglob("*")))
+    return max(file.lstat().st_mtime for file in (folder, *folder.rglob("*")))
 
 
 def _searches(store: Store, kept: Sequence[str]) -> list[Waste]:

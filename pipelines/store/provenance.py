@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from importlib.resources import files
@@ -12,9 +12,11 @@ from typing import Any
 import yaml
 
 import conf
+from conf.errors import UserError
 from conf.schema import Lora, Optimizer, Training
 from pipelines.checkpoints.card import base_name
-from pipelines.store.store import ENTRY, content_key
+from pipelines.store.integrity import ENTRY, read_entry
+from pipelines.store.store import content_key
 
 UNKNOWN = "—"
 """What an older entry does not say, and what a checkpoint that was found does not tell."""
@@ -159,8 +161,9 @@ def markdown(columns: Mapping[str, Any]) -> str:
 @lru_cache(maxsize=4096)
 def _entry(folder: Path) -> dict[str, Any]:
     """What the entry in a folder says of itself; nothing where there is none."""
-    file = folder / ENTRY
-    return json.loads(file.read_text()) if file.is_file() else {}
+    with contextlib.suppress(UserError):
+        return read_entry(folder.parent.name, folder) if (folder / ENTRY).is_file() else {}
+    return {}
 
 
 def _length(about: Mapping[str, Any]) -> str:

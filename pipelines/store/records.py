@@ -11,8 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from pipelines.store.store import Store
+from conf.errors import UserError
+from pipelines.checkpoints.untrusted import read_json
+from pipelines.store.store import Entry, Store
 
 FOLDER = "studies"
 
@@ -57,8 +60,26 @@ def write_record(
 
 def studies(store: Store) -> list[Record]:
     """All records, by name and age."""
-    files = sorted((store.root / FOLDER).glob("*.json"))
-    return sorted((Record(file, **json.loads(file.read_text())) for file in files), key=lambda r: (r.name, r.made))
+    found = []
+    for file in sorted((store.root / FOLDER).glob("*.json")):
+        try:
+            found.append(Record(file, **_sound(read_json(file))))
+        except (UserError, TypeError, ValueError) as error:
+            store.set_aside(file, f"{FOLDER}-{file.name}", f"the record of a study is damaged: {error}")
+    return sorted(found, key=lambda r: (r.name, r.made))
+
+
+def _sound(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a record; ValueError where one is of another kind."""
+    tables = (fields.get("keys"), fields.get("pools", {}))
+    lists = [keys for table in tables if isinstance(table, dict) for keys in table.values()]
+    types: dict[str, Any] = {"name": str, "kind": str, "made": (int, float)}
+    plain = all(isinstance(fields.get(name), kind) for name, kind in types.items())
+    if not plain or not all(isinstance(table, dict) for table in tables):
+        raise ValueError("its fields are not those of a record")
+    if not all(isinstance(keys, list) and all(isinstance(key, str) for key in keys) for keys in lists):
+        raise ValueError("its keys are no texts")
+    return fields
 
 
 def mean(values: Sequence[float | None]) -> float | None:
@@ -69,6 +90,7 @@ def mean(values: Sequence[float | None]) -> float | None:
 
 def mean_score(key: str, store: Store) -> float | None:
     """Mean over the tasks of a trial's result; None where the store holds no complete one."""
-    if not store.has("results", key, complete=True):
+    about = store.read(Entry("results", key, store.folder("results", key)))
+    if about is None or about.get("incomplete"):
         return None
-    return mean([task["value"] for task in store.entry("results", key).describe()["tasks"].values()])
+    return mean([task["value"] for task in about["tasks"].values()])

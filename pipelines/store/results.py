@@ -40,7 +40,7 @@ def entries_of(store: Store, study: str | None = None) -> list[tuple[Entry, list
     names = sorted({record.name for record in records})
     if study is not None and study not in names:
         raise UserError(f"the store knows no study {study!r}", where=str(store.root), do=nearest(study, names))
-    entries = [(e, [r for r in records if e.key in r.results]) for e in store.entries("results")]
+    entries = [(e, [r for r in records if e.key in r.results]) for e, _ in store.read_all("results")]
     return [(entry, found) for entry, found in entries if study is None or study in {record.name for record in found}]
 
 

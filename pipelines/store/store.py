@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import time
@@ -22,9 +23,11 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from conf.errors import UserError
+from pipelines.store.integrity import Damaged, read_entry, write_entry
 
 KINDS = ("bases", "experts", "results", "merges", "statistics")
-ENTRY = "entry.json"
+DAMAGED = "damaged"
+log = logging.getLogger("mergebench.store")
 
 
 def content_key(payload: Any) -> str:
@@ -59,11 +62,15 @@ class Entry:
     """Accounts that were read already, by kind and key."""
 
     def describe(self) -> dict[str, Any]:
-        """The entry's own account of itself; read once, unless it is of a result with a failed part."""
-        text = self.read.get((self.kind, self.key)) or (self.folder / ENTRY).read_text()
-        about = json.loads(text)
+        """The entry's own account of itself; read once, unless it is of a result with a failed part.
+
+        Raises ``Damaged`` where it is not what was committed.
+        """
+        if text := self.read.get((self.kind, self.key)):
+            return json.loads(text)
+        about = read_entry(self.kind, self.folder)
         if not about.get("incomplete"):
-            self.read[self.kind, self.key] = text
+            self.read[self.kind, self.key] = json.dumps(about)
         return about
 
 
@@ -73,6 +80,7 @@ class Store:
     def __init__(self, root: str | os.PathLike[str]):
         self.root = Path(root).expanduser().absolute()
         self._read: dict[tuple[str, str], str] = {}
+        self._told: set[Path] = set()
         try:
             (self.root / "tmp").mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -95,8 +103,8 @@ class Store:
 
     def has(self, kind: str, key: str, complete: bool = False) -> bool:
         """Whether the entry is committed (and, if asked, carries no failed part)."""
-        there = (self.folder(kind, key) / ENTRY).is_file()
-        return there and not (complete and self._entry(kind, key).describe().get("incomplete", False))
+        about = self.read(self._entry(kind, key))
+        return about is not None and not (complete and about.get("incomplete", False))
 
     def _entry(self, kind: str, key: str) -> Entry:
         return Entry(kind, key, self.folder(kind, key), self._read)
@@ -104,6 +112,37 @@ class Store:
     def __getstate__(self) -> dict[str, Any]:
         """The store as another process gets it: what was read stays here."""
         return {**vars(self), "_read": {}}
+
+    def read(self, entry: Entry) -> dict[str, Any] | None:
+        """What an entry says of itself; None where there is none, or a damaged one, which is set aside."""
+        if not os.path.lexists(entry.folder):
+            return None
+        try:
+            return entry.describe()
+        except Damaged as error:
+            self.set_aside(entry.folder, f"{entry.kind}-{entry.key}", error.what)
+            return None
+
+    def read_all(self, kind: str) -> Iterator[tuple[Entry, dict[str, Any]]]:
+        """All sound entries of a kind, by key, with what they say of themselves; damaged ones are set aside."""
+        for entry in self.entries(kind):
+            if (about := self.read(entry)) is not None:
+                yield entry, about
+
+    def set_aside(self, path: Path, name: str, why: str) -> None:
+        """Move what cannot be used into ``damaged/``, and say so once; nothing is deleted."""
+        self._read.clear()
+        aside = self.root / DAMAGED / f"{name}-{uuid.uuid4().hex[:8]}"
+        try:
+            aside.parent.mkdir(exist_ok=True)
+            os.rename(path, aside)
+        except FileNotFoundError:  # another process did
+            return
+        except OSError as error:
+            aside = Path(f"{path}, which cannot be moved ({error.strerror})")
+        if path not in self._told:
+            self._told.add(path)
+            log.warning("%s; it is in %s and will be made again where it is needed", why, aside)
 
     def entry(self, kind: str, key: str) -> Entry:
         """The committed entry of exactly this key."""
@@ -118,7 +157,8 @@ class Store:
         parent = self.root / kind
         if not parent.is_dir():
             return []
-        return [self._entry(kind, path.name) for path in sorted(parent.iterdir()) if (path / ENTRY).is_file()]
+        places = (path for path in sorted(parent.iterdir()) if path.is_dir() or path.is_symlink())
+        return [self._entry(kind, path.name) for path in places]
 
     def find(self, prefix: str) -> Entry:
         """The one entry of any kind whose key begins so (``kind:prefix`` narrows it)."""
@@ -144,7 +184,7 @@ class Store:
         try:
             yield draft
             entry = {"kind": kind, "key": key, "made": time.time(), **about}
-            (draft / ENTRY).write_text(json.dumps(entry, indent=1, sort_keys=True, allow_nan=False) + "\n")
+            write_entry(draft, entry)
             _sync(draft)
             self._publish(draft, kind, key)
         finally:
@@ -153,7 +193,7 @@ class Store:
     def _publish(self, draft: Path, kind: str, key: str) -> None:
         place = self.folder(kind, key)
         place.parent.mkdir(exist_ok=True)
-        if place.exists() and not self.has(kind, key, complete=True):
+        if not self.has(kind, key, complete=True) and os.path.lexists(place):
             os.rename(place, draft.with_name(draft.name + "-replaced"))
             shutil.rmtree(draft.with_name(draft.name + "-replaced"), ignore_errors=True)
         try:

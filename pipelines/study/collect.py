@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from transformers import AutoTokenizer
 
 from conf.errors import UserError
 from conf.schema import Base, Checkpoint, Collect, Config, Suite, Training
 from mergeopt_core.geometry.information import diagonal_fisher, input_grams
+from pipelines.checkpoints.load import load_tokenizer
 from pipelines.finetune.data import read_rows
 from pipelines.finetune.tokens import Example, encode
 from pipelines.process import fitting_threads, threads
@@ -149,7 +149,7 @@ def _examples(model: Any, base: Source, expert: Expert, access: Access, collect:
     if len(rows) > collect.examples:
         rows = random.Random(f"statistics {collect.seed}").sample(rows, collect.examples)
     context = int(getattr(model.config, "max_position_embeddings", None) or 1 << 30)
-    return encode(rows, AutoTokenizer.from_pretrained(base.path), expert.task, Training(truncate=True), context)
+    return encode(rows, load_tokenizer(base.path), expert.task, Training(truncate=True), context)
 
 
 def _check_names(tensors: Mapping[str, Any], path: str, access: Access) -> None:

@@ -70,7 +70,7 @@ def geometry_of_pools(config: Config, access: Access, folder: Path, progress: Pr
 def norm_accuracy(store: Store, base: Source, experts: Sequence[Expert]) -> pd.DataFrame:
     """Norm of the update and mean score of every expert, and of every merge of them, that the store has results of."""
     known, rows = {expert.source.fingerprint: expert.name for expert in experts}, []
-    for about in (entry.describe() for entry in store.entries("results")):
+    for _, about in store.read_all("results"):
         used = [expert["fingerprint"] for expert in about["experts"]]
         values = [task["value"] for task in about["tasks"].values()]
         if about["base"]["fingerprint"] != base.fingerprint or not used or not {*used} <= {*known} or None in values:

@@ -117,7 +117,7 @@ def find_information(kind: str, expert: Expert, access: Access, collect: Collect
             return Unmade(f"{kind} statistics of {expert.name}", key)
         return Source(str(access.store.folder("statistics", key)), key)
     wanted = (kind, expert.source.fingerprint)
-    stored = {entry: entry.describe() for entry in access.store.entries("statistics")}
+    stored = dict(access.store.read_all("statistics"))
     own = {e: about for e, about in stored.items() if (about["statistic"], about["expert"]["fingerprint"]) == wanted}
     chosen = [entry for entry, about in own.items() if collect.task in (None, about["task"])]
     if len(chosen) > 1:

@@ -208,7 +208,7 @@ def memory(trial: Trial, access: Access) -> int:
 
 def measured_seconds(access: Access, suite: str) -> float | None:
     """Median seconds of the latest trials of a suite, or None where nothing was measured."""
-    latest = [entry.describe() for entry in access.store.entries("results")[-200:]]
+    latest = [about for e in access.store.entries("results")[-200:] if (about := access.store.read(e))]
     merges = [about for about in latest if about.get("suite") == suite and about.get("trial") == "merge"]
     return statistics.median_high(sum(about.get("seconds", {}).values()) for about in merges) if merges else None
 

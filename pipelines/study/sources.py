@@ -18,7 +18,7 @@ from pipelines.checkpoints.fingerprint import READER_FILES
 from pipelines.checkpoints.folder import hub_id
 from pipelines.checkpoints.hub import HubLookup, open_headers
 from pipelines.progress import SILENT, Progress
-from pipelines.store.store import KINDS, Store, content_key
+from pipelines.store.store import KINDS, Entry, Store, content_key
 
 BUILT_IN = "tiny"
 """Name of the base that is made on the spot."""
@@ -107,9 +107,26 @@ class Access:
             self._data[known] = task_fingerprint(task, datasets=self.datasets, online=self.online)
         return self._data[known]
 
-    def stored(self, kind: str, key: str) -> Source:
-        """The base or expert that the store holds under a key."""
-        return self.source(self.open(str(self.store.folder(kind, key))))
+    def stored(self, kind: str, key: str) -> Source | None:
+        """The base or expert that the store holds under a key; None for none, or a damaged one, which is set aside."""
+        entry = Entry(kind, key, self.store.folder(kind, key))
+        about = self.store.read(entry)
+        if about is None:
+            return None
+        try:
+            source, why = self.source(self.open(str(entry.folder))), "its files are not those that were committed"
+        except UserError as error:
+            source, why = None, error.what
+        if source is None or about.get("fingerprint", source.fingerprint) != source.fingerprint:
+            self.store.set_aside(entry.folder, f"{kind}-{key}", f"{kind}:{key[:10]} is damaged: {why}")
+            return None
+        return source
+
+    def must_hold(self, kind: str, key: str) -> Source:
+        """The base or expert that was just made."""
+        if (source := self.stored(kind, key)) is None:
+            raise UserError(f"{kind}:{key[:10]} was damaged as it was written", do="check the disk of the store")
+        return source
 
 
 def access_of(config: Config) -> Access:
@@ -141,9 +158,7 @@ def find_base(base: Base, access: Access) -> Source | Unmade:
                 raise UserError(what, where=f"base.{name}", do="leave it out")
         return find_checkpoint(Checkpoint(base.path, base.revision), access)
     key = _builtin_key(base)
-    if access.store.has("bases", key):
-        return access.stored("bases", key)
-    return Unmade(f"base {base.name}", key)
+    return access.stored("bases", key) or Unmade(f"base {base.name}", key)
 
 
 def make_base(base: Base, access: Access, progress: Progress = SILENT) -> Source:
@@ -161,7 +176,7 @@ def make_base(base: Base, access: Access, progress: Progress = SILENT) -> Source
             with access.store.commit("bases", found.key, spec) as draft:
                 pretrain(base, draft, progress)
                 spec["fingerprint"] = access.open(str(draft)).fingerprint()
-    return access.stored("bases", found.key)
+    return access.must_hold("bases", found.key)
 
 
 def _builtin_key(base: Base) -> str:
@@ -235,9 +250,7 @@ def find_expert(recipe: ExpertRecipe, base: Source | Unmade, access: Access) -> 
     if isinstance(base, Unmade):
         return Unmade(f"expert {recipe.name}", None)
     key = recipe.key(base, access)
-    if access.store.has("experts", key):
-        return access.stored("experts", key)
-    return Unmade(f"expert {recipe.name}", key)
+    return access.stored("experts", key) or Unmade(f"expert {recipe.name}", key)
 
 
 def make_expert(recipe: ExpertRecipe, base: Source, access: Access, progress: Progress, executor: Executor) -> Source:
@@ -268,7 +281,7 @@ def make_expert(recipe: ExpertRecipe, base: Source, access: Access, progress: Pr
                     device=executor.device, cpu_threads=executor.threads,
                 )  # fmt: skip
                 about["fingerprint"] = access.open(str(draft)).fingerprint()
-    return access.stored("experts", found.key)
+    return access.must_hold("experts", found.key)
 
 
 def find_checkpoint(checkpoint: Checkpoint, access: Access) -> Source:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import cast
 
 import pandas as pd
-import pyarrow.parquet as pq
 
 from conf.schema import Config
 from pipelines.progress import SILENT, Progress, Step, Within
@@ -29,7 +28,7 @@ from pipelines.study.layout import Planned
 from pipelines.study.plan import Plan, make_plan
 from pipelines.study.sources import Access, access_of
 from pipelines.study.trial import Outcome, Trial
-from pipelines.study.worker import DOCUMENTS, find_device
+from pipelines.study.worker import documents_of, find_device
 
 
 @dataclass
@@ -196,7 +195,7 @@ def _scored(row: TrialRow, planned: Planned, trial: Trial, access: Access) -> Tr
         n={name: task["n"] for name, task in tasks.items()},
         metrics={name: task["metric"] for name, task in tasks.items()},
         stderr={name: task["stderr"] for name, task in tasks.items()},
-        documents=partial(pq.read_table, entry.folder / DOCUMENTS),
+        documents=partial(documents_of, store, entry),
         seconds=about.get("seconds", {}),
         weights=str(store.folder("merges", trial.model_key)) if kept else None,
         base=trial.base.fingerprint,

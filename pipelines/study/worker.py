@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from torch import nn
@@ -20,6 +21,7 @@ from torch import nn
 from conf.errors import UserError
 from conf.schema import Executor
 from pipelines.checkpoints.fingerprint import WeightHash
+from pipelines.checkpoints.load import load_model
 from pipelines.evaluate.evaluator import Evaluator
 from pipelines.evaluate.score import Evaluation
 from pipelines.finetune.tangent import linearised
@@ -29,9 +31,10 @@ from pipelines.merge.stream import Merge, single_model
 from pipelines.merge.write import write_tokenizer
 from pipelines.process import threads
 from pipelines.progress import SILENT, Progress
+from pipelines.store.integrity import changed_file
 from pipelines.store.provenance import training_of
 from pipelines.store.samples import SAMPLES
-from pipelines.store.store import content_key
+from pipelines.store.store import Entry, Store, content_key
 from pipelines.study.sources import Access, Source
 from pipelines.study.trial import Trial, open_merge
 
@@ -166,19 +169,25 @@ class Worker:
         return self._live[1]
 
 
+def documents_of(store: Store, entry: Entry) -> pa.Table:
+    """The scored documents of a result. Raises UserError where they are not what was committed: it is set aside."""
+    try:
+        if changed_file(entry.folder, entry.describe(), DOCUMENTS):
+            raise ValueError("they were changed")
+        return pq.read_table(entry.folder / DOCUMENTS)
+    except (OSError, ValueError, pa.ArrowException) as error:
+        why = f"the documents of results:{entry.key[:10]} are damaged: {str(error).splitlines()[0][:200]}"
+        store.set_aside(entry.folder, f"results-{entry.key}", why)
+        raise UserError(why, where=str(entry.folder), do="run the study again: that trial is scored anew") from None
+
+
 def _load(folder: str, dtype: str, attention: str | None, device: torch.device) -> nn.Module:
-    from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
     if dtype not in DTYPES:
         raise UserError(f"no dtype is called {dtype!r}", where="suite.dtype", do=f"choose one of {', '.join(DTYPES)}")
     disable_progress_bar()
-    config = AutoConfig.from_pretrained(folder)
-    if config.is_encoder_decoder:
-        what = f"{config.model_type} is an encoder-decoder model"
-        raise UserError(what, where=folder, do="only causal language models can be scored")
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[dtype], attn_implementation=attention)
-    return model.to(device).eval()
+    return load_model(folder, DTYPES[dtype], str(device), whole=False, attention=attention).to(device).eval()
 
 
 def find_device(name: str) -> torch.device:

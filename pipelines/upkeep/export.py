@@ -15,10 +15,11 @@ from pipelines.merge.recipe import Recipe
 from pipelines.merge.stream import Merge
 from pipelines.merge.write import write_merge
 from pipelines.progress import SILENT, Progress
+from pipelines.store.integrity import ENTRY
 from pipelines.store.provenance import markdown, provenance
 from pipelines.store.records import Record, studies
 from pipelines.store.results import pools_of
-from pipelines.store.store import ENTRY, Entry, Store, title
+from pipelines.store.store import Entry, Store, title
 from pipelines.study.sources import Access, Source
 from pipelines.study.trial import model_key, open_merge
 from pipelines.study.worker import Worker

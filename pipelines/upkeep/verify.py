@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +11,8 @@ from conf.errors import UserError
 from conf.schema import Executor
 from pipelines.checkpoints.fingerprint import WeightHash
 from pipelines.progress import SILENT, Progress
-from pipelines.store.store import ENTRY, KINDS, Entry, title
+from pipelines.store.integrity import ENTRY, Damaged, changed_file, read_entry
+from pipelines.store.store import DAMAGED, KINDS, Entry, title
 from pipelines.study.information import FILE
 from pipelines.study.sources import Access
 from pipelines.study.worker import Worker
@@ -42,7 +42,10 @@ def chosen_entries(keys: Sequence[str], access: Access) -> list[Entry]:
     """The entries that the keys begin; all entries of the store where there is no key."""
     if keys:
         return [access.store.find(key) for key in keys]
-    return [entry for kind in KINDS for entry in access.store.entries(kind)]
+    store = access.store
+    aside = [path.name.split("-") for path in sorted((store.root / DAMAGED).glob("*-*-*"))]
+    lost = [Entry(kind, key, store.folder(kind, key)) for kind, key, *_ in aside if kind in KINDS]
+    return [*(entry for kind in KINDS for entry in store.entries(kind)), *(e for e in lost if not e.folder.exists())]
 
 
 def verify(entries: Sequence[Entry], access: Access, executor: Executor, progress: Progress = SILENT) -> list[Check]:
@@ -73,11 +76,15 @@ class _Verifier:
         """What became of one entry."""
         about: dict[str, Any] = {}
         try:
-            about = entry.describe()
+            about = read_entry(entry.kind, entry.folder)  # from its file, whatever was read before
             state, told = getattr(self, f"_check_{entry.kind}")(entry, about)
+            if name := changed_file(entry.folder, about):
+                state, told = DIFFERS, f"{name} is not what was committed"
+        except Damaged as error:
+            state, told = DIFFERS if error.changed else MISSING, error.what
         except UserError as error:
             state, told = MISSING, error.what
-        except (OSError, json.JSONDecodeError) as error:
+        except OSError as error:
             state, told = MISSING, str(error)
         return Check(entry.kind, entry.key, title(about) or f"no {ENTRY}", state, told)
 

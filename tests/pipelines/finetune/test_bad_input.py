@@ -73,7 +73,7 @@ def test_wrong_options(train, options, message):
 
 
 def test_a_folder_that_is_no_model(train, tmp_path):
-    with pytest.raises(UserError, match="cannot load the base"):
+    with pytest.raises(UserError, match="no model configuration that can be read"):
         train("a", folder=tmp_path)
 
 

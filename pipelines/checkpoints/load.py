@@ -1,0 +1,121 @@
+"""What transformers loads of a checkpoint that others made: no code, nothing from elsewhere, nothing too large."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psutil
+import torch
+
+from conf.errors import UserError
+from pipelines.checkpoints.checkpoint import open_checkpoint
+from pipelines.checkpoints.untrusted import read_json
+
+LOCAL: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
+NUMBERS = re.compile(r"^num_|layers?$|^n_layer")
+"""Fields of a configuration that transformers counts up to."""
+COUNT = 1_000_000
+"""What such a field says at most."""
+SLACK = 1_000_000
+"""Parameters that a model may have beyond those that its files hold (constants that are not saved)."""
+
+Loaded = TypeVar("Loaded")
+
+
+def load_config(folder: Path | str) -> Any:
+    """transformers' configuration of a checkpoint folder. Raises UserError where it means nothing to transformers."""
+    from transformers import AutoConfig
+
+    fields = read_json(Path(folder) / "config.json")
+    _check_counts(fields, Path(folder))
+    return _sound("model configuration", folder, lambda: AutoConfig.from_pretrained(folder, **LOCAL))
+
+
+def load_tokenizer(folder: Path | str) -> Any:
+    """transformers' tokenizer of a checkpoint folder. Raises UserError where there is none that can be read."""
+    from transformers import AutoTokenizer
+
+    tokenizer = _sound("tokenizer", folder, lambda: AutoTokenizer.from_pretrained(folder, **LOCAL), BESIDE)
+    _sound("tokenizer", folder, lambda: tokenizer("a b"), BESIDE)
+    return tokenizer
+
+
+def load_model(
+    folder: Path | str, dtype: torch.dtype, device: str = "cpu", whole: bool = True, attention: str | None = None
+) -> Any:
+    """The causal language model of a checkpoint folder, on the CPU, its weights in ``dtype``.
+
+    Raises UserError for an adapter, an encoder-decoder model, a configuration that asks for other weights than the
+    files hold (with ``whole``: that asks for any that they do not hold), and a model larger than the memory.
+    """
+    from transformers import AutoModelForCausalLM
+
+    checkpoint = open_checkpoint(str(folder), allow_pickle=True)
+    if checkpoint.adapter:
+        raise UserError(f"{folder} is an adapter", do="give the whole model, or merge the adapter into its base first")
+    config = load_config(folder)
+    if config.is_encoder_decoder:
+        what = f"{config.model_type} is an encoder-decoder model"
+        raise UserError(what, where=str(folder), do="only causal language models can be scored")
+    _check_size(config, sum(info.count for info in checkpoint.header.values()), len(checkpoint.header), folder)
+    _check_room(checkpoint.header.values(), dtype, device, folder)
+    options = {**LOCAL, "dtype": dtype, "attn_implementation": attention, "output_loading_info": True}
+    model, told = _sound("model", folder, lambda: AutoModelForCausalLM.from_pretrained(folder, **options))
+    if whole and (missing := sorted(told["missing_keys"])):
+        what = f"the files hold no {', '.join(missing[:3])}, which config.json asks for"
+        raise UserError(what, where=str(folder), do="give the configuration that the weights were saved with")
+    return model
+
+
+SAVED = "give a transformers checkpoint as it was saved"
+BESIDE = "put the tokenizer's files beside the weights"
+
+
+def _sound(what: str, folder: Path | str, load: Callable[[], Loaded], do: str = SAVED) -> Loaded:
+    """What transformers loads; anything that it raises for a broken file is one line."""
+    try:
+        return load()
+    except UserError:
+        raise
+    except Exception as error:  # whatever the many readers below raise
+        reason = (str(error).strip().splitlines() or [""])[0] or type(error).__name__
+        raise UserError(f"there is no {what} that can be read: {reason[:300]}", where=str(folder), do=do) from error
+
+
+def _check_counts(fields: Any, folder: Path) -> None:
+    for name, value in fields.items():
+        if isinstance(value, dict):
+            _check_counts(value, folder)
+        elif isinstance(value, (int, float)) and NUMBERS.search(str(name)) and not value <= COUNT:
+            raise UserError(f"{name} is {value}", where=str(folder / "config.json"), do="give a real model")
+
+
+def _check_size(config: Any, stored: int, tensors: int, folder: Path | str) -> None:
+    """UserError where the configuration describes a larger model than the files hold: it is built without memory."""
+    from transformers import AutoModelForCausalLM
+
+    inner = config.get_text_config()
+    layers = getattr(inner, "num_hidden_layers", None)
+    do = "give the configuration that the weights were saved with"
+    if isinstance(layers, int) and layers > tensors:
+        raise UserError(f"config.json asks for {layers} layers of {tensors} tensors", where=str(folder), do=do)
+    if getattr(config, "quantization_config", None):
+        return
+    with torch.device("meta"):
+        empty = _sound("model", folder, lambda: AutoModelForCausalLM.from_config(config, trust_remote_code=False))
+    asked = sum(p.numel() for p in empty.parameters())
+    if asked > stored + SLACK:
+        what = f"config.json describes a model of {asked:,} parameters, the files hold {stored:,}"
+        raise UserError(what, where=str(folder), do=do)
+
+
+def _check_room(tensors: Any, dtype: torch.dtype, device: str, folder: Path | str) -> None:
+    needed = sum(info.count for info in tensors) * dtype.itemsize
+    cuda = torch.device(device).type == "cuda"
+    room = torch.cuda.get_device_properties(device).total_memory if cuda else psutil.virtual_memory().total
+    if needed > room:
+        what = f"the model takes {needed / 1e9:.1f} GB, {device} has {room / 1e9:.1f} GB"
+        raise UserError(what, where=str(folder), do="choose a smaller model, another device or suite.dtype=bfloat16")

@@ -1,0 +1,85 @@
+"""Broken and hostile checkpoints at the door; benchmarks/hostile.py runs every kind in every command."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from conf.errors import UserError
+from pipelines.checkpoints.checkpoint import open_checkpoint
+from pipelines.checkpoints.untrusted import check_file, parse_json
+from tests import hostile
+from tests.cli.world import make_world
+
+ROOT = Path(__file__).resolve().parents[3]
+LARGE = ("header wide", "300000 tensors", "index 500000 files", "config 100 MB")
+REFUSED = (
+    *(k for k in hostile.HEADERS if k.startswith(("length", "cut", "header", "shape", "offsets", "entry", "sparse"))),
+    *(k for k in hostile.INDEXES if k not in ("index harmless", "index folder", "index other names")),
+    *(f"config {name}" for name in hostile.BAD_JSON), "config secret", "config sparse 3 GB", "tokenizer secret",
+    "vocab secret", "template secret", "code secret", "weights pickle", "pickle with code", "name twice",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("world")
+    make_world(folder)
+    return folder
+
+
+def test_every_kind_is_opened_or_refused_in_one_line(world, tmp_path):
+    harmless = ("shape [4, 64]", "shape [256]")
+    for number, kind in enumerate(kind for kind in hostile.KINDS if kind not in LARGE):
+        folder = hostile.make(kind, world / "a", tmp_path / str(number) / "bad")
+        told = ""
+        try:
+            open_checkpoint(str(folder)).fingerprint()
+        except UserError as error:
+            told = str(error)
+        assert len(told) < 3000, kind
+        assert told or kind not in REFUSED or kind in harmless, kind
+        assert not (folder.parent / "canary").exists(), kind
+
+
+def test_a_sample_of_commands_ends_as_it_should():
+    counted = subprocess.run(
+        [sys.executable, "benchmarks/hostile.py", "sample"], cwd=ROOT, capture_output=True, text=True, timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert counted.returncode == 0, counted.stdout + counted.stderr
+    assert "'runs': " in counted.stdout
+
+
+def test_links_lead_to_a_file_of_the_same_name_or_into_the_hubs_cache(tmp_path):
+    blobs, snapshot = tmp_path / "models--a--b" / "blobs", tmp_path / "models--a--b" / "snapshots" / "1"
+    for folder in (blobs, snapshot, tmp_path / "other"):
+        folder.mkdir(parents=True)
+    (blobs / "123").write_text("{}")
+    (tmp_path / "other" / "config.json").write_text("{}")
+    (tmp_path / "secret").write_text("{}")
+    for target, good in ((blobs / "123", True), (tmp_path / "other/config.json", True), (tmp_path / "secret", False)):
+        link = snapshot / "config.json"
+        link.unlink(missing_ok=True)
+        link.symlink_to(target)
+        if good:
+            check_file(link)
+        else:
+            with pytest.raises(ValueError, match="link"):
+                check_file(link)
+
+
+@pytest.mark.parametrize("text", ['{"a": [1, {"b": null}]}', '{"a": "\\ud83d\\ude00"}', '{"a": Infinity}', "{}"])
+def test_sound_json_is_read_as_it_stands(text):
+    assert parse_json(text.encode()) == json.loads(text)
+
+
+@pytest.mark.parametrize(
+    "text", ['{"a": 1, "a": 2}', '{"\\ud800": 1}', "[]", "", "{" * 2000, '{"a":' * 65 + "1" + "}" * 65]
+)
+def test_unsound_json_is_refused_in_words(text):
+    with pytest.raises(ValueError, match="it "):
+        parse_json(text.encode(), unique=True)
