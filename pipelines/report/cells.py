@@ -12,7 +12,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -63,6 +63,10 @@ class Cell:
         weights = np.zeros((len(place), len(self.trials)))
         weights[[place[unit] for unit in self.units], range(len(self.trials))] = 1
         return weights / weights.sum(axis=1, keepdims=True)
+
+    def by_subset(self, values: NDArray) -> NDArray:
+        """Values of the trials `[T, …]` averaged within every subset `[U, …]`."""
+        return values if len(self.distinct) == len(self.trials) else self.average @ values
 
     def pick(self, places: Sequence[int]) -> Cell:
         """The cell of the trials at these places."""
@@ -143,7 +147,7 @@ class Trials:
             order = sorted(range(len(places)), key=subsets.__getitem__)
             seed = self.statistics.seed + zlib.crc32(repr([subsets[i] for i in order]).encode())
             population = max(math.comb(panel.pool_size, size), len(places))
-            drawn = cluster_weights(len(places), population, resamples=self.statistics.resamples, seed=seed)
+            drawn = _cluster_weights(len(places), population, self.statistics.resamples, seed)
             found[[places[i] for i in order]] = drawn * (len(places) / len(cell.distinct))
         return found
 
@@ -178,6 +182,12 @@ class Trials:
             return None
         panels = self._panels(cell)
         return replace(cell, trials=tuple(panel.trials[row] for panel, row in zip(panels, rows)))  # type: ignore[index]
+
+
+@lru_cache(maxsize=128)
+def _cluster_weights(clusters: int, population: int, resamples: int, seed: int) -> NDArray:
+    """Weights `[S, B]` of subsets, the same for every method that merged them."""
+    return cluster_weights(clusters, population, resamples=resamples, seed=seed)
 
 
 def _task_draws(panel: Panel, task: str, rows: list[int]) -> NDArray:

@@ -40,7 +40,7 @@ def sample(trials: Trials, measure: str, cell: Cell, replicates: bool = True) ->
         draws = trials.draws(cell)
     elif replicates and measure == "kept":
         draws = np.array([trials.panels[p].kept_replicates[i] for p, i in _places(trials, cell)])
-    return cell.average @ _each(trials, measure, cell), None if draws is None else cell.average @ draws
+    return cell.by_subset(_each(trials, measure, cell)), None if draws is None else cell.by_subset(draws)
 
 
 def _each(trials: Trials, measure: str, cell: Cell) -> NDArray:

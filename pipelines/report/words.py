@@ -11,7 +11,7 @@ UNKNOWN = "–"
 
 def number(x: float, digits: int = 3, sign: str = "") -> str:
     """0.612, with a real minus sign; a dash where it is not known."""
-    return UNKNOWN if math.isnan(x) else f"{x:{sign}.{digits}f}".replace("-", "−")
+    return UNKNOWN if math.isnan(x) else f"{round(x, digits) + 0.0:{sign}.{digits}f}".replace("-", "−")
 
 
 def signed(x: float, digits: int = 3) -> str:
