@@ -1,6 +1,6 @@
 """Broken and hostile input, counted: how many commands end in a traceback, a hang, a kill or too much memory.
 
-``python benchmarks/hostile.py checkpoints|overrides|store|sample [PART/PARTS] [--show]``
+``python benchmarks/hostile.py checkpoints|overrides|sample [PART/PARTS] [--show]``
 """
 
 from __future__ import annotations

@@ -60,9 +60,8 @@ def main() -> None:
         profile.disable()
         spent, busy = time.perf_counter() - start, time.process_time() - busy
         page = report.paths["report.html"].stat().st_size
-        print(
-            f"{len(rows)} trials, {asked.tasks} tasks of {asked.documents} documents: {spent:.1f} s ({busy:.1f} s of CPU)"
-        )
+        what = f"{len(rows)} trials, {asked.tasks} tasks of {asked.documents} documents"
+        print(f"{what}: {spent:.1f} s ({busy:.1f} s of CPU)")
         print(f"peak memory {_peak():.2f} GiB ({before:.2f} before), page {page / 1e6:.1f} MB")
         if asked.profile:
             pstats.Stats(profile).sort_stats("cumulative").print_stats(45)
