@@ -572,6 +572,8 @@ class Config:
     """What is tuned, how and on which split (search)."""
     keep: str = "none"
     """Merged checkpoints kept on disk: none, best or all (sweep)."""
+    trackers: List[str] = field(default_factory=list)
+    """Where else a study is told: wandb, mlflow, trackio (extras of the same names) (sweep)."""
 
     # everywhere
     executor: Executor = field(default_factory=Executor)

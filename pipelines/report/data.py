@@ -48,6 +48,8 @@ class TrialRow:
     """Documents scored on each task."""
     documents: pyarrow.Table | Callable[[], pyarrow.Table] | None = None
     """Per-document scores (task, document, metric, value), or what loads them when asked; None: not kept."""
+    samples: Callable[[], pyarrow.Table] | None = None
+    """What loads the prompts and answers that were kept (task, document, lm_eval_task, sample); None: none were."""
     suite: str = ""
     """Name of the suite."""
     seconds: Mapping[str, float] = field(default_factory=dict)

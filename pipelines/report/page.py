@@ -19,6 +19,7 @@ from pipelines.report.tables import Report
 from pipelines.store.provenance import apart, said
 
 HERE = Path(__file__).parent
+STYLE = HERE / "report.css"
 FIRST = 50
 """Trials that a page lists at first, and where no script runs."""
 TRIAL_COLUMNS = (
@@ -45,7 +46,7 @@ def render(report: Report) -> dict[str, str]:
     scripts = [*([_vega()] if drawn else []), (HERE / "report.js").read_text(encoding="utf-8")]
     values = {"report": report, "settings": settings_lines(report), "counts": _counts(report)}
     values |= {"scripts": scripts, "policy": _policy(scripts), "trials": _trials(report)}
-    values |= {"style": (HERE / "report.css").read_text(encoding="utf-8")}
+    values |= {"style": STYLE.read_text(encoding="utf-8")}
     constants = {"unknown": words.UNKNOWN, "overall": OVERALL}
     return {
         name: environment.get_template(f"{name}.jinja").render(values | constants)

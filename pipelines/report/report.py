@@ -21,9 +21,10 @@ from pipelines.report.analysis import (
 from pipelines.report.cells import Trials
 from pipelines.report.compare import compare, robustness
 from pipelines.report.data import TrialRow, trial_frame
+from pipelines.report.documents import write_documents
 from pipelines.report.facts import facts
 from pipelines.report.grids import build_grid
-from pipelines.report.page import render
+from pipelines.report.page import STYLE, render
 from pipelines.report.panel import Panel, build_panels
 from pipelines.report.plot import View
 from pipelines.report.series import build_series
@@ -80,6 +81,7 @@ def write_report(
             "Pools compared: experts are resampled as training runs. Merges are not: each pool's experts were trained "
             "once, and a difference between merges can be the luck of that training."
         )
+    report.samples = write_documents(panels, report.out, STYLE.read_text(encoding="utf-8"))
     if report.scored:
         _view(report, views or Views(), Trials(frame, panels, standings))
     _write(report)

@@ -20,7 +20,7 @@ from pipelines.study.sources import Access, fields_without
 from pipelines.study.trial import Trial
 from pipelines.study.worker import Worker
 
-IRRELEVANT = ("store", "runs", "out", "executor", "statistics", "keep")
+IRRELEVANT = ("store", "runs", "out", "executor", "statistics", "keep", "trackers")
 """Parts of a configuration that change nothing of what a study refers to."""
 
 

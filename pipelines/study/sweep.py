@@ -5,19 +5,21 @@ from __future__ import annotations
 import contextlib
 import csv
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import cast
 
 import pandas as pd
+import pyarrow.parquet as pq
 
 from conf.schema import Config
 from pipelines.progress import SILENT, Progress, Step, Within
 from pipelines.report import Report, TrialRow, write_report
 from pipelines.report.data import Kind
 from pipelines.store.provenance import provenance
+from pipelines.store.samples import SAMPLES
 from pipelines.store.store import content_key
 from pipelines.study.collect import make_pools
 from pipelines.study.columns import measured
@@ -27,6 +29,7 @@ from pipelines.study.keep import keep_merges, record_study
 from pipelines.study.layout import Planned
 from pipelines.study.plan import Plan, make_plan
 from pipelines.study.sources import Access, access_of
+from pipelines.study.trackers import Trackers, tracking
 from pipelines.study.trial import Outcome, Trial
 from pipelines.study.worker import documents_of, find_device
 
@@ -55,9 +58,15 @@ def run_study(config: Config, progress: Progress = SILENT) -> Sweep:
     Raises UserError when the plan finds something wrong, before anything is spent.
     """
     find_device(config.executor.device)
+    with tracking(config, progress) as trackers:
+        return _study(config, progress, trackers)
+
+
+def _study(config: Config, progress: Progress, trackers: Trackers) -> Sweep:
     access, clock = access_of(config), _Clock()
     plan = make_plan(config, access)
     plan.check()
+    trackers.start(plan.name, config)
     clock.lap("plan")
     if missing := plan.folders(access):
         access.fetch(progress, missing)
@@ -70,7 +79,7 @@ def run_study(config: Config, progress: Progress = SILENT) -> Sweep:
         plan.check()
         clock.lap("plan")
     record_study(config, plan, access)
-    plan, outcome = _run(config, plan, access, progress)
+    plan, outcome = _run(config, plan, access, progress, trackers)
     clock.seconds |= outcome.seconds
     clock.lap("trials")
     if kept := keep_merges(config, plan, access, progress):
@@ -78,7 +87,11 @@ def run_study(config: Config, progress: Progress = SILENT) -> Sweep:
         clock.lap("keep")
     report = _report(config, plan, access, progress)
     clock.lap("report")
-    return Sweep(plan.name, plan, outcome, report, report.out if report else _folder(config), clock.seconds)
+    sweep = Sweep(plan.name, plan, outcome, report, report.out if report else _folder(config), clock.seconds)
+    _tell(plan.layout.trials, access, trackers)
+    trackers.report(report)
+    trackers.close(sweep.complete)
+    return sweep
 
 
 def report_study(config: Config, progress: Progress = SILENT) -> Sweep:
@@ -115,9 +128,15 @@ class _Clock:
         self._last = now
 
 
-def _run(config: Config, plan: Plan, access: Access, progress: Progress) -> tuple[Plan, Outcome]:
+def _tell(trials: Iterable[Trial], access: Access, trackers: Trackers) -> None:
+    for trial in trials if trackers.open else ():
+        if access.store.has("results", trial.key):
+            trackers.trial(trial.key, trial.title, access.store.entry("results", trial.key).describe())
+
+
+def _run(config: Config, plan: Plan, access: Access, progress: Progress, trackers: Trackers) -> tuple[Plan, Outcome]:
     """Run what is new, then, on the same workers, what selections chose from it; the plan as it is then."""
-    outcome, bar, asked = Outcome(), _Bar(), set[str]()
+    outcome, bar, asked = Outcome(), _Bar(lambda trial: _tell([trial], access, trackers)), set[str]()
     with contextlib.ExitStack() as stack:
         workers: Workers | None = None
         while new := {p.trial.key: p.trial for p in plan.todo if p.trial is not None and p.trial.key not in asked}:
@@ -138,7 +157,8 @@ class _Bar:
 
     step: Step
 
-    def __init__(self) -> None:
+    def __init__(self, ended: Callable[[Trial], None]) -> None:
+        self.ended = ended
         self.working: dict[int, str] = {}
         self.failed = 0
 
@@ -154,6 +174,7 @@ class _Bar:
             return self.part()
         self.failed += became == "failed"
         self.step.advance(1, failed=self.failed or None, trial=trial.title, became=became)
+        self.ended(trial)
 
 
 def trial_rows(plan: Plan, access: Access) -> list[TrialRow]:
@@ -196,6 +217,7 @@ def _scored(row: TrialRow, planned: Planned, trial: Trial, access: Access) -> Tr
         metrics={name: task["metric"] for name, task in tasks.items()},
         stderr={name: task["stderr"] for name, task in tasks.items()},
         documents=partial(documents_of, store, entry),
+        samples=partial(pq.read_table, entry.folder / SAMPLES) if (entry.folder / SAMPLES).is_file() else None,
         seconds=about.get("seconds", {}),
         weights=str(store.folder("merges", trial.model_key)) if kept else None,
         base=trial.base.fingerprint,
