@@ -31,7 +31,8 @@ def listed(
     for entry, about in [pair for kind in KINDS if kind in kinds for pair in store.read_all(kind)]:
         if "trial" in about:
             about["provenance"] = {"pool": pools_of(entry.key, records), **provenance(about)}
-        how = str({**about.get("provenance", {}), "trained": training_of(str(entry.folder)) or ""})
+        trained = (training_of(str(entry.folder)) or {}).get("how", "")
+        how = " ".join(map(str, (*about.get("provenance", {}).values(), trained)))
         if all(text.lower() in f"{entry.key} {title(about)} {how}".lower() for text in texts):
             found.append((entry, about))
     return sorted(found, key=lambda pair: (KINDS.index(pair[0].kind), pair[1]["made"]))

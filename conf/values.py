@@ -10,12 +10,14 @@ from typing import Any
 from conf.errors import UNSEEN, UserError
 
 MOST = (1 << 63) - 1
+SEED = (1 << 32) - 1
+"""The largest seed that numpy's global generator takes, which the Trainer seeds."""
 TEXTS = ("about", "separator")
 """Fields that may hold line breaks."""
 LONGEST = 4096
 """Characters of a text, but for ``about``."""
 RANGES: dict[str, tuple[float, float]] = {
-    "seed": (0, MOST), "executor.threads": (1, 1024), "executor.workers": (1, 1024), "executor.retries": (0, 100),
+    "seed": (0, SEED), "seeds": (0, SEED), "executor.threads": (1, 1024), "executor.workers": (1, 1024), "executor.retries": (0, 100),
     "sampler.samples": (1, 100_000), "sampler.orders": (1, 1000), "sampler.draws": (1, 1000),
     "sampler.sizes": (1, 1000),
     "statistics.confidence": (0.01, 0.9999), "statistics.resamples": (1, 1_000_000),

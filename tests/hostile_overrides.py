@@ -53,7 +53,7 @@ PLACES = (
 OTHERS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     *((command, (f"out={place}",)) for command in (FINETUNE, MERGE, EVALUATE) for place in PLACES),
     *((SWEEP, (f"{key}={place}",)) for key in ("runs", "store", "name", "datasets") for place in PLACES),
-    *((FINETUNE, (f"seed={v}",)) for v in (2**63, 2**64, -(2**63) - 1, 10**30, -1, "nan", "1.5", "null", "x")),
+    *((FINETUNE, (f"seed={v}",)) for v in (2**32, 2**63, 2**64, -(2**63) - 1, 10**30, -1, "nan", "1.5", "null", "x")),
     *((SWEEP, (f"seed={v}", "+methods.d={method: dare}")) for v in (2**63, 2**64, -(2**63) - 1, 10**30, -1)),
     *(
         (EVALUATE, (f"executor.device={v}",))

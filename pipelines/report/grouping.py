@@ -68,6 +68,8 @@ def beside(
     In columns of ``spread`` that are of merges alone they stand at every value that merges of the same pool, suite,
     attack and task have. Of the columns ``named``, the first that is of merges alone takes the label, others are empty.
     """
+    if frame.empty:  # a study may leave its base or its experts out
+        return frame
     missing = [name for name in spread if not _shared(frame, name)]
     if missing:
         places = merges.reindex(columns=[*SHARED, *missing]).drop_duplicates()
