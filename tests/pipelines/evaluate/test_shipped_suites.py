@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from conf.schema import Suite, SuiteTask
+from conf.schema import Judge, Suite, SuiteTask
 from pipelines.evaluate.lookup import OWN_TASKS, leaves, task_index
 from pipelines.evaluate.suite import check_suite
 
@@ -16,7 +16,8 @@ SUITES = [file for file in FILES if file.stem != "custom"]
 def read(file: Path) -> Suite:
     content = yaml.safe_load(file.read_text())
     tasks = {key: SuiteTask(**spec) for key, spec in content.pop("tasks").items()}
-    return Suite(**content, tasks=tasks)
+    judge = Judge(**content.pop("judge", {}))
+    return Suite(**content, tasks=tasks, judge=judge)
 
 
 @pytest.mark.parametrize("file", SUITES, ids=lambda f: f.stem)

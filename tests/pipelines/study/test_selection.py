@@ -140,14 +140,14 @@ def test_each_result_is_read_once_in_a_command(study, monkeypatch):
 
     config = study("+methods.ta={method:task_arithmetic,grid:{lambda:[0.2,1]}}")
     run_study(config)
-    reads, read_text = [], Path.read_text
+    reads, read_bytes = [], Path.read_bytes
 
     def counted(self, *args, **kwargs):
         if self.name == "entry.json" and self.parent.parent.name == "results":
             reads.append(self)
-        return read_text(self, *args, **kwargs)
+        return read_bytes(self, *args, **kwargs)
 
-    monkeypatch.setattr(Path, "read_text", counted)
+    monkeypatch.setattr(Path, "read_bytes", counted)
     again = run_study(config)
     assert again.plan.cached == 10
     assert len(reads) == len(set(reads)) == 10
