@@ -37,6 +37,7 @@ NOT_HERE = {
 BRIEF = {
     "sweep": ["sampler.samples=1", "suite.limit=4", "statistics.resamples=100"],
     "report": ["sampler.samples=1", "suite.limit=4", "statistics.resamples=100"],
+    "evaluate": ["suite.limit=4"],
     "search": ["search.trials=2", "suite.limit=4"],
 }
 MODELS = {
@@ -66,6 +67,7 @@ def make_folder(folder: Path, store: Path | None) -> None:
         shutil.copytree(store, folder / "outputs" / "store", symlinks=True)
     for name, skill in (("a", "add"), ("b", "count")):  # of the built-in base
         run(["finetune", "base=tiny", f"task=skills/{skill}", "training.steps=5", f"out=out/{name}"], folder)
+    run(["statistics", "experts=[a,b]", "task.path=mine.jsonl", "collect.examples=4"], folder)
     run(["sweep", "+experiment=ours", "--config-dir", "conf", "suite=custom", "+suite.tasks.add.skill=add",
          "suite.limit=8", "suite.samples=all", "keep=all", "name=quickstart"], folder)  # fmt: skip
     answers = folder / "answers"

@@ -139,6 +139,8 @@ def _compose_one(overrides: Sequence[Override], folders: Sequence[Path]) -> tupl
         group, choice = o.key_or_group, o.value()
         if isinstance(choice, str) and choice not in known[group]:
             do = nearest(choice, known[group])
+            if group in ("base", "task") and ("/" in choice or Path(choice).exists()):
+                do = f"{group}.path={choice} names a folder or hub id"
             raise UserError(f"no {group} is called {choice!r}", where=f"conf/{group}/", do=do)
     try:
         tree, homes = _choose(choices, folders)
