@@ -98,10 +98,11 @@ def run(arguments: list[str], folder: Path) -> subprocess.CompletedProcess:
 
 
 def here(call: str, folder: Path) -> str:
-    """A command with the keys that it names replaced by keys of this store."""
+    """A command with the keys and the task that it names replaced by those of this store."""
     kind = "merges" if re.match(r"mergebench (export|push)", call) else "results"
     trial = None if kind == "merges" else "merge"
     call = re.sub(r"\b3f2a\b", key_of(folder, kind, trial) or "3f2a", call)
+    call = call.replace("--task arc_easy", "--task add")
     return re.sub(r"\bexperts:77c0\b", f"bases:{key_of(folder, 'bases')}", call)
 
 
