@@ -137,7 +137,8 @@ def sweep_dict(sweep: Sweep) -> dict[str, Any]:
 def report_parts(report: Report) -> Iterator[Any]:
     """Scores by method and number of experts, the study's own tables, what merging keeps, and the verdict."""
     yield standings_table(report)
-    yield from map(view_table, report.grids.values())
+    # tables that every report has are for its page
+    yield from (view_table(grid) for name, grid in report.grids.items() if name in report.declared)
     yield from interference_parts(report)
     yield from verdict_lines(report)
 

@@ -126,6 +126,7 @@ def _judge(report: Report, panel: Panel, standings: dict[int, MergeStanding], se
 def _view(report: Report, views: Views, trials: Trials) -> None:
     """Lay out the tables and figures that the study declares."""
     report.grids = {name: build_grid(name, view, trials) for name, view in {**views.tables, **BY_TASK}.items()}
+    report.declared = list(views.tables)
     report.series = {name: build_series(name, view, trials) for name, view in views.figures.items()}
     notes = [shown.notes for part in (report.grids, report.series) for shown in part.values()]
     report.notes += [note for own in notes for note in own if "is empty" in note]

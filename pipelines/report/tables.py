@@ -54,7 +54,9 @@ class Report:
     samples: dict[str, str] = field(default_factory=dict)
     """By a trial's key, the file beside the page (a relative path) that holds its documents: its score links there."""
     grids: dict[str, Grid] = field(default_factory=dict)
-    """Tables that the study declares, by name."""
+    """Tables that the study declares, and those that every report has, by name."""
+    declared: list[str] = field(default_factory=list)
+    """Names of the tables that the study declares: the terminal shows these."""
     series: dict[str, Series] = field(default_factory=dict)
     """Data of the figures that it declares, by name."""
     paths: dict[str, Path] = field(default_factory=dict)
