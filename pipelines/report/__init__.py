@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pipelines.report.data import TrialRow
     from pipelines.report.report import write_report
-    from pipelines.report.tables import Interval, Report
+    from pipelines.report.tables import Interval, Report, Section
 
-HOMES = {"Interval": "tables", "Report": "tables", "TrialRow": "data", "write_report": "report"}
-__all__ = ["Interval", "Report", "TrialRow", "write_report"]
+HOMES = {
+    "Interval": "tables", "Report": "tables", "Section": "tables", "TrialRow": "data", "write_report": "report",
+}  # fmt: skip
+__all__ = ["Interval", "Report", "Section", "TrialRow", "write_report"]
 
 
 def __getattr__(name: str) -> Any:

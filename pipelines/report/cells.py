@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
+from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 import numpy as np
@@ -58,10 +59,10 @@ class Cell:
 
     @cached_property
     def average(self) -> NDArray:
-        """Weights `[U, T]` that average the trials of every subset."""
+        """Weights `[U, T]` that average the trials of every subset, each by its number of tasks."""
         place = {unit: i for i, unit in enumerate(self.distinct)}
         weights = np.zeros((len(place), len(self.trials)))
-        weights[[place[unit] for unit in self.units], range(len(self.trials))] = 1
+        weights[[place[unit] for unit in self.units], range(len(self.trials))] = [len(tasks) for tasks in self.tasks]
         return weights / weights.sum(axis=1, keepdims=True)
 
     def by_subset(self, values: NDArray) -> NDArray:
@@ -98,6 +99,7 @@ class Trials:
         self.frame = frame[frame["trial"].isin(list(self.place)) & frame["value"].notna()].copy()
         base = self.frame["base"].astype(str) if "base" in frame else ""
         self.frame["unit"] = base + "|" + self.frame["subset"]
+        self.tasks = suite_order(self.frame)
         self.trials = self.frame.drop_duplicates("trial").set_index("trial")
         scores = self.frame.drop_duplicates(["trial", "task"]).pivot(index="trial", columns="task", values="value")
         self._row = {trial: i for i, trial in enumerate(scores.index)}
@@ -188,6 +190,18 @@ class Trials:
 def _cluster_weights(clusters: int, population: int, resamples: int, seed: int) -> NDArray:
     """Weights `[S, B]` of subsets, the same for every method that merged them."""
     return cluster_weights(clusters, population, resamples=resamples, seed=seed)
+
+
+def suite_order(frame: pd.DataFrame) -> list[str]:
+    """Tasks in the order that the suites have them in, of which some have a part of others' tasks."""
+    before: dict[str, set[str]] = {}
+    for _, tasks in frame.drop_duplicates(["suite", "task"]).groupby("suite", sort=False)["task"]:
+        for first, task in zip([None, *tasks], tasks):
+            before.setdefault(task, set()).update([first] if first else [])
+    try:
+        return list(TopologicalSorter(before).static_order())
+    except CycleError:
+        return list(before)
 
 
 def _task_draws(panel: Panel, task: str, rows: list[int]) -> NDArray:

@@ -99,7 +99,7 @@ class Grid:
 
 def build_grid(name: str, view: TableView, trials: Trials) -> Grid:
     """Lay out a table and compute every value of it."""
-    grid, where = Grid(name, view), wanted(view)
+    grid, where = Grid(name, view), {"task": trials.tasks, **wanted(view)}
     lines = _lines(view, trials)
     if lines.empty:
         grid.notes.append(f"Table {name} is empty: no scored trial is what it asks for.")

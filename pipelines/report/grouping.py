@@ -18,13 +18,20 @@ LABELS = tuple(NAMES.values())
 def group(frame: pd.DataFrame, named: Sequence[str], placed: Sequence[str]) -> dict[tuple[Key, Key], Cell]:
     """Cells by the values of the columns that name them (empty where there is none) and of those that place them.
 
-    Lines without a value in a column that places them are left out.
+    Lines without a value in a column that places them are left out. A base or an expert that stands in several pools,
+    or on several choices of a suite's tasks, counts once.
     """
     frame = frame.dropna(subset=[name for name in placed if name in frame])
     keys = [_values(frame, name) for name in (*named, *placed)]
     found: dict[tuple[Key, Key], dict[tuple[int, str], list[str]]] = {}
+    seen: set[tuple[Any, ...]] = set()
     lines = zip(*keys) if keys else [()] * len(frame)
-    for key, trial, unit, task in zip(lines, frame["trial"], frame["unit"], frame["task"]):
+    told = [frame[name] for name in ("trial", "unit", "task", "kind", "key", "attack")]
+    for key, trial, unit, task, kind, own, attack in zip(lines, *told):
+        if kind != "merge" and own:
+            if (key, unit, task, own, attack) in seen:
+                continue
+            seen.add((key, unit, task, own, attack))
         cell = found.setdefault((key[: len(named)], key[len(named) :]), {})
         cell.setdefault((trial, unit), []).append(task)
     return {key: _cell(members) for key, members in found.items()}
@@ -42,12 +49,12 @@ def _values(frame: pd.DataFrame, name: str) -> list[Any]:
 
 
 def models(trials: Trials, name: str, where: Mapping[str, Any]) -> pd.DataFrame:
-    """Lines of the base, the experts (``experts``: each on the task of its name where tasks are named so), or the best
-    one, under those of a view's conditions that hold for them."""
+    """Lines of the base, the experts (``experts``: each on the task of its name where tasks are named so, together as
+    one model), or the best one, under those of a view's conditions that hold for them."""
     frame = trials.frame[trials.frame["kind"] == ("base" if name == "base" else "expert")]
     frame = select(frame, {key: value for key, value in where.items() if _shared(frame, key)})
     if name == "experts" and (own := frame["task"] == frame["experts"]).any():
-        return frame[own]
+        return frame[own].assign(unit=frame["unit"].str.partition("|")[0] + "|experts")
     if name == "best_expert":
         best = [trials.best(panel) for panel in trials.panels]
         kept = [panel.trials[row] for panel, row in zip(trials.panels, best) if row is not None]

@@ -41,6 +41,7 @@ def render(report: Report) -> dict[str, str]:
     )  # fmt: skip
     environment.filters.update(small=_small, inline=_inline, data=_data, number=words.number)
     environment.filters.update(markdown=tables.markdown, columns=tables.columns, side=_side)
+    environment.filters.update(told=lambda value: f"{value:.4g}" if isinstance(value, float) else value)
     environment.filters.update(headings=forms.headings, lines=forms.lines, grid_markdown=forms.markdown)
     drawn = any(name.endswith(".vl.json") for name in report.paths)
     scripts = [*([_vega()] if drawn else []), (HERE / "report.js").read_text(encoding="utf-8")]

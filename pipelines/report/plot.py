@@ -154,7 +154,8 @@ def x_axis(plot: Plot, panel: str) -> Any:
     axis: dict[str, Any] = {"format": "~e"} if high < 1e-3 else {}
     values = sorted({float(f"{x:.10g}") for x in plot.frame["x"]})
     if len(values) <= 13 and plot.view.kind == "lines":  # a tick at each value, as it is written
-        axis |= {"values": values, "labelOverlap": "greedy"}
+        # a lower count would thin the values
+        axis |= {"values": values, "tickCount": len(values), "labelOverlap": "greedy", "labelSeparation": 5}
         axis |= {} if high < 1e-3 else {"labelExpr": "toString(datum.value)"}
     return alt.X("at:Q", title=title, scale=scale, axis=alt.Axis(**axis))
 

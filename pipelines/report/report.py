@@ -29,7 +29,7 @@ from pipelines.report.panel import Panel, build_panels
 from pipelines.report.plot import View
 from pipelines.report.series import build_series
 from pipelines.report.styles import styles
-from pipelines.report.tables import Report
+from pipelines.report.tables import Report, Section
 from pipelines.report.verdict import comparison_verdicts, judge, overall_verdicts
 
 BY_TASK = {
@@ -44,7 +44,7 @@ BY_TASK = {
 def write_report(
     rows: Sequence[TrialRow], out: Path, *, statistics: Statistics, title: str, left_out: Sequence[str] = (),
     command: str = "",
-    views: Views | None = None,
+    views: Views | None = None, sections: Sequence[Section] = (),
 ) -> Report:  # fmt: skip
     """Judge the trials and write leaderboard, tables, figures, report.md and report.html into a folder.
 
@@ -58,12 +58,14 @@ def write_report(
         left_out: what was asked for and is not in the report, and why.
         command: what runs the study.
         views: further tables and figures, by name.
+        sections: what was made below the folder and is shown too.
 
     Raises:
         UserError: when there are no rows, or statistics that cannot be.
     """
     _check(rows, statistics)
     report = Report(title, Path(out), statistics, left_out=list(left_out), notes=list(left_out))
+    report.sections = list(sections)
     report.facts = facts(rows, command)
     frame = trial_frame(rows)
     panels = build_panels(rows, statistics, frame)
@@ -174,6 +176,8 @@ def _write(report: Report) -> None:
     paths.append(tables.write_csv(out / "trials.csv", report.trials))
     paths += figures.draw_all(report.leaderboard, report.interference, out)
     report.paths = {path.name: path for path in paths} | _write_views(report)
+    made = [file + ending for part in report.sections for file in part.figures for ending in figures.ENDINGS]
+    report.paths |= {file: out / file for file in [*made, *(f for part in report.sections for f in part.tables)]}
     for name, page in render(report).items():
         report.paths[name] = out / name
         report.paths[name].write_text(page, encoding="utf-8")

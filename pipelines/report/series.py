@@ -44,7 +44,7 @@ def build_series(name: str, view: FigureView, trials: Trials) -> Series:
     panels = several(view.panels)
     placed = [*([] if measured else [view.x]), *([view.y] if flat else [])]
     named = [*panels, *view.lines, *((view.points or ["unit"]) if measured else [])]
-    where = wanted(view)
+    where, listed = wanted(view), {"task": trials.tasks, **wanted(view)}
     lines = select(trials.frame, where)
     if view.singles and not lines.empty:
         experts = beside(models(trials, "mean_expert", where), lines, {*named, *placed} - {"n", "unit"})
@@ -60,7 +60,8 @@ def build_series(name: str, view: FigureView, trials: Trials) -> Series:
         told = [" · ".join(map(text, part)) for part in names]
         values = (x, height.estimate if y is None else y, height.estimate, height.low, height.high)
         points[(*key[0], *key[1])] = (*told, *values)
-    rows = [points[key] for key in sort_keys(points, [*named, *placed], where)]
+    order = sort_keys([(*first, *second) for first, second in cells], [*named, *placed], listed)
+    rows = [points[key] for key in order]
     frame = pd.DataFrame(rows, columns=["panel", "line", "x", "y", "z", "low", "high"])
     frame = frame.dropna(subset=["x", "y", "z"] if flat else ["x", "y"]).drop(columns="line" if flat else "z")
     frame = _bins(frame) if view.kind == "histogram" else frame

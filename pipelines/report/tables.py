@@ -23,6 +23,18 @@ Column = tuple[str, Callable[[Any], Any]]
 
 
 @dataclass
+class Section:
+    """What was made beside a report and is shown in it as it is."""
+
+    title: str
+    tables: dict[str, pd.DataFrame] = field(default_factory=dict)
+    """By file, a path from the report's folder."""
+    figures: dict[str, str] = field(default_factory=dict)
+    """Titles by file without its ending."""
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
 class Report:
     """What a study found, and the files that tell it."""
 
@@ -59,6 +71,8 @@ class Report:
     """Names of the tables that the study declares: the terminal shows these."""
     series: dict[str, Series] = field(default_factory=dict)
     """Data of the figures that it declares, by name."""
+    sections: list[Section] = field(default_factory=list)
+    """What else is shown, such as the geometry of each pool."""
     paths: dict[str, Path] = field(default_factory=dict)
     """Files by name: leaderboard.csv, report.html, tables/accuracy.tex, …"""
 
@@ -74,8 +88,10 @@ class Report:
         views = {
             "grids": {name: grid.flat() for name, grid in self.grids.items()},
             "series": {name: series.frame.to_dict("records") for name, series in self.series.items()},
-        }
-        return _json(asdict(replace(self, grids={}, series={})) | views | {"partial": bool(self.partial)})
+            "sections": [{**vars(s), "tables": {n: t.to_dict("records") for n, t in s.tables.items()}}
+                         for s in self.sections],
+        }  # fmt: skip
+        return _json(asdict(replace(self, grids={}, series={}, sections=[])) | views | {"partial": bool(self.partial)})
 
 
 def _json(value: Any) -> Any:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import json
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ import pandas as pd
 from conf.errors import UserError, nearest
 from conf.schema import Base, Checkpoint, Config, Pool, Task
 from pipelines.geometry import Landscape, Panel, check_geometry, write_geometry, write_landscape
-from pipelines.geometry.write import GeometryReport
+from pipelines.geometry.write import GeometryReport, drawings
 from pipelines.progress import SILENT, Progress
-from pipelines.store.store import Store
+from pipelines.report import Section
+from pipelines.store.store import Store, content_key
 from pipelines.study.information import Expert
 from pipelines.study.sources import (
     Access,
@@ -28,7 +30,11 @@ from pipelines.study.sources import (
     pool_recipes,
     runs,
 )
+from pipelines.study.subsets import narrowed
 from pipelines.study.worker import find_device
+
+STAMP = "measured.json"
+"""Beside a pool's geometry in a report: what it was measured of, its notes and the titles of its figures."""
 
 
 def geometry(config: Config, progress: Progress = SILENT) -> list[GeometryReport]:
@@ -48,23 +54,70 @@ def pool_geometry(
     name: str, pool: Pool, config: Config, access: Access, progress: Progress, folder: Path
 ) -> GeometryReport:
     """Geometry of one pool, whose checkpoints exist, in a folder."""
-    base, experts = _found(name, pool, access, progress)
+    base, experts = _found(name, pool, access)
+    access.fetch(progress, _paths(base, experts))
+    return _measure(base, experts, config, access, progress, folder)
+
+
+def _measure(
+    base: Source, experts: Sequence[Expert], config: Config, access: Access, progress: Progress, folder: Path
+) -> GeometryReport:
     opened = {expert.name: access.open(expert.source.path) for expert in experts}
     scores = norm_accuracy(access.store, base, experts) if "norms" in config.geometry.parts else None
     return write_geometry(access.open(base.path), opened, folder, config.geometry, scores, progress, **_match(config))
 
 
-def geometry_of_pools(config: Config, access: Access, folder: Path, progress: Progress) -> list[str]:
-    """Write ``report.geometry`` of every pool of a study; returns what is left out, and why."""
-    left_out = []
-    asked = replace(config, geometry=replace(config.geometry, parts=config.report.geometry))
-    for name, pool in config.pools.items():
-        try:
-            pool_geometry(name, pool, asked, access, progress, folder / name)
-        except UserError as error:
-            left_out.append(f"geometry of {name} is left out: {error}")
-            progress.note(left_out[-1], "warning")
-    return left_out
+def study_geometry(config: Config, access: Access, progress: Progress, out: Path) -> list[Section]:
+    """The parts in ``report.geometry`` of every pool, in ``out/geometry/POOL``, as sections of the study's report.
+
+    A pool that was measured so before is not read again. One whose experts are not made, or whose weights are still on
+    the hub, has a note instead.
+    """
+    if not config.report.geometry:
+        return []
+    settings = dataclasses.replace(config.geometry, parts=config.report.geometry)
+    config = dataclasses.replace(narrowed(config), geometry=settings)
+    return [
+        _section(name, pool, config, access, progress, Path("geometry", name), out)
+        for name, pool in config.pools.items()
+    ]
+
+
+def _section(
+    name: str, pool: Pool, config: Config, access: Access, progress: Progress, place: Path, out: Path
+) -> Section:
+    section, folder = Section(f"Geometry of {name}"), out / place
+    try:
+        base, experts = _found(name, pool, access)
+        if any(map(access.hub.unfetched, _paths(base, experts))):
+            raise UserError("its weights are not here", do="fetch them and measure it with `mergebench geometry`")
+        key = _stamp(base, experts, config, access.store)
+        told = json.loads((folder / STAMP).read_text()) if (folder / STAMP).is_file() else {}
+        if told.get("key") != key or not all((folder / file).is_file() for file in told["files"]):
+            made = _measure(base, experts, config, access, progress, folder)
+            titles = {f"figures/{stem}": view.title for stem, (view, _) in drawings(made.frames).items()}
+            files = [path.relative_to(folder).as_posix() for path in made.paths]
+            told = {"key": key, "notes": made.notes, "figures": titles, "files": files}
+            (folder / STAMP).write_text(json.dumps(told, indent=1))
+    except UserError as error:
+        section.notes.append(f"Not measured: {error}")
+        return section
+    section.notes += told["notes"]
+    section.figures = {(place / file).as_posix(): title for file, title in told["figures"].items()}
+    tables = [file for file in ("norms.csv", "laplace.csv") if file in told["files"]]
+    section.tables = {(place / file).as_posix(): pd.read_csv(folder / file) for file in tables}
+    return section
+
+
+def _stamp(base: Source, experts: Sequence[Expert], config: Config, store: Store) -> str:
+    """Changes with everything that a pool's geometry depends on."""
+    settings, found = config.geometry, {expert.name: expert.source.fingerprint for expert in experts}
+    scores = norm_accuracy(store, base, experts).to_csv() if "norms" in settings.parts else None
+    return content_key([base.fingerprint, found, vars(settings), _match(config), scores])
+
+
+def _paths(base: Source, experts: Sequence[Expert]) -> list[str]:
+    return [base.path, *(expert.source.path for expert in experts)]
 
 
 def norm_accuracy(store: Store, base: Source, experts: Sequence[Expert]) -> pd.DataFrame:
@@ -90,7 +143,8 @@ def landscape(config: Config, progress: Progress = SILENT) -> Landscape:
     access, panels = access_of(config), []
     pools = list(_pools(config, "landscape"))
     for name, pool, _ in pools:
-        base, experts = _found(name, pool, access, progress)
+        base, experts = _found(name, pool, access)
+        access.fetch(progress, _paths(base, experts))
         for pair in _pairs(config, experts, name):
             title = " & ".join(expert.name for expert in pair)
             panels.append(
@@ -138,8 +192,8 @@ def _pools(config: Config, doing: str) -> Iterator[tuple[str, Pool, Path]]:
     yield "experts", Pool(base=config.base, experts=experts), Path(config.out or _folder(config))
 
 
-def _found(name: str, pool: Pool, access: Access, progress: Progress) -> tuple[Source, list[Expert]]:
-    """A pool's base and experts (of its first training seed), fetched; UserError for one that is not made yet."""
+def _found(name: str, pool: Pool, access: Access) -> tuple[Source, list[Expert]]:
+    """A pool's base and experts (of its first training seed); UserError for one that is not made yet."""
     base, recipes = find_base(pool.base, access), pool_recipes(runs(pool)[0])
     found = [Expert(label, find_checkpoint(one, access)) for label, one in pool.experts.items()]
     made = [(label, recipe, find_expert(recipe, base, access)) for label, recipe in recipes.items()]
@@ -148,9 +202,7 @@ def _found(name: str, pool: Pool, access: Access, progress: Progress) -> tuple[S
             do = "make it first, with `mergebench finetune` or the study's `mergebench sweep`"
             raise UserError(f"{part.what} is not made yet", where=f"pools.{name}", do=do)
     assert isinstance(base, Source)
-    experts = found + [Expert(label, s, recipe.task) for label, recipe, s in made if isinstance(s, Source)]
-    access.fetch(progress, [base.path, *(expert.source.path for expert in experts)])
-    return base, experts
+    return base, found + [Expert(label, s, recipe.task) for label, recipe, s in made if isinstance(s, Source)]
 
 
 def _pairs(config: Config, experts: Sequence[Expert], pool: str) -> Iterator[tuple[Expert, Expert]]:

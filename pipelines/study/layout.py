@@ -332,11 +332,14 @@ class _PoolLayout:
                 waiting = self._plan(models[found[0]], one)
             self.layout.planned.append(dataclasses.replace(waiting, selected=split))
         if found is not None:
-            (place, score), count = found, len(models)
+            (place, score, lost), count = found, len(models)
             chosen, trial = models[place], candidates[place].trial
             values, key = {**chosen.values, **chosen.drawn}, trial.key if trial else ""
             choice = Choice(self.name, self.run, method.label, chosen.experts, split, values, score, count, key)
             self.layout.choices.append(choice)
+            if lost:
+                what = f"{lost} of {count} candidates of {method.label} ({' + '.join(chosen.experts)}, {self.name})"
+                self.layout.notes.append(f"Left out of a choice: {what}, because a task has no score.")
 
     def _plan(self, model: _Model, suite: Suite) -> Planned:
         return _planned(self.name, self.run, model, self.parts, suite, self._fingerprint(suite))

@@ -92,8 +92,13 @@ def check_selection(suite: Suite, split: str, where: str) -> None:
         raise UserError(what, where=where, do="choose another split, such as select: train, or another suite.split")
 
 
-def best(trials: Sequence[Trial | None], store: Store) -> tuple[int, float] | None:
-    """Place and score of the trial with the highest mean over tasks, the first of equals; None until all have one."""
-    scores = [None if trial is None else mean_score(trial.key, store) for trial in trials]
+def best(trials: Sequence[Trial | None], store: Store) -> tuple[int, float, int] | None:
+    """Place and score of the trial with the highest mean over tasks, the first of equals, and how many have no mean.
+
+    Those are trials with a result in which a task has no score. None until every trial has a result, and one a mean.
+    """
+    if not all(trial is not None and store.has("results", trial.key) for trial in trials):
+        return None
+    scores = [mean_score(trial.key, store) for trial in trials if trial is not None]
     known = [score for score in scores if score is not None]
-    return (scores.index(max(known)), max(known)) if known and len(known) == len(scores) else None
+    return (scores.index(max(known)), max(known), len(scores) - len(known)) if known else None

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from conf.schema import Config
 from pipelines.progress import SILENT, Progress, Step, Within
-from pipelines.report import Report, TrialRow, write_report
+from pipelines.report import Report, Section, TrialRow, write_report
 from pipelines.report.data import Kind
 from pipelines.store.provenance import provenance
 from pipelines.store.samples import SAMPLES
@@ -24,7 +24,7 @@ from pipelines.store.store import content_key
 from pipelines.study.collect import make_pools
 from pipelines.study.columns import measured
 from pipelines.study.executors import Workers, open_workers
-from pipelines.study.geometry import geometry_of_pools
+from pipelines.study.geometry import study_geometry
 from pipelines.study.keep import keep_merges, record_study
 from pipelines.study.layout import Planned
 from pipelines.study.plan import Plan, make_plan
@@ -228,18 +228,20 @@ def _scored(row: TrialRow, planned: Planned, trial: Trial, access: Access) -> Tr
 
 
 def _report(config: Config, plan: Plan, access: Access, progress: Progress) -> Report | None:
+    geometry = partial(study_geometry, config, access, progress)
     with progress.step("report"):
-        report = _write(trial_rows(plan, access), _folder(config), config, plan.name, plan.layout.notes)
+        report = _write(trial_rows(plan, access), _folder(config), config, plan.name, plan.layout.notes, geometry)
         if report and plan.layout.choices:
             chosen = pd.DataFrame([choice.to_row() for choice in plan.layout.choices])
             chosen.to_csv(report.out / "chosen.csv", index=False, lineterminator="\n")
-    if report and config.report.geometry:
-        report.notes += geometry_of_pools(config, access, report.out / "geometry", progress)
     return report
 
 
-def _write(rows: list[TrialRow], folder: Path, config: Config, title: str, notes: Sequence[str]) -> Report | None:
-    """Write a report into a folder, or one beside it where the folder tells of trials that this report would not.
+def _write(
+    rows: list[TrialRow], folder: Path, config: Config, title: str, notes: Sequence[str],
+    beside: Callable[[Path], list[Section]] = lambda folder: [],
+) -> Report | None:  # fmt: skip
+    """Write a report, with what is made beside it, into a folder, or one next to a folder of trials that it lacks.
 
     So a narrower or another run of a study's name never takes the place of the fuller report.
     """
@@ -253,7 +255,7 @@ def _write(rows: list[TrialRow], folder: Path, config: Config, title: str, notes
     command = config.about.partition("\n")[0]  # as the experiment gives it
     return write_report(
         rows, folder, statistics=config.statistics, title=title, left_out=notes, command=command,
-        views=config.report,
+        views=config.report, sections=beside(folder),
     )  # fmt: skip
 
 

@@ -167,6 +167,12 @@ def test_numbers_over_decades_have_a_logarithmic_axis():
     assert axis((2, 4, 12), log=True) == "log"
 
 
+def test_every_value_of_a_swept_axis_has_a_tick(tmp_path):
+    _, svg, *_ = draw(View("t", "lines", "n", "score"), points(("",), xs=(1, 2, 4, 6, 8, 10, 12)), None, tmp_path / "f")
+    told = re.findall(r">([^<>]+)</text>", svg.read_text())
+    assert {"1", "2", "4", "6", "8", "10", "12"} <= set(told)
+
+
 def test_subsets_are_points_that_can_be_switched_on():
     data = pd.concat([points(), points().assign(subset="math+code", low=np.nan, high=np.nan)])
     spec = specification(View("t", "lines", "n", "score"), data)

@@ -94,6 +94,9 @@ def test_scores_by_task_with_the_base_and_experts_above_them(rows, tmp_path):
     assert table.loc[[("1b", "experts on their own tasks", "plain")], "mean score"].item() == pytest.approx(
         own, rel=1e-5
     )
+    after = np.mean([accuracy(single(rows, "mergopt", t), [t]) for t in TASKS])
+    change = table.loc[[("1b", "experts on their own tasks", "mergopt")], "mean change"].item()
+    assert change == pytest.approx(100 * (after - own) / own, rel=1e-4), "of the mean, as for a merge"
 
 
 def test_shares_above_the_base_with_an_average_block(rows, tmp_path):
@@ -144,6 +147,29 @@ def test_orders_and_draws_of_a_subset_count_once(rows, tmp_path):
     subsets = [np.mean([accuracy(first), accuracy(again)]), *map(accuracy, rest)]
     assert table.loc["ties", "score"] == pytest.approx(np.mean(subsets), rel=1e-5)
     assert table.loc["ties", "models"] == 5
+
+
+def narrowed(row, tasks, suite):
+    documents = row.table()
+    kept = documents.filter([task in tasks for task in documents["task"].to_pylist()])
+    return replace(row, scores={t: row.scores[t] for t in tasks}, documents=kept, suite=suite)
+
+
+def test_a_base_on_several_choices_of_tasks_counts_once_and_tasks_keep_the_suites_order(rows, tmp_path):
+    choices = {"b": ["med", "second"], "a": ["add", "second"], "c": ["add", "med"]}
+    own = [r for r in rows if r.pool == "plain" and len(r.experts) in (0, 4)]
+    parts = [narrowed(row, tasks, suite) for suite, tasks in choices.items() for row in own]
+    view = {"columns": ["task"], "mean": True, "also": ["base"], "measures": ["score", "models"]}
+    bars = FigureView(kind="bars", x="task", lines=["method"])
+    shown(parts, tmp_path, t=TableView(**view), bars=bars)
+    table = read(tmp_path / "tables", "t", ["method"])
+    assert [name for name in table if name.endswith(" score")] == [
+        f"{t} score" for t in ("add", "med", "second", "mean")
+    ]
+    three = accuracy(rows[0], ["add", "med", "second"])
+    assert table.loc["pre-trained", "mean score"] == pytest.approx(three, rel=1e-5)
+    assert table.loc["pre-trained", "add models"] == 1
+    assert list(pd.read_csv(tmp_path / "figures" / "bars.csv")["x"].unique()) == ["add", "med", "second"]
 
 
 def test_the_interval_of_a_score_is_the_leaderboards(rows, tmp_path):

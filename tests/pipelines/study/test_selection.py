@@ -9,6 +9,7 @@ import pytest
 from conf.compose import compose
 from conf.errors import UserError
 from pipelines.store.store import Store
+from pipelines.study import worker
 from pipelines.study.plan import make_plan
 from pipelines.study.single import evaluate_model
 from pipelines.study.sources import access_of
@@ -107,6 +108,30 @@ def test_nothing_is_chosen_while_a_candidate_has_no_score(study, monkeypatch):
     assert swept.outcome.done == 4 + 6
     monkeypatch.setattr(Worker, "run", run)
     assert run_study(study(TUNED)).outcome.done == 3 + 3
+
+
+def test_a_candidate_without_a_score_is_left_out_of_the_choice(study, monkeypatch):
+    run, account = Worker.run, worker._account
+
+    def unscored(evaluation):
+        told = account(evaluation)
+        told["tasks"]["add"] |= {"value": None, "error": "NaN logits"}
+        return {**told, "incomplete": True}
+
+    def broken(self, trial):
+        lost = trial.merge is not None and trial.merge.parameters["lambda"] == LAMBDAS[0]
+        monkeypatch.setattr(worker, "_account", unscored if lost else account)
+        return run(self, trial)
+
+    monkeypatch.setattr(Worker, "run", broken)
+    config = study("+methods.ta={method:task_arithmetic,grid:{lambda:[0.2,1]},select:validation}")
+    swept = run_study(config)
+    assert [failure.reason for failure in swept.outcome.failures] == ["add: NaN logits"] * 3
+    finals = [p for p in swept.plan.layout.planned if p.selected]
+    assert [p.parameters["lambda"] for p in finals] == [1.0] * 3
+    assert all(Store(config.store).has("results", p.trial.key, complete=True) for p in finals)
+    (note,) = [note for note in swept.plan.layout.notes if "add + dist" in note]
+    assert "1 of 2 candidates of ta (add + dist, tiny), because a task has no score" in note
 
 
 def test_attacked_suites_and_restricted_ones_share_the_choice(study):

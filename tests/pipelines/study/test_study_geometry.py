@@ -1,8 +1,11 @@
 """A study's report holds the geometry of its pools where the study asks for it."""
 
+import json
+
 import pandas as pd
 import pytest
 
+from pipelines.study import geometry
 from pipelines.study.sweep import run_study
 
 
@@ -17,3 +20,22 @@ def test_a_study_reports_the_geometry_of_its_pools(small_study):
     for name, norm in experts.items():  # taken as the expert was scored, and in one pass over all
         assert norms[name] == pytest.approx(norm, rel=2e-6)
     assert set(tables["norm_accuracy"].query("n == 2")["method"]) == {"linear", "dare_linear"}
+
+
+def test_the_geometry_of_every_pool_stands_in_the_page(small_study, monkeypatch):
+    other = "+pools.other={base:{name:tiny,steps:10},tasks:{add:{skill:add}},training:{steps:2}}"
+    config = small_study(
+        "report.geometry=[cosines,layers,laplace]", other, "sampler.subsets=[[add,dist]]", "sampler.sizes=[]"
+    )
+    study = run_study(config)
+    assert {pool.name for pool in (study.folder / "geometry").iterdir()} == {"tiny"}, "no subset is of the other"
+    page, text = (study.folder / "report.html").read_text(), (study.folder / "report.md").read_text()
+    for told in ("Geometry of tiny", "geometry/tiny/figures/layers.csv", "geometry/tiny/laplace.csv"):
+        assert told in page
+    assert "![Cosines of task vectors](geometry/tiny/figures/cosines.png)" in text
+    assert "| add |" in text
+    assert all(study.report.paths[f"geometry/tiny/figures/{name}.svg"].is_file() for name in ("cosines", "histogram"))
+    json.dumps(study.report.to_dict())
+
+    monkeypatch.setattr(geometry, "write_geometry", lambda *_: pytest.fail("what was measured is measured again"))
+    assert run_study(config).report.to_dict()["sections"] == study.report.to_dict()["sections"]
