@@ -10,7 +10,7 @@ from pathlib import Path
 from pipelines.report import tables, words
 from pipelines.report.cells import Value
 from pipelines.report.grids import Grid, marks
-from pipelines.report.grouping import text
+from pipelines.report.grouping import label_of, text
 from pipelines.report.views import MEASURES, measure_of
 
 SIGNED = ("change", "difference")
@@ -44,7 +44,7 @@ def lines(grid: Grid) -> Iterator[Line]:
     """The rows of a table, block by block; several measures of one cell stand in it side by side."""
     best = marks(grid)
     for block in grid.blocks:
-        name = " · ".join(text(value) for value in block)
+        name = label_of(grid.names, block)
         for row in grid.rows[block]:
             cells, found = [], []
             for column in grid.columns:

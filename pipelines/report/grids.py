@@ -14,7 +14,7 @@ import pandas as pd
 from conf.schema import TableView
 from pipelines.report import words
 from pipelines.report.cells import NOTHING, Cell, Key, Trials, Value, by_task, pooled
-from pipelines.report.grouping import LABELS, beside, group, models, sort_keys, text
+from pipelines.report.grouping import LABELS, beside, group, label_of, models, sort_keys, text
 from pipelines.report.measures import bounded, evaluate
 from pipelines.report.views import NAMES, RELATIVE, measure_of, select, several, wanted
 
@@ -93,8 +93,7 @@ class Grid:
             return NAMES.get(str(self.view.reference), "reference")
         if column == MEAN:
             return "mean"
-        named = zip(self.view.columns, column)
-        return " · ".join(text(v) if isinstance(v, str) else f"{name}={text(v)}" for name, v in named)
+        return label_of(self.view.columns, column)
 
 
 def build_grid(name: str, view: TableView, trials: Trials) -> Grid:

@@ -117,3 +117,8 @@ def text(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:g}" if isinstance(value, (int, float)) else str(value)
+
+
+def label_of(names: Iterable[str], values: Iterable[Any]) -> str:
+    """Values of columns as people read them, a number with its column's name before it: ``ties · lambda=0.1``."""
+    return " · ".join(text(v) if isinstance(v, str) else f"{name}={text(v)}" for name, v in zip(names, values))

@@ -11,7 +11,7 @@ import pandas as pd
 
 from conf.schema import FigureView
 from pipelines.report.cells import Cell, Key, Trials, Value, by_task
-from pipelines.report.grouping import beside, group, models, sort_keys, text
+from pipelines.report.grouping import beside, group, label_of, models, sort_keys
 from pipelines.report.measures import evaluate
 from pipelines.report.views import MEASURES, NAMES, select, several, wanted
 
@@ -56,10 +56,9 @@ def build_series(name: str, view: FigureView, trials: Trials) -> Series:
         x = value(view.x).estimate if measured else key[1][0]
         y = key[1][-1] if flat else x if view.kind == "histogram" else None
         height = Value(float("nan")) if view.kind == "histogram" else value(view.z if flat else view.y)
-        names = (key[0][: len(panels)], key[0][len(panels) :][: len(view.lines)])
-        told = [" · ".join(map(text, part)) for part in names]
+        names = label_of(panels, key[0]), label_of(view.lines, key[0][len(panels) :])
         values = (x, height.estimate if y is None else y, height.estimate, height.low, height.high)
-        points[(*key[0], *key[1])] = (*told, *values)
+        points[(*key[0], *key[1])] = (*names, *values)
     order = sort_keys([(*first, *second) for first, second in cells], [*named, *placed], listed)
     rows = [points[key] for key in order]
     frame = pd.DataFrame(rows, columns=["panel", "line", "x", "y", "z", "low", "high"])
@@ -99,7 +98,5 @@ def _references(view: FigureView, trials: Trials, lines: pd.DataFrame) -> pd.Dat
     for name in view.references if view.y in ("score", "own") and not lines.empty else ():
         own = beside(models(trials, name, wanted(view)), lines, panels)
         for (key, _), cell in group(own, panels, []).items():
-            rows.append(
-                (" · ".join(map(text, key)), NAMES[name], evaluate(trials, "score", cell, band="none").estimate)
-            )
+            rows.append((label_of(panels, key), NAMES[name], evaluate(trials, "score", cell, band="none").estimate))
     return pd.DataFrame(rows, columns=["panel", "name", "y"])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.experiments import lacking
 from conf.compose import FOLDER, compose
 from conf.errors import UserError
 from conf.schema import Config
@@ -206,13 +207,29 @@ def test_values_of_the_command_line_win():
     assert only("+experiment=quickstart", "+scale=tiny").pools == only("+experiment=quickstart").pools
 
 
-def test_in_the_wild_runs_from_nothing_to_its_report(tmp_path: Path):
-    cut = [f"~pools.tiny.tasks.{skill}" for skill in SKILLS if skill not in ("add", "dist", "count")]
-    cut += ["pools.tiny.base.steps=10", "pools.tiny.training.steps=3", "suite.limit=10", "executor.device=cpu"]
-    cut += ["sampler.sizes=[2,3]", "sampler.samples=2", f"store={tmp_path / 'store'}", f"runs={tmp_path / 'runs'}"]
-    config = only("+experiment=in_the_wild", "+scale=tiny", *cut)
+SELECTED = {
+    "task_arithmetic": "{lambda:[0.5,1.0]}", "task_arithmetic_m3": "{alpha:[0.2,1.0],scale:[1.0]}",
+    "ties": "{lambda:[1.0],density:[0.5,0.7]}", "average_m3": "{alpha:[0.2]}",
+}  # fmt: skip
+CUTS = {
+    "in_the_wild": ["sampler.sizes=[2,3]", "sampler.samples=2"],
+    "mergopt_main": ["~methods.average", "~methods.ties"],
+    "m3_pairs": [f"~methods.{method}" for method in only("+experiment=m3_pairs").methods if method not in SELECTED]
+    + [f"methods.{method}.grid={grid}" for method, grid in SELECTED.items()],
+}
+"""Experiments with what makes them small enough for a test."""
+
+
+@pytest.mark.parametrize("name", CUTS)
+def test_every_view_that_is_declared_has_its_files(name, tmp_path):
+    cut = ["suite.limit=8", "executor.device=cpu", f"store={tmp_path / 'store'}", f"runs={tmp_path / 'runs'}"]
+    for pool in tiny(name).pools:
+        cut += [f"pools.{pool}.base.steps=10", f"pools.{pool}.training.steps=3"]
+        cut += [f"~pools.{pool}.tasks.{skill}" for skill in SKILLS if skill not in ("add", "dist", "med")]
+    config = only(f"+experiment={name}", "+scale=tiny", *cut, *CUTS[name])
     study = run_study(config)
     assert study.complete
-    assert study.outcome.done == 1 + 3 + (2 + 1) * 7
+    assert list(lacking(config.report, study.folder)) == []
+    assert [note for note in study.report.notes if "is empty" in note] == []
     table = (study.folder / "leaderboard.csv").read_text()
     assert all(method in table for method in config.methods)

@@ -73,13 +73,15 @@ def test_bars_radar_heat_and_histogram(tmp_path):
     assert heat.loc[(0.5, 0.2), "z"] == pytest.approx(np.mean([accuracy(r, TASKS[:3]) for r in cell]), rel=1e-5)
     half = [r for r in rows if r.parameters["lambda"] == 0.5]
     bars = read(tmp_path / "figures", "bars", ["line", "x"])
-    assert bars.loc[(0.5, "med"), "y"] == pytest.approx(np.mean([accuracy(r, ["med"]) for r in half]), rel=1e-5)
+    assert bars.loc[("lambda=0.5", "med"), "y"] == pytest.approx(
+        np.mean([accuracy(r, ["med"]) for r in half]), rel=1e-5
+    )
     radar = read(tmp_path / "figures", "radar", ["line", "x"])
     own = [accuracy(r, ["add"]) for r in half if r.parameters["density"] == 0.4]
-    assert radar.loc[(0.5, "add"), "y"] == pytest.approx(np.mean(own), rel=1e-5)
+    assert radar.loc[("lambda=0.5", "add"), "y"] == pytest.approx(np.mean(own), rel=1e-5)
     spread = pd.read_csv(tmp_path / "figures" / "spread.csv")
-    assert spread.groupby("line")["y"].sum().to_dict() == {0.1: 3, 0.5: 3}
+    assert spread.groupby("line")["y"].sum().to_dict() == {"lambda=0.1": 3, "lambda=0.5": 3}
     curve = read(tmp_path / "figures", "curve", ["line", "x"])
-    assert curve.loc[(0.2, 0.5), "y"] == pytest.approx(
+    assert curve.loc[("density=0.2", 0.5), "y"] == pytest.approx(
         np.mean([accuracy(r, TASKS[:3]) for r in cell]) - accuracy(base[0], TASKS[:3]), abs=1e-6
     )
