@@ -76,15 +76,17 @@ Format = Annotated[
 def list_entries(arguments: Words = None, kind: Kind = None, json: Json = False, config_dir: ConfigDir = None) -> None:
     """List what the store holds, the newest last: bases, experts, results, merges, statistics.
 
-    Words without an equals sign are looked for in names, methods and training: every one has to be there.
+    Words without an equals sign are looked for in names, methods and training: every one has to be there. kind=results
+    is the same as --kind results.
     """
-    texts, overrides = split_words(arguments)
+    kinds = [*(kind or ()), *(text[5:] for text in arguments or () if text.startswith("kind="))]
+    texts, overrides = split_words([text for text in arguments or () if not text.startswith("kind=")])
     config = compose_one("ls", overrides, config_dir)
-    for name in kind or ():
+    for name in kinds:
         if name not in KINDS:
             raise UserError(f"the store has no kind {name!r}", where="--kind", do=nearest(name, KINDS))
     store = Store(config.store)
-    entries = listed(store, kind or KINDS, texts)
+    entries = listed(store, kinds or KINDS, texts)
     payload = [{"folder": entry.folder, **about} for entry, about in entries]
     terminal.answer(json, payload, entries_table(entries, str(store.root)))
 

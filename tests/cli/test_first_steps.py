@@ -137,7 +137,7 @@ def test_compare_takes_what_results_wrote(call, swept):  # noqa: F811
         (("show", "ab"), ["ab", "four or more"]),
         (("show", "results:deadbeef"), ["results:deadbeef"]),
         (("ls", "--kind", "result"), ["results"]),
-        (("ls", "kind=results"), ["kind"]),
+        (("ls", "kind=reslts"), ["results"]),
         (("methods", "tiess"), ["tiess", "ties"]),
         (("methods", "task-arithmetic"), ["task_arithmetic"]),
         (("push", "deadbeef", "me/mine"), ["deadbeef"]),

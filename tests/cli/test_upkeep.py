@@ -64,6 +64,7 @@ def test_entries_are_found_by_kind_and_words_and_shown_as_a_card(call, swept):
     entries = json.loads(call("ls", "--json")[1])
     results = json.loads(call("ls", "--kind", "results", "--json")[1])
     assert {entry["kind"] for entry in results} == {"results"}
+    assert json.loads(call("ls", "kind=results", "--json")[1]) == results
     assert len(results) == sum(entry["kind"] == "results" for entry in entries) == 4
     assert [entry["made"] for entry in results] == sorted(entry["made"] for entry in results)
     (merged,) = json.loads(call("ls", "linear", "--json")[1])
