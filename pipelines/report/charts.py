@@ -40,7 +40,9 @@ def specification(
         "radar": maps.radar, "heat": maps.heat, "contour": maps.contour,
     }  # fmt: skip
     with alt.data_transformers.enable("default", max_rows=None):
-        spec = _assemble(plot, kinds[view.kind](plot)).to_dict()
+        spec = _assemble(plot, kinds[view.kind](plot)).to_dict(
+            validate=False
+        )  # it is our own, and checking it costs a tenth
     spec["config"]["legend"]["layout"] = {"bottom": {"direction": "vertical", "anchor": "start"}}  # unknown to Altair
     return spec
 
