@@ -203,8 +203,8 @@ class Suite:
     """Sequences a forward pass; halved on out-of-memory, and the size really used is recorded."""
     dtype: str = "float32"
     """Dtype of the model's weights while it is scored."""
-    chat_template: bool = False
-    """Put prompts through the tokenizer's chat template."""
+    chat_template: Any = False
+    """Put prompts through the tokenizer's chat template: true, or the name of one of several."""
     system_instruction: Optional[str] = None
     """What stands before every prompt: the system's turn where there is a chat template."""
     fewshot_as_multiturn: bool = True
@@ -227,6 +227,10 @@ class Suite:
     """Who judges, for tasks that want a judge."""
     attn_implementation: Optional[str] = None
     """transformers' attention: sdpa, eager, flash_attention_2, …; default: its own choice."""
+    quantization: Optional[str] = None
+    """Score weights in 8bit or 4bit (bitsandbytes), as they are quantised on loading; they are merged in dtype."""
+    trust_remote_code: List[str] = field(default_factory=list)
+    """Hub ids and folders whose own model code may run; it does not run of any other."""
     max_length: Optional[int] = None
     """Context length; default: the model's."""
     share_prefix: bool = True

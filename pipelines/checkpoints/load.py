@@ -1,9 +1,10 @@
-"""What transformers loads of a checkpoint that others made: no code, nothing from elsewhere, nothing too large."""
+"""What transformers loads of a checkpoint that others made: no code but what is trusted by name, nothing from
+elsewhere, nothing too large."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,9 +13,9 @@ import torch
 
 from conf.errors import UserError
 from pipelines.checkpoints.checkpoint import open_checkpoint
+from pipelines.checkpoints.code import check_code, runs_code
 from pipelines.checkpoints.untrusted import read_json
 
-LOCAL: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
 NUMBERS = re.compile(r"^num_|layers?$|^n_layer")
 """Fields of a configuration that transformers counts up to."""
 COUNT = 1_000_000
@@ -25,26 +26,36 @@ SLACK = 1_000_000
 Loaded = TypeVar("Loaded")
 
 
-def load_config(folder: Path | str) -> Any:
-    """transformers' configuration of a checkpoint folder. Raises UserError where it means nothing to transformers."""
+def load_config(folder: Path | str, trust: Sequence[str] = ()) -> Any:
+    """transformers' configuration of a checkpoint folder. Raises UserError where it means nothing to transformers.
+
+    Here and below, ``trust`` names the hub ids and folders whose own code may run.
+    """
     from transformers import AutoConfig
 
     fields = read_json(Path(folder) / "config.json")
     _check_counts(fields, Path(folder))
-    return _sound("model configuration", folder, lambda: AutoConfig.from_pretrained(folder, **LOCAL))
+    check_code(folder, trust)
+    return _sound("model configuration", folder, lambda: AutoConfig.from_pretrained(folder, **_local(folder, trust)))
 
 
-def load_tokenizer(folder: Path | str) -> Any:
+def load_tokenizer(folder: Path | str, trust: Sequence[str] = ()) -> Any:
     """transformers' tokenizer of a checkpoint folder. Raises UserError where there is none that can be read."""
     from transformers import AutoTokenizer
 
-    tokenizer = _sound("tokenizer", folder, lambda: AutoTokenizer.from_pretrained(folder, **LOCAL), BESIDE)
+    local = _local(folder, trust)
+    tokenizer = _sound("tokenizer", folder, lambda: AutoTokenizer.from_pretrained(folder, **local), BESIDE)
     _sound("tokenizer", folder, lambda: tokenizer("a b"), BESIDE)
     return tokenizer
 
 
 def load_model(
-    folder: Path | str, dtype: torch.dtype, device: str = "cpu", whole: bool = True, attention: str | None = None
+    folder: Path | str,
+    dtype: torch.dtype,
+    device: str = "cpu",
+    whole: bool = True,
+    attention: str | None = None,
+    trust: Sequence[str] = (),
 ) -> Any:
     """The causal language model of a checkpoint folder, on the CPU, its weights in ``dtype``.
 
@@ -56,13 +67,13 @@ def load_model(
     checkpoint = open_checkpoint(str(folder), allow_pickle=True)
     if checkpoint.adapter:
         raise UserError(f"{folder} is an adapter", do="give the whole model, or merge the adapter into its base first")
-    config = load_config(folder)
+    config = load_config(folder, trust)
     if config.is_encoder_decoder:
         what = f"{config.model_type} is an encoder-decoder model"
         raise UserError(what, where=str(folder), do="only causal language models can be scored")
-    _check_size(config, sum(info.count for info in checkpoint.header.values()), len(checkpoint.header), folder)
+    _check_size(config, sum(info.count for info in checkpoint.header.values()), len(checkpoint.header), folder, trust)
     _check_room(checkpoint.header.values(), dtype, device, folder)
-    options = {**LOCAL, "dtype": dtype, "attn_implementation": attention, "output_loading_info": True}
+    options = {**_local(folder, trust), "dtype": dtype, "attn_implementation": attention, "output_loading_info": True}
     model, told = _sound("model", folder, lambda: AutoModelForCausalLM.from_pretrained(folder, **options))
     if whole and (missing := sorted(told["missing_keys"])):
         what = f"the files hold no {', '.join(missing[:3])}, which config.json asks for"
@@ -70,8 +81,23 @@ def load_model(
     return model
 
 
+def quantised(model: Any, how: str) -> Any:
+    """A live model's copy in 8bit or 4bit, as bitsandbytes quantises a checkpoint of its weights on loading."""
+    from transformers import BitsAndBytesConfig
+
+    settings = BitsAndBytesConfig(load_in_8bit=how == "8bit", load_in_4bit=how == "4bit")
+    options = {"dtype": model.dtype, "device_map": {"": model.device}, "quantization_config": settings}
+    options |= {"config": model.config, "state_dict": model.state_dict()}
+    return _sound(f"{how} model", model.name_or_path, lambda: type(model).from_pretrained(None, **options).eval(), BITS)
+
+
 SAVED = "give a transformers checkpoint as it was saved"
 BESIDE = "put the tokenizer's files beside the weights"
+BITS = "leave suite.quantization out, or see what bitsandbytes wants of this machine"
+
+
+def _local(folder: Path | str, trust: Sequence[str]) -> dict[str, Any]:
+    return {"trust_remote_code": runs_code(folder, trust), "local_files_only": True}
 
 
 def _sound(what: str, folder: Path | str, load: Callable[[], Loaded], do: str = SAVED) -> Loaded:
@@ -93,7 +119,7 @@ def _check_counts(fields: Any, folder: Path) -> None:
             raise UserError(f"{name} is {value}", where=str(folder / "config.json"), do="give a real model")
 
 
-def _check_size(config: Any, stored: int, tensors: int, folder: Path | str) -> None:
+def _check_size(config: Any, stored: int, tensors: int, folder: Path | str, trust: Sequence[str]) -> None:
     """UserError where the configuration describes a larger model than the files hold: it is built without memory."""
     from transformers import AutoModelForCausalLM
 
@@ -105,7 +131,8 @@ def _check_size(config: Any, stored: int, tensors: int, folder: Path | str) -> N
     if getattr(config, "quantization_config", None):
         return
     with torch.device("meta"):
-        empty = _sound("model", folder, lambda: AutoModelForCausalLM.from_config(config, trust_remote_code=False))
+        code = runs_code(folder, trust)
+        empty = _sound("model", folder, lambda: AutoModelForCausalLM.from_config(config, trust_remote_code=code))
     asked = sum(p.numel() for p in empty.parameters())
     if asked > stored + SLACK:
         what = f"config.json describes a model of {asked:,} parameters, the files hold {stored:,}"

@@ -149,7 +149,7 @@ class Evaluator:
             task.leaves = []
 
     def _requests(self, leaf: Leaf, index: int, document: Any) -> list[Instance]:
-        task, chat = leaf.task, self.suite.chat_template
+        task, chat = leaf.task, bool(self.suite.chat_template)
         template = self.lm.apply_chat_template if chat else None
         context = task.fewshot_context(
             document,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,10 @@ from transformers import PretrainedConfig
 
 from conf.errors import UserError
 from conf.schema import Suite
-from pipelines.checkpoints.load import load_config, load_tokenizer
+from pipelines.checkpoints.load import load_config
 from pipelines.evaluate.build import Leaf
 from pipelines.evaluate.engine import Answer, Batch, Pair, batches, can_share, forest, log_likelihoods
+from pipelines.evaluate.reader import open_tokenizer
 
 Tick = Callable[[int], None]
 
@@ -46,13 +48,13 @@ class LiveLM(HFLM):
 
     def __init__(self, tokenizer_folder: Path, suite: Suite):
         known = (Path(tokenizer_folder) / "config.json").is_file()
-        self._none = _NoModel(load_config(tokenizer_folder) if known else PretrainedConfig())
+        self._none = _NoModel(load_config(tokenizer_folder, suite.trust_remote_code) if known else PretrainedConfig())
         self._encoded: dict[str, list[int]] = {}
         self._tick: Tick = lambda rows: None
         super().__init__(
             pretrained=self._none,
             backend="causal",
-            tokenizer=load_tokenizer(tokenizer_folder),
+            tokenizer=open_tokenizer(tokenizer_folder, suite),
             batch_size=suite.batch_size,
             max_length=suite.max_length,
             enable_thinking=suite.enable_thinking,
@@ -181,7 +183,8 @@ class Scorer:
 
     def describe(self, settings: dict[str, Any], model: nn.Module) -> dict[str, Any]:
         """The settings with what this model was really scored with."""
-        weight = next(model.parameters())
+        weight, bits = next(model.parameters()), self.suite.quantization
+        quantised = {"quantization": f"{bits}, bitsandbytes {version('bitsandbytes')}"} if bits else {}
         return {
             **settings,
             "device": str(weight.device),
@@ -189,6 +192,7 @@ class Scorer:
             "batch_size": self.batch_size,
             "share_prefix": self.share,
             "max_length": self.max_length,
+            **quantised,
         }
 
     def _misfit(self, extent: Extent) -> str | None:

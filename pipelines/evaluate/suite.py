@@ -39,11 +39,21 @@ TASKS_VERSION = 2
 ATTACK_VERSION = 1
 """Raised when a searched attack would find other instructions; edits of documents go with EVALUATION_VERSION."""
 
+QUANTIZATIONS = ("8bit", "4bit")
+"""How bitsandbytes may quantise a model that is scored."""
+
 SAMPLES = ("seeded", "first")
 """Which documents a limit takes."""
 
 
-OPTIONS = ("system_instruction", "enable_thinking", "think_end_token", "attn_implementation", "predict_only")
+OPTIONS = (
+    "system_instruction",
+    "enable_thinking",
+    "think_end_token",
+    "attn_implementation",
+    "quantization",
+    "predict_only",
+)
 """Settings that are part of a key only where they are not the usual ones."""
 
 
@@ -127,6 +137,9 @@ def _check_settings(suite: Suite) -> list[str]:
         problems.append(f"no choice of documents is called {suite.sample!r}; {nearest(suite.sample, SAMPLES)}")
     numbers = {name: getattr(suite, name) for name in ("batch_size", "max_length", "attack_documents", "repeats")}
     numbers |= {f"tasks.{key}.repeats": spec.repeats for key, spec in suite.tasks.items()}
+    if not isinstance(suite.chat_template, (bool, str)):
+        problems.append(f"chat_template is {suite.chat_template}; it has to be true, false or a template's name")
+    problems += _check_quantization(suite)
     problems += (f"{name} is {n}; it has to be 1 or more" for name, n in numbers.items() if n is not None and n < 1)
     if suite.samples not in ("all", "none") and not (isinstance(suite.samples, int) and suite.samples >= 0):
         problems.append(f"samples is {suite.samples}; it has to be all, none or a number of documents")
@@ -138,6 +151,17 @@ def _check_settings(suite: Suite) -> list[str]:
     shots = {key: spec.num_fewshot or 0 for key, spec in suite.tasks.items()}
     problems += (f"tasks.{key}.num_fewshot is {n}; it has to be 0 or more" for key, n in shots.items() if n < 0)
     return problems
+
+
+def _check_quantization(suite: Suite) -> list[str]:
+    if suite.quantization is None:
+        return []
+    if suite.quantization not in QUANTIZATIONS:
+        return [f"no quantization is called {suite.quantization!r}; {nearest(suite.quantization, QUANTIZATIONS)}"]
+    if suite.linearised is True:
+        return ["a linearised model cannot be quantised; leave suite.quantization or suite.linearised out"]
+    absent = [name for name in ("bitsandbytes", "accelerate") if importlib.util.find_spec(name) is None]
+    return [f"quantization={suite.quantization} needs the package {name}, which is not installed" for name in absent]
 
 
 def _is_limit(n: Any) -> bool:

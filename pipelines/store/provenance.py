@@ -64,6 +64,7 @@ def _attack(settings: Mapping[str, Any]) -> str:
 def _options(task: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     """Settings that were chosen beyond the usual ones, such as ``gen_kwargs.temperature=0.7``; none."""
     chosen = dict(settings.get("options", {}))
+    chosen |= {"trust_remote_code": " ".join(settings["code"])} if "code" in settings else {}
     chosen |= {f"gen_kwargs.{name}": value for name, value in task.get("gen_kwargs", {}).items()}
     chosen |= {name: task[name] for name in ("repeats",) if name in task}
     return " ".join(f"{name}={value}" for name, value in chosen.items()) or "none"

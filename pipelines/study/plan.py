@@ -17,6 +17,7 @@ from conf.schema import Config
 from pipelines.checkpoints.headers import CODES, itemsize
 from pipelines.checkpoints.hub import RemoteCheckpoint
 from pipelines.evaluate import check_suite
+from pipelines.evaluate.reader import check_reader
 from pipelines.study.layout import Planned, StudyLayout, check_study, lay_out
 from pipelines.study.sources import Access
 from pipelines.study.trial import Trial, open_merge
@@ -87,7 +88,7 @@ def make_plan(config: Config, access: Access) -> Plan:
     check_study(config)
     layout = lay_out(config, access)
     faults = _merge_faults(layout.planned, access)
-    found = [*layout.impossible, *_suite_problems(layout, config)]
+    found = [*layout.impossible, *_suite_problems(layout, config), *_reader_problems(layout)]
     found += [UserError(lost.error.what, where=lost.what, do=lost.error.do) for lost in layout.lost]
     found += _distinct([error for errors in faults.values() for error in errors])
     plan = Plan(config.name or "study", layout, problems=found)
@@ -130,6 +131,13 @@ def _suite_problems(layout: StudyLayout, config: Config) -> list[UserError]:
     """What is wrong with the suites that models are scored on; each suite is looked at once."""
     found = [(suite, text) for suite, _ in layout.suites for text in check_suite(suite, config.datasets)]
     return _distinct([UserError(text, where=f"suite {suite.name}") for suite, text in found])
+
+
+def _reader_problems(layout: StudyLayout) -> list[UserError]:
+    """What checkpoints lack that a suite asks for; each is looked at once."""
+    trials = [p.trial for p in layout.planned if p.trial is not None]
+    readers = {(folder, id(t.suite)): (folder, t.suite) for t in trials for folder in (t.base.path, t.reader)}
+    return _distinct([error for reader in readers.values() for error in check_reader(*reader)])
 
 
 def _merge_faults(planned: list[Planned], access: Access) -> Faults:

@@ -12,7 +12,8 @@ from conf.schema import Suite
 from mergeopt_core.merging.mergekit_api import describe
 from pipelines.checkpoints.card import linearised_at
 from pipelines.checkpoints.checkpoint import OpenCheckpoint
-from pipelines.checkpoints.fingerprint import VOCABULARY_FILES
+from pipelines.checkpoints.code import code_hash, runs_code
+from pipelines.checkpoints.fingerprint import READER_FILES, VOCABULARY_FILES
 from pipelines.merge.recipe import Recipe
 from pipelines.merge.stream import Merge
 from pipelines.store.store import content_key, model_title
@@ -90,7 +91,12 @@ class Trial:
         }
 
     def _suite(self) -> dict[str, Any]:
-        return {**self.suite_fingerprint, "tokenizer": tokenizer_fingerprint(self.reader)}
+        suite, template = self.suite, self.suite.chat_template
+        named = (f"additional_chat_templates/{template}.jinja",) if isinstance(template, str) else ()
+        folders = dict.fromkeys((self.base.path, self.reader))
+        code = [code_hash(folder) for folder in folders if runs_code(folder, suite.trust_remote_code)]
+        tokenizer = tokenizer_fingerprint(self.reader, (*READER_FILES, *named))
+        return {**self.suite_fingerprint, "tokenizer": tokenizer, **({"code": code} if code else {})}
 
     @property
     def reader(self) -> str:
@@ -111,7 +117,10 @@ class Trial:
         """Where the weights come from, as lm-eval names a model: a checkpoint that can be loaded, or a recipe."""
         if self.merge:
             return {"model": self.title, "merge": self.merge.to_dict()}
-        return {"pretrained": (self.experts[0] if self.experts else self.base).path, "dtype": self.suite.dtype}
+        path, how = (self.experts[0] if self.experts else self.base).path, self.suite.quantization
+        further = {f"load_in_{how}": True} if how else {}
+        further |= {"trust_remote_code": True} if "code" in self._suite() else {}
+        return {"pretrained": path, "dtype": self.suite.dtype, **further}
 
     def about(self) -> dict[str, Any]:
         """What the store's entry says of the trial."""

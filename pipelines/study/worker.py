@@ -19,9 +19,9 @@ import torch
 from torch import nn
 
 from conf.errors import UserError
-from conf.schema import Executor
+from conf.schema import Executor, Suite
 from pipelines.checkpoints.fingerprint import WeightHash
-from pipelines.checkpoints.load import load_model
+from pipelines.checkpoints.load import load_model, quantised
 from pipelines.evaluate.evaluator import Evaluator
 from pipelines.evaluate.score import Evaluation
 from pipelines.finetune.tangent import linearised
@@ -77,9 +77,14 @@ class Worker:
         merge.digest = WeightHash() if trial.merge else None
         merge.origin = None if trial.kind == "base" else self._open(trial.base.path)
         model = self.model(trial, merge)
+        if trial.linearised and trial.suite.quantization:
+            do = "leave suite.quantization out, or score it as a network with suite.linearised=false"
+            raise UserError("a linearised model cannot be quantised", where=trial.title, do=do)
         vector = self._vector(trial, model) if trial.linearised else None
         merged = time.perf_counter()
         evaluator = self.evaluator(trial, self._reader(trial, merge))
+        if trial.suite.quantization:
+            model = quantised(model, trial.suite.quantization)
         with linearised(model, vector):
             evaluation = evaluator.evaluate(model, name=trial.title, source=trial.source, progress=self.progress)
         evaluated = time.perf_counter()
@@ -102,7 +107,7 @@ class Worker:
 
     def model(self, trial: Trial, merge: Merge | None = None) -> nn.Module:
         """The live model, holding the trial's weights."""
-        model = self._live_model(trial.base.path, trial.suite.dtype, trial.suite.attn_implementation)
+        model = self._live_model(trial.base.path, trial.suite)
         with threads(self.executor.threads):
             merge_into(model, merge or self.merge(trial))
         return model
@@ -162,10 +167,11 @@ class Worker:
         cuda = self.device.type == "cuda"
         return torch.cuda.get_device_name(self.device) if cuda else f"cpu ({platform.machine()})"
 
-    def _live_model(self, base: str, dtype: str, attention: str | None) -> nn.Module:
-        if self._live is None or self._live[0] != (base, dtype, attention):
+    def _live_model(self, base: str, suite: Suite) -> nn.Module:
+        loaded = (base, suite.dtype, suite.attn_implementation, *suite.trust_remote_code)
+        if self._live is None or self._live[0] != loaded:
             self._live = None  # free the previous base before the next one is loaded
-            self._live = (base, dtype, attention), _load(base, dtype, attention, self.device)
+            self._live = loaded, _load(base, suite, self.device)
         return self._live[1]
 
 
@@ -181,13 +187,15 @@ def documents_of(store: Store, entry: Entry) -> pa.Table:
         raise UserError(why, where=str(entry.folder), do="run the study again: that trial is scored anew") from None
 
 
-def _load(folder: str, dtype: str, attention: str | None, device: torch.device) -> nn.Module:
+def _load(folder: str, suite: Suite, device: torch.device) -> nn.Module:
     from transformers.utils.logging import disable_progress_bar
 
+    dtype, attention, trust = suite.dtype, suite.attn_implementation, suite.trust_remote_code
     if dtype not in DTYPES:
         raise UserError(f"no dtype is called {dtype!r}", where="suite.dtype", do=f"choose one of {', '.join(DTYPES)}")
     disable_progress_bar()
-    return load_model(folder, DTYPES[dtype], str(device), whole=False, attention=attention).to(device).eval()
+    model = load_model(folder, DTYPES[dtype], str(device), whole=False, attention=attention, trust=trust)
+    return model.to(device).eval()
 
 
 def find_device(name: str) -> torch.device:
