@@ -150,6 +150,7 @@ def _bars(plot: Plot) -> dict[str, Layers]:
         rows = own[own["subset"] == ""]
         bars = alt.Chart(rows).mark_bar().encode(**place, color=plot.color(pale=True), tooltip=_tooltip(plot, rows))
         layers = [bars.transform_filter(SHOWN), *_interval(rows, place, alt.value(INK), "rule")]
+        layers += _subsets(plot, own, place)
         panels[name] = layers + _references(plot, name, place["y"])
     return panels
 

@@ -108,7 +108,7 @@ class Plot:
 
     def domain(self, low: str = "low", high: str = "high", of: pd.DataFrame | None = None) -> tuple[float, float]:
         """Smallest and largest value on the y axis, references and intervals included."""
-        frame = self.frame if of is None else of
+        frame = self.means if of is None else of
         refs = self.references[self.references["panel"].isin(frame["panel"])]
         values = pd.concat([frame["y"], frame[low], frame[high], refs["y"]]).astype(float)
         values = values[np.isfinite(values)]
@@ -163,15 +163,26 @@ def x_axis(plot: Plot, panel: str) -> Any:
 def _y_axis(plot: Plot, panel: str, zero: bool) -> Any:
     """One scale for all panels, said at the left, unless a panel's values would be squeezed to nothing by it."""
     whole = plot.domain()
-    each = {str(name): plot.domain(of=own) for name, own in plot.frame.groupby("panel")}
+    each = {str(name): plot.domain(of=own) for name, own in plot.means.groupby("panel")}
     shared = all((high - low) * 8 > whole[1] - whole[0] for low, high in each.values())
     low, high = whole if shared else each[panel]
     low, high = (low if low < 0 else 0.0, max(high, 0.0)) if zero else (low, high)
     left = any(row[0] == panel for row in plot.rows)
     axis = alt.Axis() if left or not shared else alt.Axis(labels=False, ticks=False, domain=False)
-    scale = alt.Scale(domain=[low, high], nice=False, zero=False)
+    scale = alt.Scale(domain=_with_subsets(plot, panel, shared, low, high), nice=False, zero=False)
     title = textwrap.wrap(axis_title(plot.view.y), max(16, plot.size(panel)[1] // 6)) if left else None
     return alt.Y("y:Q", title=title, scale=scale, axis=axis)
+
+
+def _with_subsets(plot: Plot, panel: str, shared: bool, low: float, high: float) -> list[Any]:
+    """A y axis's ends, further out where a page's reader has switched single subsets on."""
+    single = plot.frame[plot.frame["subset"] != ""]
+    y = single["y"] if shared else single.loc[single["panel"] == panel, "y"]
+    if y.empty:
+        return [low, high]
+    edge = 0.03 * (y.max() - y.min())
+    far = min(low, float(y.min() - edge)), max(high, float(y.max() + edge))
+    return [alt.ExprRef(f"subsets ? {wide} : {narrow}") for wide, narrow in zip(far, (low, high))]
 
 
 def axis_title(name: str) -> str:

@@ -86,7 +86,7 @@ def write_report(
     report.samples = write_documents(panels, report.out, STYLE.read_text(encoding="utf-8"))
     if report.scored:
         _view(report, views or Views(), Trials(frame, panels, standings))
-    _write(report)
+    _write(report, panels)
     report.paths["trials.parquet"] = tables.write_parquet(report.out / "trials.parquet", frame)
     return report
 
@@ -153,7 +153,7 @@ def _method_notes(statistics: Statistics, panels: list[Panel]) -> list[str]:
     return notes
 
 
-def _write(report: Report) -> None:
+def _write(report: Report, panels: Sequence[Panel]) -> None:
     """Write every file, and remove those of an earlier report that this one has no rows for."""
     out = report.out
     out.mkdir(parents=True, exist_ok=True)
@@ -174,7 +174,7 @@ def _write(report: Report) -> None:
             text.write_text(tables.markdown(rows), encoding="utf-8")
             paths += [file, text]
     paths.append(tables.write_csv(out / "trials.csv", report.trials))
-    paths += figures.draw_all(report.leaderboard, report.interference, out)
+    paths += figures.draw_all(report.leaderboard, report.interference, panels, out)
     report.paths = {path.name: path for path in paths} | _write_views(report)
     made = [file + ending for part in report.sections for file in part.figures for ending in figures.ENDINGS]
     report.paths |= {file: out / file for file in [*made, *(f for part in report.sections for f in part.tables)]}
@@ -195,7 +195,7 @@ def _write_views(report: Report) -> dict[str, Path]:
     for series in (one for one in report.series.values() if not one.frame.empty):
         view, out = series.view, report.out / "figures" / series.name
         drawn = View(series.title, view.kind, view.x, view.y, view.log)
-        paths = figures.draw(drawn, series.frame, series.references, out, names)
+        paths = figures.draw(drawn, series.frame, series.references, out, names, series.singles)
         found |= {f"figures/{path.name}": path for path in paths}
     return found
 

@@ -169,6 +169,28 @@ def test_lines_and_bands_are_switched_by_the_legend(browser, file):
         expect(bands).to_have_count(0)
 
 
+def test_single_subsets_are_shown_where_they_are_asked_for(browser, file, report):
+    from playwright.sync_api import expect
+
+    merges = [line for line in report.trials if line["kind"] == "merge"]
+    with opened(browser, file) as page:
+        draw_all(page)
+        figure = page.locator("figure.chart").first
+        points = figure.locator("path[aria-roledescription='point']")
+        means = points.count()
+        figure.locator("label", has_text="single subsets").click()
+        expect(points).to_have_count(means + len(merges))
+        frame = figure.locator(".drawn svg.marks").bounding_box()
+        for box in (points.nth(place).bounding_box() for place in range(0, means + len(merges), 5)):
+            assert frame["y"] <= box["y"] <= frame["y"] + frame["height"]  # the axis reaches to all of them
+        points.first.hover(force=True)
+        told = page.locator("#vg-tooltip-element.visible").inner_text()
+        one = next(line for line in merges if line["experts"] in told and line["method"] in told)
+        assert all(name in told for name in ("subset", "low", "high"))
+        values = {f"{line['score']:.4f}".rstrip("0") for line in merges if line["experts"] == one["experts"]}
+        assert any(value in told for value in values)
+
+
 def test_a_point_tells_its_value_and_interval(browser, file):
     with opened(browser, file) as page:
         draw_all(page)
