@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from cli import terminal
 from cli.options import ConfigDir, Json, Overrides, command, compose_one
@@ -57,7 +56,7 @@ def _overview(chosen: Sequence[MethodInfo]) -> Any:
         shown.add_column(heading, no_wrap=heading != "what, parameters")
     for info in chosen:
         parameters = " ".join(f"{p.name}={_value(p.default)}" for p in info.parameters)
-        what = f"{escape(info.pretty or '')}\n[dim]{parameters}[/]".rstrip()
+        what = f"{info.pretty or ''}\n[dim]{parameters}[/]".rstrip()
         shown.add_row(f"[bold]{info.name}[/]", what, _count(info).replace(" or more", "+"), _paper(info.url))
     return shown
 
@@ -70,14 +69,14 @@ def _paper(url: str | None) -> str:
 
 
 def _page(info: MethodInfo) -> Iterator[Any]:
-    yield f"[bold]{info.name}[/]  {escape(info.pretty or '')}  [dim]{info.url or ''}[/]"
+    yield f"[bold]{info.name}[/]  {info.pretty or ''}  [dim]{info.url or ''}[/]"
     # paragraphs without the line breaks of the source
-    yield escape("\n\n".join(" ".join(paragraph.split()) for paragraph in info.doc.split("\n\n")))
+    yield "\n\n".join(" ".join(paragraph.split()) for paragraph in info.doc.split("\n\n"))
     yield f"experts: {_count(info)}" + ("; draws random numbers from the recipe's seed" if info.random else "")
     rows = []
     for p in info.parameters:
         kind = ", ".join(p.choices) or p.type
-        rows.append((p.name, kind, _value(p.default), "each expert" if p.per_expert else "all", escape(p.help)))
+        rows.append((p.name, kind, _value(p.default), "each expert" if p.per_expert else "all", p.help))
     yield terminal.table("parameters", ("name", "type", "default", "one value for", "what"), rows)
 
 

@@ -280,7 +280,7 @@ def _search_verdict(found: SearchResult) -> Iterator[str]:
         return
     sure = "beyond noise" if gap.excludes_zero else "within noise"
     p = "" if gap.p is None or math.isnan(gap.p) else f", p = {gap.p:.2g}"
-    ends = escape(f"[{gap.low:.3f}, {gap.high:.3f}]") if gap.known else ""
+    ends = f"[{gap.low:.3f}, {gap.high:.3f}]" if gap.known else ""
     yield f"on {found.reported_on}, chosen minus default, paired: {gap.estimate:+.4f} {ends}{p}: {sure}"
     if not found.label:
         many = f"the highest of {len(found.candidates)} and so too high"

@@ -95,13 +95,9 @@ def _singles(panel: Panel, y: str) -> pd.DataFrame:
     tail = (1 - panel.statistics.confidence) / 2
     low, high = np.quantile(draws[known], [tail, 1 - tail], axis=1) if known else ((), ())
     merges = [panel.rows[m] for m in known]
-    points: dict[str, Any] = {
-        "panel": panel.title,
-        "line": [row.method for row in merges],
-        "x": [len(row.experts) for row in merges],
-    }
-    points |= {"y": values[known], "low": low, "high": high, "subset": ["+".join(row.experts) for row in merges]}
-    return pd.DataFrame(points)
+    points: dict[str, Any] = {"panel": panel.title, "line": [row.method for row in merges], "y": values[known]}
+    points |= {"x": [len(row.experts) for row in merges], "subset": ["+".join(row.experts) for row in merges]}
+    return pd.DataFrame({**points, "low": low, "high": high})
 
 
 def _frame(points: Iterable[tuple[str, str, int, Interval]]) -> pd.DataFrame:
