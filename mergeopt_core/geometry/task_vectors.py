@@ -174,7 +174,8 @@ def squared_distance(a: Tensor, b: Tensor) -> float:
     """
     if a.shape != b.shape:
         raise ValueError(f"shapes {list(a.shape)} and {list(b.shape)} differ")
-    pairs = zip(a.detach().reshape(-1).split(BLOCK), b.detach().reshape(-1).split(BLOCK))
+    size = BLOCK if a.device.type == "cpu" else 1 << 26
+    pairs = zip(a.detach().reshape(-1).split(size), b.detach().reshape(-1).split(size))
     differences = (x.double() - y.double() for x, y in pairs)
     return float(sum(torch.dot(d, d) for d in differences))
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from mergeopt_core.merging.mergekit_api import PerExpert, fast_path, method
 from mergeopt_core.merging.trimming import agreeing_, trim
-from mergeopt_core.merging.updates import BLOCK, Updates, block_size, blocks, flat, total
+from mergeopt_core.merging.updates import BLOCK, DEVICE_BLOCK, Updates, block_size, blocks, flat, total
 from mergeopt_core.randomness import tensor_seed
 
 Rescale = Literal["paper", "realised", "l1", "none"]
@@ -69,9 +70,11 @@ class Dropped:
     def pieces(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """Δ_k and Δ_k ⊙ m_k of the flat tensor by blocks, in memory that the next block overwrites."""
         base, expert = flat([self.updates.base, self.updates.experts[self.k]])
-        masks: Iterable[Tensor] = self.masks()
+        pieces: Iterator[Tensor] = self.masks()
+        masks = pieces
         if base.device.type != "cpu":
-            masks = [torch.cat(list(masks)).to(base.device)] if base.numel() else []
+            several = iter(lambda: list(islice(pieces, DEVICE_BLOCK // BLOCK)), [])
+            masks = (torch.cat(part).to(base.device) for part in several)
         delta, left = base.new_empty(2, block_size(base))
         for block, keep in zip(blocks(base), masks):
             width = block.stop - block.start

@@ -23,11 +23,10 @@ def inner_products(updates: Updates) -> tuple[Tensor, Tensor]:
     """
     count = len(updates)
     base, *experts = flat([updates.base, *updates.experts])
-    if base.device.type != "cpu":
-        stacked = torch.stack(list(updates)).reshape(count, -1)
-        return (stacked.double() @ stacked.double().mT).unsqueeze(0), stacked.mean(dim=0).view(updates.shape)
-    mean, products = torch.zeros_like(base), np.zeros((count, count))
     rows = base.new_empty(count, block_size(base))
+    if base.device.type != "cpu":
+        return _products_there(base, experts, rows, updates.shape)
+    mean, products = torch.zeros_like(base), np.zeros((count, count))
     with one_blas_thread():  # a dot product's bits may depend on the number of threads
         for block in blocks(base):
             width = block.stop - block.start
@@ -40,6 +39,19 @@ def inner_products(updates: Updates) -> tuple[Tensor, Tensor]:
                         products[i, j] += np.dot(left, pieces[j])
     whole = products + np.triu(products, 1).T
     return torch.from_numpy(whole).unsqueeze(0), mean.div_(count).view(updates.shape)
+
+
+def _products_there(base: Tensor, experts: list[Tensor], rows: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
+    """The same on an accelerator: a block of all experts at a time, multiplied in float64."""
+    mean, products = torch.empty_like(base), base.new_zeros(len(rows), len(rows), dtype=torch.float64)
+    for block in blocks(base):
+        part = rows[:, : block.stop - block.start]
+        for row, expert in zip(part, experts):
+            torch.sub(expert[block], base[block], out=row)
+        torch.mean(part, dim=0, out=mean[block])
+        wide = part.double()
+        products.addmm_(wide, wide.mT)
+    return products.unsqueeze(0), mean.view(shape)
 
 
 def row_products(updates: Updates) -> tuple[Tensor, Tensor]:

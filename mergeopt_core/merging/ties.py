@@ -25,14 +25,12 @@ from mergeopt_core.merging.updates import Updates, block_size, blocks, flat, wor
 
 def bounds(base: Tensor, expert: Tensor, density: float, dtype: torch.dtype) -> Bounds:
     """``trim_bounds`` of θ_k − θ0 ``[n]`` at a density, with one buffer of n entries."""
-    buffer = torch.empty_like(base, dtype=dtype)
 
-    def magnitudes() -> Tensor:
-        for block in blocks(base):
-            torch.sub(expert[block], base[block].to(dtype), out=buffer[block]).abs_()
-        return buffer
+    def fill(out: Tensor, start: int) -> None:
+        part = slice(start, start + len(out))
+        torch.sub(expert[part], base[part].to(dtype), out=out).abs_()
 
-    return trim_bounds(magnitudes, len(base), kept_count(len(base), density))
+    return trim_bounds(fill, len(base), kept_count(len(base), density), base.new_empty(0, dtype=dtype))
 
 
 @fast_path("ties", propagates=True, when=lambda parameters: not parameters["rescale"])

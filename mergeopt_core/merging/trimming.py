@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mergeopt_core.merging.updates import blocks
+
 Bounds = tuple[float, int]
 """Threshold and last flat index of a trim: an entry stays if its magnitude is above the threshold, or equal to it at an
 index up to the last. Among equal magnitudes those of lowest flat index stay, on every machine."""
@@ -22,28 +24,59 @@ def kept_count(numel: int, density: float) -> int:
 
 
 def kth_largest(magnitudes: Tensor, k: int) -> float:
-    """The k-th largest of ``[n]`` values (1 ≤ k ≤ n), by selection in O(n); the values may be reordered in place."""
-    position = magnitudes.numel() - k
+    """The k-th largest of ``[n]`` magnitudes (1 ≤ k ≤ n), by selection in O(n); they may be reordered in place."""
     if magnitudes.device.type != "cpu":
-        return float(torch.kthvalue(magnitudes, position + 1).values)
-    array = magnitudes.numpy()
+        return kth_by_bits(magnitudes, k)
+    position, array = magnitudes.numel() - k, magnitudes.numpy()
     array.partition(position)
     return float(array[position])
 
 
-def trim_bounds(make: Callable[[], Tensor], n: int, k: int) -> Bounds:
-    """The bounds that keep the k largest of n magnitudes; ``make()`` gives them ``[n]`` in memory that may be
-    reused."""
+def kth_by_bits(magnitudes: Tensor, k: int) -> float:
+    """The same bit by bit from the top, as an accelerator does it best: a pass of all of it for each, and no waiting.
+
+    Patterns of magnitudes order as their values do: the k-th largest is the largest pattern that k of them reach.
+    """
+    kind, bits = (torch.int64, 63) if magnitudes.dtype == torch.float64 else (torch.int32, 31)
+    patterns = magnitudes.view(kind)
+    found = torch.zeros((), dtype=kind, device=magnitudes.device)
+    for bit in reversed(range(bits)):
+        tried = found | (1 << bit)
+        found = torch.where((patterns >= tried).sum() >= k, tried, found)
+    return float(found.view(magnitudes.dtype))
+
+
+Fill = Callable[[Tensor, int], object]
+"""Writes the magnitudes of flat entries from an index on into the given memory."""
+
+
+def trim_bounds(fill: Fill, n: int, k: int, like: Tensor) -> Bounds:
+    """The bounds that keep the k largest of the n magnitudes that ``fill`` gives, in memory of the kind of ``like``."""
     if k <= 0 or k >= n:
         return (0.0, n) if k > 0 else (float("inf"), -1)
-    magnitudes = make()
+    magnitudes = like.new_empty(n)
+    for block in blocks(magnitudes):
+        fill(magnitudes[block], block.start)
     threshold = kth_largest(magnitudes, k)
-    values = magnitudes.cpu().numpy()
-    above, tied = np.count_nonzero(values > threshold), np.count_nonzero(values == threshold)
-    if above + tied <= k:  # less only where a magnitude is NaN
-        return threshold, n
-    places = np.flatnonzero(make().cpu().numpy() == threshold)
-    return threshold, int(places[k - above - 1])
+    wanted = _wanted(magnitudes, threshold, k)
+    for block in blocks(magnitudes) if wanted else ():
+        piece = magnitudes[: block.stop - block.start]
+        fill(piece, block.start)
+        equal = (piece == threshold).cpu().numpy()
+        here = int(np.count_nonzero(equal))
+        if wanted <= here:
+            return threshold, block.start + int(np.flatnonzero(equal)[wanted - 1])
+        wanted -= here
+    return threshold, n
+
+
+def _wanted(magnitudes: Tensor, threshold: float, k: int) -> int:
+    """How many of the magnitudes equal to the k-th largest are to stay, as ``kth_largest`` leaves them; 0: all."""
+    if magnitudes.device.type == "cpu":
+        lower, upper = np.split(magnitudes.numpy(), [magnitudes.numel() - k])
+        return k - int(np.count_nonzero(upper > threshold)) if lower.max() == threshold else 0
+    above, tied = int((magnitudes > threshold).sum()), int((magnitudes == threshold).sum())
+    return k - above if above + tied > k else 0
 
 
 def trim_(piece: Tensor, bounds: Bounds, start: int = 0) -> Tensor:
@@ -53,10 +86,11 @@ def trim_(piece: Tensor, bounds: Bounds, start: int = 0) -> Tensor:
         return piece.mul_(0)
     if threshold > 0:
         kind = np.float64 if piece.dtype == torch.float64 else np.float32
-        torch.ops.aten.hardshrink.out(piece, float(np.nextafter(kind(threshold), kind(0))), out=piece)
-        if last < start + piece.numel() - 1:
-            tail = piece[max(0, last + 1 - start) :]
-            tail.masked_fill_(tail.abs() == threshold, 0)
+        below = float(np.nextafter(kind(threshold), kind(0)))
+        place = max(0, last + 1 - start)
+        for part, bound in ((piece[:place], below), (piece[place:], threshold)):
+            if part.numel():
+                torch.ops.aten.hardshrink.out(part, bound, out=part)
     return piece
 
 
@@ -66,7 +100,11 @@ def trim(delta: Tensor, density: float) -> Tensor:
     if k == delta.numel():
         return delta
     flat = delta.flatten()
-    return trim_(flat.clone(), trim_bounds(lambda: flat.abs(), len(flat), k)).view_as(delta)
+
+    def fill(out: Tensor, start: int) -> None:
+        torch.abs(flat[start : start + len(out)], out=out)
+
+    return trim_(flat.clone(), trim_bounds(fill, len(flat), k, flat)).view_as(delta)
 
 
 def agreeing_(rows: Tensor, weights: Sequence[float], zero_sign: int = 1) -> tuple[Tensor, Tensor]:

@@ -11,9 +11,12 @@ from torch import Tensor
 BLOCK = 1 << 16
 """Entries per block: 256 KiB in float32, so that what is in between stays in the CPU's cache."""
 
+DEVICE_BLOCK = 1 << 24
+"""The same for an accelerator, a multiple of it: enough to keep all of it busy, little of its memory."""
+
 
 def blocks(tensor: Tensor, size: int = BLOCK) -> Iterator[slice]:
-    """Slices of a flat tensor: of ``size`` entries on a CPU, the whole of it elsewhere."""
+    """Slices of a flat tensor: of ``size`` entries on a CPU, of ``DEVICE_BLOCK`` elsewhere."""
     step = block_size(tensor, size)
     return (slice(start, min(start + step, tensor.numel())) for start in range(0, tensor.numel(), step))
 
@@ -21,7 +24,7 @@ def blocks(tensor: Tensor, size: int = BLOCK) -> Iterator[slice]:
 def block_size(tensor: Tensor, size: int = BLOCK) -> int:
     """Entries of the largest block of a tensor (at least 1)."""
     count = max(tensor.numel(), 1)
-    return min(size, count) if tensor.device.type == "cpu" else count
+    return min(size if tensor.device.type == "cpu" else DEVICE_BLOCK, count)
 
 
 def flat(tensors: Sequence[Tensor]) -> list[Tensor]:

@@ -8,7 +8,7 @@ from mergekit.merge_methods.api import merge_state_dicts
 
 from mergeopt_core.merging import merge_tensor, prepare
 from mergeopt_core.merging.ties import kept_globally, largest_agreeing
-from mergeopt_core.merging.trimming import global_thresholds
+from mergeopt_core.merging.trimming import global_thresholds, kth_by_bits, kth_largest
 
 
 def model(shapes, seed, dtype=torch.float32, scale=1.0):
@@ -51,6 +51,15 @@ def test_extreme_magnitudes():
     for kept in range(1, 9):
         assert thresholds(base, [{"a": values}], kept) == [ranked[kept - 1]]
     assert thresholds(base, [{"a": values}], 0) == [float("inf")]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_accelerator_finds_the_same_magnitude_bit_by_bit(dtype):
+    values = torch.tensor([0.0, 1e-45, 1e-38, 3e38, 1.0, 1.0, 0.75, 2.0], dtype=dtype)
+    values = torch.cat([values, torch.randn(1000, dtype=dtype, generator=torch.Generator().manual_seed(0)).abs()])
+    ranked = sorted(values.tolist(), reverse=True)
+    for k in (1, 2, 3, 10, 500, 1006, 1008):
+        assert kth_by_bits(values, k) == ranked[k - 1] == kth_largest(values.clone(), k)
 
 
 def test_counts_follow_each_convention():
