@@ -233,8 +233,9 @@ class Suite:
     """Hub ids and folders whose own model code may run; it does not run of any other."""
     max_length: Optional[int] = None
     """Context length; default: the model's."""
-    share_prefix: bool = True
-    """Compute a context once for all of its options, where that is safe (same decisions, log-likelihoods to 1e-4)."""
+    share_prefix: Any = True
+    """Compute a context once for all of its options: true, where that is safe (float32: same decisions, log-likelihoods
+    to 1e-4); false; always, in 16 bits too, where options that all but tie may change places."""
     include_path: Optional[str] = None
     """Folder of further lm-eval task files."""
     attack: str = "none"
@@ -338,6 +339,8 @@ class Executor:
     """Ray actors; default: one per GPU, or one per two CPU cores."""
     address: Optional[str] = None
     """Address of a Ray cluster; default: this machine."""
+    expert_memory: Optional[float] = None
+    """GB of each GPU that keep experts between trials; default: what the model and evaluating it leave."""
     retries: int = 1
     """Times a failing trial is tried again before it is set aside."""
 

@@ -146,9 +146,27 @@ def _work(tokens: int, branched: bool, width: int) -> float:
     return tokens * (6 * width + tokens * (2 if branched else 1))
 
 
-def batches(trees: list[Tree], size: int) -> list[Batch]:
-    """Trees in batches of ``size``, in the order given."""
-    return [_batch(trees[i : i + size]) for i in range(0, len(trees), size)]
+def batches(trees: list[Tree], size: int, fill: bool = False) -> list[Batch]:
+    """Trees, longest first, in batches of ``size``.
+
+    With ``fill``, for an accelerator that few short rows would leave idle, more rows go into a batch as long as it has
+    no more tokens and no more outputs than the first ``size`` of the longest.
+    """
+    made, left = [], list(trees)
+    tokens = size * len(trees[0].tokens) if trees else 0
+    outputs = max((sum(len(t.picks) for t in trees[i : i + size]) for i in range(0, len(trees), size)), default=0)
+    while left:
+        rows = min(size, len(left))
+        if fill:
+            picks = sum(len(t.picks) for t in left[:rows])
+            for one in left[rows : tokens // len(left[0].tokens)]:
+                picks += len(one.picks)
+                if picks > outputs:
+                    break
+                rows += 1
+        made.append(_batch(left[:rows]))
+        left = left[rows:]
+    return made
 
 
 def _batch(trees: list[Tree]) -> Batch:
@@ -210,7 +228,7 @@ def answer(model: nn.Module, batch: Batch, rows: list[torch.Tensor]) -> tuple[to
     if logits.shape[:-1] == batch.tokens.shape:  # the output layer could not be hooked
         logits = logits.reshape(-1, logits.shape[-1])[batch.rows.to(logits.device)]
     batch, logits = batch.to(logits.device), logits.reshape(-1, logits.shape[-1])  # [R, V]
-    picked = torch.log_softmax(logits, dim=-1)[batch.pick_row, batch.pick_token]  # [P]
+    picked = torch.log_softmax(logits, dim=-1, dtype=torch.float32)[batch.pick_row, batch.pick_token]  # [P]
     right = (logits.argmax(-1)[batch.pick_row] == batch.pick_token).float()  # [P]
     n = len(batch.requests)
     total = torch.zeros(n, device=logits.device).index_add_(0, batch.pick_request, picked)
@@ -251,11 +269,12 @@ STEADY = ("default", "linear", "llama3", "yarn")
 """Rotary embeddings that do not depend on the length of the sequence."""
 
 
-def can_share(model: nn.Module, longest: int) -> bool:
+def can_share(model: nn.Module, longest: int, always: bool = False) -> bool:
     """Whether shared prefixes give a model's decisions on inputs of up to ``longest`` tokens.
 
-    Only in float32: in 16 bits log-likelihoods tie or differ by their own rounding, and another order of the same sums
-    decides between options. A window must hold the longest input: the tree's mask is passed to every layer.
+    Only in float32, unless ``always``: in 16 bits log-likelihoods tie or differ by their own rounding, and another
+    order of the same sums decides between options. A window must hold the longest input: the tree's mask is passed to
+    every layer.
     """
     config: Any = model.config
     layers = set(getattr(config, "layer_types", None) or ())
@@ -264,7 +283,7 @@ def can_share(model: nn.Module, longest: int) -> bool:
         type(model).__module__.startswith("transformers.models.")
         and config.model_type in FAMILIES
         and config._attn_implementation in ("sdpa", "eager")
-        and all(p.dtype == torch.float32 for p in model.parameters())
+        and (always or all(p.dtype == torch.float32 for p in model.parameters()))
         and layers <= {"full_attention", "sliding_attention"}
         and all(not window or longest <= window for window in windows)
         and not any(getattr(config, name, False) for name in ("alibi", "use_bidirectional_attention"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -88,13 +89,15 @@ class Evaluator:
         name: str | None = None,
         source: dict[str, Any] | None = None,
         progress: Progress = SILENT,
+        make_room: Callable[[], bool] = bool,
     ) -> Evaluation:
         """Score a model as it stands now.
 
         ``source`` is what lm-eval's layout says of where the weights come from: ``{"pretrained": …}``, or a recipe.
 
         Raises UserError when its weights have another dtype than the suite says, or when its logits are NaN (naming
-        ``name``). Out of memory halves the batch size, for this and all later models, and starts this one again.
+        ``name``). Out of memory halves the batch size, for this and all later models, and starts this one again, unless
+        ``make_room`` says that it gave memory back.
         """
         self._check(model)
         start = time.perf_counter()
@@ -106,7 +109,8 @@ class Evaluator:
                     failed = self._answers(tasks, scorer, model, who, progress)
                     break
                 except torch.OutOfMemoryError:
-                    self.scorer.halve(who)
+                    if not make_room():
+                        self.scorer.halve(who)
             summary = Summary(tasks, failed, self.suite)
             kept = samples(summary, self.suite)
             forget_answers(tasks)

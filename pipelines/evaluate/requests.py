@@ -127,7 +127,7 @@ class Scorer:
 
     def __init__(self, lm: LiveLM, suite: Suite, leaves: list[Leaf]):
         self.lm, self.suite = lm, suite
-        self.batch_size, self.share = suite.batch_size, suite.share_prefix
+        self.batch_size, self.share = suite.batch_size, bool(suite.share_prefix)
         self.pairs: dict[int, list[Pair]] = {}
         self.extents: dict[int, Extent] = {}
         self.work: dict[int, list[Batch]] = {}
@@ -152,11 +152,13 @@ class Scorer:
         self.vocabulary, width = model.get_input_embeddings().weight.shape
         pairs = self._fitting()
         longest = max((len(c) + len(t) - 1 for part in pairs.values() for c, t in part), default=0)
-        self.share = self.suite.share_prefix and can_share(model, min(longest, self.max_length))
-        wanted = (self.max_length, self.batch_size, width, self.vocabulary)
+        longest, always = min(longest, self.max_length), self.suite.share_prefix == "always"
+        self.share = bool(self.suite.share_prefix) and can_share(model, longest, always)
+        fill = next(model.parameters()).device.type != "cpu"
+        wanted = (self.max_length, self.batch_size, width, self.vocabulary, fill)
         if self.share and self.made_for != wanted:
             trees = {key: forest(part, self.max_length, width) for key, part in pairs.items()}
-            self.work = {key: batches(part, self.batch_size) for key, part in trees.items()}
+            self.work = {key: batches(part, self.batch_size, fill) for key, part in trees.items()}
             self.made_for = wanted
 
     def halve(self, who: str) -> None:

@@ -76,7 +76,7 @@ def suite_fingerprint(suite: Suite, datasets: str | None = None, folder: str | P
         "dtype": suite.dtype,
         "chat_template": suite.chat_template,
         "max_length": suite.max_length,
-        "share_prefix": suite.share_prefix and suite.dtype == "float32",  # in 16 bits none is shared
+        "share_prefix": _shared(suite),
         "attack": suite.attack.replace(DOCUMENT, ""),  # as edits of documents were called before there was a search
         **search,
         **({"options": options} if (options := _options(suite)) else {}),
@@ -84,6 +84,13 @@ def suite_fingerprint(suite: Suite, datasets: str | None = None, folder: str | P
         **({"attack_model": [2, folder_hash(Path(attacker).expanduser())]} if attacker else {}),
         "seed": suite.seed,
     }
+
+
+def _shared(suite: Suite) -> bool | str:
+    """How prefixes are shared: in 16 bits not at all unless that is asked for."""
+    if suite.dtype == "float32":
+        return bool(suite.share_prefix)
+    return "always" if suite.share_prefix == "always" else False
 
 
 def _options(suite: Suite) -> dict[str, Any]:
@@ -135,6 +142,8 @@ def _check_settings(suite: Suite) -> list[str]:
         problems.append(f"linearised is {suite.linearised!r}; it has to be auto, true or false")
     if suite.sample not in SAMPLES:
         problems.append(f"no choice of documents is called {suite.sample!r}; {nearest(suite.sample, SAMPLES)}")
+    if suite.share_prefix not in (True, False, "always"):
+        problems.append(f"share_prefix is {suite.share_prefix}; it has to be true, false or always")
     numbers = {name: getattr(suite, name) for name in ("batch_size", "max_length", "attack_documents", "repeats")}
     numbers |= {f"tasks.{key}.repeats": spec.repeats for key, spec in suite.tasks.items()}
     if not isinstance(suite.chat_template, (bool, str)):

@@ -63,12 +63,12 @@ def test_mask_lets_a_token_see_its_ancestors_only():
         assert set(mask[q].nonzero().flatten().tolist()) == ancestors
 
 
-@pytest.mark.parametrize("size", [1, 5])
+@pytest.mark.parametrize(("size", "fill"), [(1, False), (5, False), (5, True)])
 @pytest.mark.parametrize("width", [1, 64, 1 << 30])
-def test_log_likelihoods_are_those_of_each_request_alone(model, size, width):
+def test_log_likelihoods_are_those_of_each_request_alone(model, size, fill, width):
     model.eval()
     pairs, _ = made_up(1)
-    work = batches(forest(pairs, 20, width), size)  # length 20: some contexts are cut
+    work = batches(forest(pairs, 20, width), size, fill)  # length 20: some contexts are cut
     got = log_likelihoods(model, work, len(pairs), lambda n: None)
     want = brute_force(model, pairs, 20)
     assert [g[0] for g in got] == pytest.approx([w[0] for w in want], abs=1e-4)
@@ -82,6 +82,16 @@ def test_eager_attention_takes_trees_too(folder):
     pairs, _ = made_up(2)
     got = log_likelihoods(model, batches(forest(pairs, 64, 1 << 30), 4), len(pairs), lambda n: None)
     assert [g[0] for g in got] == pytest.approx([w[0] for w in brute_force(model, pairs, 64)], abs=1e-4)
+
+
+def test_short_rows_fill_a_batch_up_to_the_tokens_and_outputs_of_the_first():
+    pairs = [([4 + i] * 60, [70]) for i in range(4)] + [([40 + i] * 6, [70]) for i in range(60)]
+    made = batches(forest(pairs, 100, 64), 4, fill=True)
+    assert [tuple(b.tokens.shape) for b in made] == [(4, 60)] + [(4, 6)] * 15  # one output a row: 4 outputs fill it
+    pairs = [([4 + i] * 60, [70] * 10) for i in range(4)] + pairs[4:]
+    made = batches(forest(pairs, 100, 64), 4, fill=True)
+    assert [tuple(b.tokens.shape) for b in made] == [(4, 69), (40, 6), (20, 6)]
+    assert sum(len(b.requests) for b in made) == len(pairs)
 
 
 def test_sharing_computes_fewer_tokens():
