@@ -74,6 +74,7 @@ def entry_card(entry: Entry, about: Mapping[str, Any]) -> Iterator[Any]:
         "size": terminal.gigabytes(sum(file.stat().st_size for file in entry.folder.rglob("*") if file.is_file())),
         **_origin(entry, about),
         "seconds": terminal.fields_line(about.get("seconds", {})),
+        "bytes": ", ".join(f"{n} {terminal.gigabytes(count)}" for n, count in about.get("bytes", {}).items()),
         "summary": terminal.fields_line(about.get("summary", {})),
         "weights": about.get("weights") or about.get("fingerprint"),
     }

@@ -77,6 +77,8 @@ def load(folder: Path, training: Training, method: str, device: str = "auto") ->
         do = f"choose one with CUDA_VISIBLE_DEVICES={device[5:]} and executor.device=cuda"
         raise UserError("training runs on the first GPU that it sees", where=f"executor.device={device}", do=do)
     device = "cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu")
+    if method == "tangent":  # θ0 is kept where the model is
+        model = model.to(device)
     if training.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     if training.lora.rank:

@@ -29,11 +29,12 @@ ON_DISK = "factors"
 class MergeCache:
     """A dictionary of shared intermediate results, for one base; several threads may use it.
 
-    ``folder`` is where singular factors are kept between processes and studies; any number may share it.
+    ``folder`` is where singular factors are kept between processes and studies; any number of them may share it, on
+    devices of one kind, whose rounding theirs is.
     """
 
-    def __init__(self, folder: Path, memory: int = MEMORY):
-        self.folder, self.memory = folder, memory
+    def __init__(self, folder: Path, memory: int = MEMORY, device: str = "cpu"):
+        self.folder, self.memory, self.device = folder, memory, device
         self._held: OrderedDict[tuple[str, ...], Any] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
@@ -48,7 +49,7 @@ class MergeCache:
         if key[0] != ON_DISK or not file.is_file():
             return None
         try:
-            value = load_file(file)
+            value = load_file(file, device=self.device)
         except (OSError, ValueError, SafetensorError):  # cut short: computed again
             return None
         self._remember(key, value)

@@ -12,9 +12,12 @@ from torch import Tensor, nn
 
 from conf.errors import UserError
 from pipelines.merge.stream import Merge, check_cast
+from pipelines.progress import SILENT, Progress
 
 
-def merge_into(model: nn.Module, merge: Merge, device: str | torch.device | None = None) -> None:
+def merge_into(
+    model: nn.Module, merge: Merge, device: str | torch.device | None = None, progress: Progress = SILENT
+) -> None:
     """Copy a merge into a live model built from the base's config: the bits that loading it from disk would give.
 
     Each tensor is cast to the recipe's dtype, then to the parameter's, and is renamed and packed as transformers does
@@ -26,9 +29,11 @@ def merge_into(model: nn.Module, merge: Merge, device: str | torch.device | None
     _fit(model, merge, loading)
     targets = model.state_dict(keep_vars=True)
     device = device if device is not None else next(model.parameters()).device
-    for name, tensor in merge.tensors(device):
-        for live, value in loading.take(name, tensor):
-            _copy(targets[live], live, value)
+    with progress.step("merging", len(merge.layout.outputs)) as step:
+        for name, tensor in merge.tensors(device):
+            for live, value in loading.take(name, tensor):
+                _copy(targets[live], live, value)
+            step.advance()
     _complete(model, targets, merge, loading)
 
 

@@ -6,7 +6,8 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cached_property, partial
+from functools import cached_property
+from threading import local
 from typing import Any, TypeVar
 
 import psutil
@@ -24,6 +25,12 @@ from pipelines.checkpoints.fingerprint import WeightHash
 from pipelines.checkpoints.headers import VOCABULARY, Mismatch
 from pipelines.merge.layout import Layout, make_layout, rank_notes
 from pipelines.merge.recipe import Recipe
+from pipelines.merge.resident import DeviceTensors
+
+CPU = torch.device("cpu")
+
+LOADERS = 3
+"""Threads that copy tensors to an accelerator ahead of the merge."""
 
 WORTH_THREADS = 64 * 2**20
 """Bytes of a merged model from which on its tensors are merged side by side."""
@@ -48,8 +55,11 @@ class Merge:
         base_id: str | None = None,
         statistics: Sequence[OpenCheckpoint] = (),
         cache: Any = None,
+        resident: DeviceTensors | None = None,
     ):
         self.recipe, self.base, self.statistics, self.cache = recipe, base, statistics, cache
+        self.resident = resident
+        """What keeps checkpoints' tensors on an accelerator between merges."""
         self.report: dict[str, Any] = {}
         """What kernels found out on the way, by tensor: the numerical rank where it leaves a method ill-posed."""
         self.digest: WeightHash | None = None
@@ -131,24 +141,56 @@ class Merge:
         """
         self.check()
         where = torch.device(device)
-        merge = partial(self._merged, device=where, prepared=self._prepared(where))
-        threads = self._threads(where)
-        several = map_in_order(merge, self.layout.outputs, threads) if threads > 1 else None
-        for name, merged in several or ((name, merge(name)) for name in self.layout.outputs):
-            if self.digest is not None:
-                self.digest.add(name, merged)
-            yield name, merged
-            self._release(name)
+        if self.resident is None and where.type == "cuda":
+            self.resident = DeviceTensors(where)
+        if self.resident is not None:
+            self.resident.begin(model.path for model in (self.base, *self.experts))
+        prepared = self._prepared(where)
+        with ThreadPoolExecutor(1, "digest") as pool:
+            adding: Future[None] | None = None
+            for name, merged in self._loaded_ahead(where, prepared) if self.resident else self._side_by_side(prepared):
+                if self.digest is not None and self.resident is None:
+                    self.digest.add(name, merged)
+                elif self.digest is not None:  # its bytes come to the host while the next ones are merged
+                    if adding is not None:
+                        adding.result()
+                    adding = pool.submit(self.digest.add, name, merged)
+                yield name, merged
+                self._release(name)
+            if adding is not None:
+                adding.result()
 
-    def _threads(self, device: torch.device) -> int:
-        """How many tensors are merged at once: few where memory is short, one where threads would not pay."""
-        outputs = self.layout.outputs.values()
-        if device.type != "cpu" or sum(info.size for info in outputs) < WORTH_THREADS:
-            return 1
-        if not self.method.side_by_side:
-            return 1
-        group = 4 * (len(self.experts) + 4) * max(info.count for info in outputs)  # float32, and a few more for working
-        return max(1, min(torch.get_num_threads(), psutil.virtual_memory().available // 2 // group))
+    def _side_by_side(self, prepared: Mapping[str, Any] | None) -> Iterator[tuple[str, Tensor]]:
+        """Merged tensors on the CPU, in several threads where that pays, as many at once as memory takes."""
+
+        def merge(name: str) -> Tensor:
+            return self._merged(name, self._inputs(name), prepared)
+
+        outputs = self.layout.outputs
+        if sum(info.size for info in outputs.values()) < WORTH_THREADS or not self.method.side_by_side:
+            return ((name, merge(name)) for name in outputs)
+        copies = 4 * (len(self.experts) + 4)  # of each tensor, in float32 and for working
+        room = psutil.virtual_memory().available // 2
+        return map_in_order(merge, outputs, torch.get_num_threads(), lambda name: copies * outputs[name].count, room)
+
+    def _loaded_ahead(self, device: torch.device, prepared: Mapping[str, Any] | None) -> Iterator[tuple[str, Tensor]]:
+        """Merged tensors of an accelerator, to which the inputs of the next ones are copied meanwhile."""
+        streams = local()
+
+        def load(name: str) -> tuple[list[Tensor], torch.cuda.Event]:
+            if not hasattr(streams, "own"):
+                streams.own = torch.cuda.Stream(device)
+            with torch.cuda.stream(streams.own):
+                inputs, ready = self._inputs(name, device), torch.cuda.Event()
+                ready.record()
+            return inputs, ready
+
+        current = torch.cuda.current_stream(device)
+        for name, (inputs, ready) in map_in_order(load, self.layout.outputs, LOADERS):
+            current.wait_event(ready)
+            for tensor in inputs:
+                tensor.record_stream(current)
+            yield name, self._merged(name, inputs, prepared)
 
     def _prepared(self, device: torch.device) -> Mapping[str, Any] | None:
         """What the method learns from all tensors before the first is merged; None for most methods."""
@@ -161,9 +203,9 @@ class Merge:
             yield name, base, experts
             self._release(name)
 
-    def _merged(self, name: str, device: torch.device, prepared: Mapping[str, Any] | None) -> Tensor:
-        """One merged tensor ``[*shape]``."""
-        base, *experts = self._inputs(name, device)
+    def _merged(self, name: str, inputs: Sequence[Tensor], prepared: Mapping[str, Any] | None) -> Tensor:
+        """One merged tensor ``[*shape]`` of the base's and the experts'."""
+        base, *experts = inputs
         merged = self._cast(name, base, experts, prepared)
         if self.origin is not None and merged.is_floating_point():
             origin = base if self.origin is self.base else self._from_origin(name, merged)
@@ -176,7 +218,7 @@ class Merge:
         assert self.origin is not None
         info = self.origin.header.get(name)
         same = info is not None and info.shape == tuple(merged.shape)
-        return self.origin.tensor(name).to(merged.device) if same else None
+        return self._read(self.origin, name, merged.device) if same else None
 
     def _cast(self, name: str, base: Tensor, experts: list[Tensor], prepared: Mapping[str, Any] | None) -> Tensor:
         """The method's result in the recipe's dtype."""
@@ -193,7 +235,7 @@ class Merge:
         check_cast(name, merged, cast, "write it in bfloat16 or float32: dtype=float32")
         return cast
 
-    def _inputs(self, name: str, device: torch.device) -> list[Tensor]:
+    def _inputs(self, name: str, device: torch.device = CPU) -> list[Tensor]:
         """The base's tensor, then each expert's, as stored (kernels widen them to float32, a block at a time)."""
         loaded = [self._load(k, name, device) for k in range(len(self.experts) + 1)]
         if self.layout.vocabulary is not None and VOCABULARY.search(name):
@@ -206,7 +248,10 @@ class Merge:
         source = self.layout.sources[model].get(name)
         if source is None:
             return None
-        return (self.base, *self.experts)[model].tensor(source).to(device)
+        return self._read((self.base, *self.experts)[model], source, device)
+
+    def _read(self, model: Model, name: str, device: torch.device) -> Tensor:
+        return self.resident.tensor(model, name) if self.resident else model.tensor(name).to(device)
 
     def _statistics(self, name: str, device: torch.device) -> list[Tensor | None] | None:
         if not self.statistics:
@@ -267,12 +312,17 @@ Result = TypeVar("Result")
 
 
 def map_in_order(
-    function: Callable[[Item], Result], items: Iterable[Item], threads: int
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    threads: int,
+    size: Callable[[Item], int] = lambda item: 0,
+    room: int = 0,
 ) -> Iterator[tuple[Item, Result]]:
     """Each item with ``function(item)``, in the items' order; at most one more than ``threads`` are held at once.
 
-    Torch and LAPACK run on one thread in each, so that the bits are those of a single thread. An error is raised when
-    its item is due; items not started by then are dropped.
+    Their sizes together stay within ``room``, unless one alone is larger. Torch and LAPACK run on one thread in each,
+    so that the bits are those of a single thread. An error is raised when its item is due; items not started by then
+    are dropped.
     """
     before = torch.get_num_threads()
     waiting: deque[tuple[Item, Future[Result]]] = deque()
@@ -280,14 +330,18 @@ def map_in_order(
     try:
         with one_blas_thread():
             for item in items:
-                waiting.append((item, pool.submit(function, item)))
-                if len(waiting) > threads:
+                while waiting and (len(waiting) > threads or sum(map(size, (*_items(waiting), item))) > room):
                     yield _next(waiting)
+                waiting.append((item, pool.submit(function, item)))
             while waiting:
                 yield _next(waiting)
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(before)
+
+
+def _items(waiting: deque[tuple[Item, Future[Result]]]) -> Iterator[Item]:
+    return (item for item, _ in waiting)
 
 
 def _next(waiting: deque[tuple[Item, Future[Result]]]) -> tuple[Item, Result]:

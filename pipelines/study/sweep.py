@@ -27,6 +27,7 @@ from pipelines.study.executors import Workers, open_workers
 from pipelines.study.geometry import study_geometry
 from pipelines.study.keep import keep_merges, record_study
 from pipelines.study.layout import Planned
+from pipelines.study.order import by_inputs
 from pipelines.study.plan import Plan, make_plan
 from pipelines.study.sources import Access, access_of
 from pipelines.study.trackers import Trackers, tracking
@@ -143,7 +144,7 @@ def _run(config: Config, plan: Plan, access: Access, progress: Progress, tracker
             asked.update(new)
             workers = workers or stack.enter_context(open_workers(config.executor, access, Within(bar.part)))
             with progress.step("trials", len(new)) as bar.step:
-                outcome.join(workers.run(list(new.values()), bar.on_trial))
+                outcome.join(workers.run(by_inputs(list(new.values())), bar.on_trial))
             if outcome.interrupted or not plan.layout.undecided:
                 break
             plan = make_plan(config, access)

@@ -9,10 +9,13 @@ import platform
 import re
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -27,6 +30,7 @@ from pipelines.evaluate.score import Evaluation
 from pipelines.finetune.tangent import linearised
 from pipelines.merge.cache import MergeCache
 from pipelines.merge.live import merge_into
+from pipelines.merge.resident import DeviceTensors
 from pipelines.merge.stream import Merge, single_model
 from pipelines.merge.write import write_tokenizer
 from pipelines.process import threads
@@ -51,6 +55,9 @@ class Worker:
     def __init__(self, access: Access, executor: Executor, progress: Progress = SILENT):
         self.access, self.executor, self.progress = access, executor, progress
         self.device = find_device(executor.device)
+        self.resident = DeviceTensors(self.device) if self.device.type == "cuda" else None
+        self._evaluating: int | None = None
+        """Bytes of the device that evaluating took at most so far, beside the model."""
         self._open = cache(access.open)
         self._evaluators: dict[str, Evaluator] = {}
         self._cache: tuple[str, MergeCache] | None = None
@@ -72,7 +79,7 @@ class Worker:
 
     def run(self, trial: Trial) -> dict[str, Any]:
         """Score one trial and commit its result; returns what the store's entry says of it."""
-        start = time.perf_counter()
+        start, before = time.perf_counter(), self._traffic()
         merge = self.merge(trial)
         merge.digest = WeightHash() if trial.merge else None
         merge.origin = None if trial.kind == "base" else self._open(trial.base.path)
@@ -81,17 +88,20 @@ class Worker:
             do = "leave suite.quantization out, or score it as a network with suite.linearised=false"
             raise UserError("a linearised model cannot be quantised", where=trial.title, do=do)
         vector = self._vector(trial, model) if trial.linearised else None
-        merged = time.perf_counter()
+        merged, after = time.perf_counter(), self._traffic()
         evaluator = self.evaluator(trial, self._reader(trial, merge))
         if trial.suite.quantization:
             model = quantised(model, trial.suite.quantization)
-        with linearised(model, vector):
-            evaluation = evaluator.evaluate(model, name=trial.title, source=trial.source, progress=self.progress)
+        with linearised(model, vector), self._evaluated():
+            evaluation = evaluator.evaluate(
+                model, name=trial.title, source=trial.source, progress=self.progress, make_room=self._make_room
+            )
         evaluated = time.perf_counter()
         about = {**trial.about(), **_account(evaluation), "device": self.device_name}
         about["training"] = [training_of(expert.path) for expert in trial.experts]
         about["weights"] = merge.digest.hexdigest() if merge.digest else None
         about["update_norm"] = merge.update_norm
+        about["bytes"] = {name: after[name] - before[name] for name in before}
         with self.access.store.commit("results", trial.key, about) as draft:
             pq.write_table(evaluation.documents, draft / DOCUMENTS, compression="zstd")
             if evaluation.samples.num_rows:
@@ -108,9 +118,57 @@ class Worker:
     def model(self, trial: Trial, merge: Merge | None = None) -> nn.Module:
         """The live model, holding the trial's weights."""
         model = self._live_model(trial.base.path, trial.suite)
+        merge = merge or self.merge(trial)
         with threads(self.executor.threads):
-            merge_into(model, merge or self.merge(trial))
-        return model
+            self._set_room(merge)
+            while True:
+                try:
+                    merge_into(model, merge, progress=self.progress)
+                    return model
+                except torch.OutOfMemoryError:
+                    if not self._make_room():
+                        raise
+
+    def _set_room(self, merge: Merge) -> None:
+        """Let experts stay on the device as far as the model, evaluating it and merging leave room for them.
+
+        Until a model has been evaluated they may take half of what is free.
+        """
+        if self.resident is None:
+            return
+        free, total = torch.cuda.mem_get_info(self.device)
+        free += torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+        free += self.resident.bytes - total // 20
+        largest = max((info.count for info in merge.layout.outputs.values()), default=0)
+        working = 4 * largest * (2 * len(merge.experts) + 4)  # float32, and the stored ones of those that come next
+        needed = max(working, free // 2 if self._evaluating is None else self._evaluating)
+        given = self.executor.expert_memory
+        self.resident.room = max(0, free - needed) if given is None else int(given * 1e9)
+
+    def _make_room(self) -> bool:
+        """Give the memory of resident experts back, for good; whether there was any."""
+        if self.resident is None or not self.resident.clear():
+            return False
+        self._evaluating = torch.cuda.get_device_properties(self.device).total_memory
+        return True
+
+    @contextmanager
+    def _evaluated(self) -> Iterator[None]:
+        """Measure the memory that is taken inside."""
+        if self.resident is None:
+            yield
+            return
+        before = torch.cuda.memory_allocated(self.device)
+        torch.cuda.reset_peak_memory_stats(self.device)
+        yield
+        taken = torch.cuda.max_memory_allocated(self.device) - before
+        self._evaluating = max(self._evaluating or 0, taken + taken // 4)
+
+    def _traffic(self) -> dict[str, int]:
+        """Bytes that this process has read from the disk (as far as the system tells) and copied to the device."""
+        counters = getattr(psutil.Process(), "io_counters", None)
+        found = {"read": counters().read_bytes} if counters else {}
+        return found | ({"copied": self.resident.copied} if self.resident else {})
 
     def _vector(self, trial: Trial, model: nn.Module) -> dict[str, torch.Tensor]:
         """θ − θ0 of a trial, in place of whose θ the live model then holds θ0.
@@ -129,15 +187,22 @@ class Worker:
 
     def merge(self, trial: Trial) -> Merge:
         """The trial's weights as a merge; those of a base or an expert as they are."""
-        if trial.merge is None:
-            return single_model(self._open(trial.base.path), self._open((trial.experts or (trial.base,))[0].path))
         cache = self._cache_of(trial.base)
-        return open_merge(trial.merge, trial.base, trial.experts, trial.information, self._open, cache)
+        if trial.merge is None:
+            made = single_model(self._open(trial.base.path), self._open((trial.experts or (trial.base,))[0].path))
+        else:
+            made = open_merge(trial.merge, trial.base, trial.experts, trial.information, self._open, cache)
+        made.resident = self.resident
+        return made
 
     def _cache_of(self, base: Source) -> MergeCache:
         """What merges of a base share; that of another base is dropped."""
         if self._cache is None or self._cache[0] != base.fingerprint:
-            self._cache = (base.fingerprint, MergeCache(self.access.store.cache / "factors" / base.fingerprint[:32]))
+            if self.resident is not None:
+                self.resident.clear()
+            kind = "" if self.device.type == "cpu" else f"-{self.device.type}"
+            folder = self.access.store.cache / "factors" / f"{base.fingerprint[:32]}{kind}"
+            self._cache = (base.fingerprint, MergeCache(folder, device=str(self.device)))
         return self._cache[1]
 
     def _reader(self, trial: Trial, merge: Merge) -> str:
