@@ -236,7 +236,7 @@ def evaluate(bench: Bench) -> None:
                 (row["value"], expected[row["task"], row["document"]])
                 for row in ours.documents.to_pylist() if row["metric"] in ("acc", "exact_match")
             ]  # fmt: skip
-            same = sum(a == b for a, b in found)
+            same = int(sum(a == b for a, b in found))
             bench.tell("evaluate", dtype=dtype, same=same, of=len(found), seconds=mine, told=ours.versions)
 
 

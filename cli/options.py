@@ -117,7 +117,7 @@ READS = {
     "evaluate model=…": "model base suite out executor",
     "statistics": f"base experts task {COLLECT} collect.kinds {HERE}",
     "statistics of a pool": f"{POOLS} {COLLECT} collect.kinds {HERE}",
-    **dict.fromkeys(("sweep", "plan", "report"), STUDY),
+    **dict.fromkeys(("sweep", "plan", "calibrate", "report"), STUDY),
     "search": f"base {SEARCH}",
     "search of a pool": f"{POOLS} {SEARCH} {COLLECT}",
     "geometry": "base experts geometry vocab strict out",

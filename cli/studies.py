@@ -62,6 +62,21 @@ def plan(overrides: Overrides = None, cfg: Cfg = False, json: Json = False, conf
     _plan(compose_all("plan", overrides, config_dir, cfg), json)
 
 
+@command(PANEL, "+experiment=in_the_wild", "+experiment=in_the_wild executor=ray --json")
+def calibrate(overrides: Overrides = None, cfg: Cfg = False, json: Json = False, config_dir: ConfigDir = None) -> None:
+    """Run one trial of every base and method of a study, and plan the others with the time that they took.
+
+    They are trials of the study itself: `sweep` goes on from them.
+    """
+    configs = compose_all("calibrate", overrides, config_dir, cfg)
+    from pipelines.study.calibrate import calibrate_study
+
+    with terminal.listening() as progress:
+        for config in configs:
+            calibrate_study(config, progress)
+    _plan(configs, json)
+
+
 @command(PANEL, "+experiment=quickstart", "+experiment=quickstart statistics.confidence=0.99")
 def report(overrides: Overrides = None, cfg: Cfg = False, json: Json = False, config_dir: ConfigDir = None) -> None:
     """Write the tables, figures and page of what the store holds of a study; nothing is run."""

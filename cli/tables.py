@@ -61,9 +61,11 @@ def _plan_rows(plan: Plan) -> Iterator[tuple[str, str]]:
         size, free = sum(checkpoint["bytes"] for checkpoint in fetch), gigabytes(needs["fetch_free"])
         yield "to fetch", f"{words.count(len(fetch), 'checkpoint')}, {gigabytes(size)} ({free} free in the hub's cache)"
     yield "disk", f"{gigabytes(needs['disk_needed'])} needed, {gigabytes(needs['disk_free'])} free"
-    yield "memory", f"{gigabytes(needs['memory_needed'])} needed, {gigabytes(needs['memory_free'])} free"
+    where = f" on {needs['memory_of']}" if needs["memory_of"] else ""
+    yield "memory", f"{gigabytes(needs['memory_needed'])} needed, {gigabytes(needs['memory_free'])} free{where}"
     hours = needs["hours"]
-    yield "time", "not measured yet on this suite" if hours is None else f"about {clock(hours * 3600)}"
+    unknown = "not measured yet on this suite (mergebench calibrate)"
+    yield "time", unknown if hours is None else f"about {clock(hours * 3600)}"
 
 
 def sweep_parts(sweep: Sweep, with_report: bool = True) -> Iterator[Any]:

@@ -23,8 +23,8 @@ def by_inputs(trials: Sequence[Trial]) -> list[Trial]:
 
 
 def inputs(trial: Trial) -> Subset:
-    """The experts that a trial reads, by path."""
-    return frozenset(expert.path for expert in trial.experts)
+    """The experts that a trial reads, by path; a job that makes one reads none."""
+    return frozenset(expert.path for expert in getattr(trial, "experts", ()))
 
 
 def _path(subsets: list[Subset]) -> list[Subset]:

@@ -11,16 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import torch
 
 from conf.errors import UserError, raise_all
-from conf.schema import Config
+from conf.schema import Config, Executor
 from pipelines.checkpoints.headers import CODES, itemsize
 from pipelines.checkpoints.hub import RemoteCheckpoint
 from pipelines.evaluate import check_suite
 from pipelines.evaluate.reader import check_reader
 from pipelines.study.layout import Planned, StudyLayout, check_study, lay_out
-from pipelines.study.sources import Access
+from pipelines.study.sources import Access, Lost
 from pipelines.study.trial import Trial, open_merge
+
+LATEST = 500
+"""Results of which the times are looked at."""
 
 RESULT = 200_000
 """Bytes of one trial's result, about."""
@@ -89,7 +93,7 @@ def make_plan(config: Config, access: Access) -> Plan:
     layout = lay_out(config, access)
     faults = _merge_faults(layout.planned, access)
     found = [*layout.impossible, *_suite_problems(layout, config), *_reader_problems(layout)]
-    found += [UserError(lost.error.what, where=lost.what, do=lost.error.do) for lost in layout.lost]
+    found += _lost_checkpoints(layout.lost)
     found += _distinct([error for errors in faults.values() for error in errors])
     plan = Plan(config.name or "study", layout, problems=found)
     _count(plan, faults, access)
@@ -99,6 +103,22 @@ def make_plan(config: Config, access: Access) -> Plan:
         do = "free some, or name folders on another disk (store=, HF_HOME)"
         plan.problems.append(UserError(what, where=short[0], do=do))
     return plan
+
+
+def _lost_checkpoints(lost: Sequence[Lost]) -> list[UserError]:
+    """What cannot be had: one line for all checkpoints of a pool for which there is the same to do."""
+    alike: dict[tuple[str, str], list[Lost]] = {}
+    for one in lost:
+        alike.setdefault((one.what.rpartition(" of ")[2], one.error.do), []).append(one)
+    found = []
+    for (pool, do), several in alike.items():
+        first, names = several[0], [one.what.rpartition(" of ")[0] for one in several]
+        if len(several) == 1:
+            found.append(UserError(first.error.what, where=first.what, do=do))
+            continue
+        what = f"{len(several)} checkpoints cannot be had; {names[0]}: {first.error.what}"
+        found.append(UserError(what, where=f"{pool}: {', '.join(names)}", do=do))
+    return found
 
 
 def _distinct(errors: Sequence[UserError]) -> list[UserError]:
@@ -179,17 +199,26 @@ def resources(config: Config, access: Access, todo: Sequence[Planned], planned: 
     kept = {"none": 0, "best": len(config.pools), "all": sum(p.kind == "merge" for p in todo)}.get(config.keep, 0)
     fetch = sum(checkpoint.to_fetch for checkpoint in remote)
     same_disk = cache.stat().st_dev == root.stat().st_dev
-    seconds = measured_seconds(access, config.suite.name)
+    seconds = estimated_seconds([p.trial for p in todo if p.trial], access, config.suite.name)
+    here, room = memory_of(config.executor)
     return {
         "to_fetch": [{"name": checkpoint.path, "bytes": checkpoint.to_fetch} for checkpoint in remote],
         "fetch_free": shutil.disk_usage(cache).free,
         "disk_free": shutil.disk_usage(root).free,
         "disk_needed": kept * model + len(todo) * RESULT + (fetch if same_disk else 0),
-        "memory_free": psutil.virtual_memory().available,
+        "memory_of": here,
+        "memory_free": room,
         "memory_needed": max((memory(trial, access) for trial in trials), default=0),
         "seconds_a_trial": seconds,
-        "hours": None if seconds is None else len(todo) * seconds / 3600,
+        "hours": None if seconds is None else len(todo) * seconds / 3600 / (config.executor.workers or 1),
     }
+
+
+def memory_of(executor: Executor) -> tuple[str, int]:
+    """Where models are merged and scored, and the bytes that are free there."""
+    if executor.device != "cpu" and torch.cuda.is_available():
+        return torch.cuda.get_device_name(), torch.cuda.mem_get_info()[0]
+    return "", psutil.virtual_memory().available
 
 
 def short_of_disk(needs: dict[str, Any]) -> tuple[str, int, int] | None:
@@ -214,11 +243,28 @@ def memory(trial: Trial, access: Access) -> int:
     return sum(info.count for info in header.values()) * width + work
 
 
-def measured_seconds(access: Access, suite: str) -> float | None:
-    """Median seconds of the latest trials of a suite, or None where nothing was measured."""
-    latest = [about for e in access.store.entries("results")[-200:] if (about := access.store.read(e))]
-    merges = [about for about in latest if about.get("suite") == suite and about.get("trial") == "merge"]
-    return statistics.median_high(sum(about.get("seconds", {}).values()) for about in merges) if merges else None
+def estimated_seconds(trials: Sequence[Trial], access: Access, suite: str) -> float | None:
+    """Mean seconds that trials will take, by the latest ones of the suite; None where nothing was measured.
+
+    A trial takes the median of those of its base and method; else of its base; else of all.
+    """
+    known: dict[tuple[str, ...], list[float]] = {}
+    for entry in access.store.entries("results")[-LATEST:]:
+        about = access.store.read(entry)
+        if about is not None and about.get("suite") == suite:
+            kind = _kind(about["base"]["fingerprint"], (about.get("recipe") or {}).get("method"))
+            for place in (kind, kind[:1], ()):
+                known.setdefault(place, []).append(sum(about.get("seconds", {}).values()))
+    if not known:
+        return None
+    kinds = [_kind(trial.base.fingerprint, trial.merge.method if trial.merge else None) for trial in trials]
+    found = [next(known[place] for place in (kind, kind[:1], ()) if place in known) for kind in kinds or [()]]
+    return statistics.fmean(statistics.median_high(seconds) for seconds in found)
+
+
+def _kind(base: str, method: str | None) -> tuple[str, ...]:
+    """Trials that take about the same time: of one base and method, or single models of it."""
+    return base, method or ""
 
 
 def hub_cache() -> Path:

@@ -17,6 +17,7 @@ COMMANDS = (
         "statistics",
         "sweep",
         "plan",
+        "calibrate",
         "report",
         "search",
         "geometry",

@@ -15,17 +15,19 @@ from typing import Any
 
 from conf.errors import UserError
 from conf.schema import Executor
+from pipelines.study.order import Subset, inputs
 from pipelines.study.sources import Access
 from pipelines.study.trial import OnTrial, Outcome, Trial
 
 
 @dataclass
 class _Slot:
-    """A place for an actor: the actor, its number, and the base that it has loaded."""
+    """A place for an actor: the actor, its number, and the base and experts that it read last."""
 
     actor: Any
     number: int = 0
     base: str | None = None
+    experts: Subset = frozenset()
 
 
 @dataclass
@@ -37,14 +39,25 @@ class _Queue:
     def put(self, trial: Trial, tries: int) -> None:
         self.waiting.setdefault(trial.base.path, []).append((trial, tries))
 
-    def take(self, slot: _Slot, loaded: set[str | None]) -> tuple[Trial, int] | None:
-        """A trial of the slot's base; else of one that no actor has loaded; else of the longest queue."""
+    def take(self, slot: _Slot, others: Sequence[_Slot]) -> tuple[Trial, int] | None:
+        """A trial of the slot's base; else of one that no other has loaded; else of the longest queue.
+
+        Of these one of the subset that the slot is at, else of one that no other is at, with as few new experts as may
+        be: all methods of a subset go to one actor until there is nothing else to do.
+        """
         left = {base: trials for base, trials in self.waiting.items() if trials}
         if not left:
             return None
-        free = {base: trials for base, trials in left.items() if base not in loaded} or left
+        free = {base: trials for base, trials in left.items() if base not in {o.base for o in others}} or left
         base = slot.base if slot.base in left else max(free, key=lambda b: len(free[b]))
-        return left[base].pop(0)
+        read, taken = [inputs(trial) for trial, _ in left[base]], {other.experts for other in others}
+
+        def cost(i: int) -> tuple[bool, bool, int]:
+            return read[i] != slot.experts, read[i] in taken, len(read[i] - slot.experts)
+
+        place = min(range(len(read)), key=cost)
+        slot.base, slot.experts = base, read[place]
+        return left[base].pop(place)
 
 
 class RayWorkers:
@@ -70,8 +83,8 @@ class RayWorkers:
             while True:
                 busy = [slot.number for slot, _, _ in running.values()]
                 for slot in self.slots:
-                    if slot.number not in busy and (taken := queue.take(slot, {s.base for s in self.slots})):
-                        slot.base = taken[0].base.path
+                    others = [other for other in self.slots if other is not slot]
+                    if slot.number not in busy and (taken := queue.take(slot, others)):
                         on_trial(taken[0], "started", slot.number)
                         running[slot.actor.attempt.remote(taken[0])] = (slot, *taken)
                 if not running:
@@ -93,7 +106,7 @@ class RayWorkers:
         try:
             return self.ray.get(ready)
         except self.ray.exceptions.RayError as error:
-            slot.actor, slot.base = self._start_actor(), None
+            slot.actor, slot.base, slot.experts = self._start_actor(), None, Subset()
             return "failed", f"the worker was lost: {str(error).splitlines()[0]}", {}
 
     def _start_actor(self) -> Any:

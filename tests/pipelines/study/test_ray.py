@@ -19,9 +19,10 @@ pytest.importorskip("ray", reason="the extra mergebench[ray] is not installed")
 class Waiting:
     """A trial as the queue sees it."""
 
-    def __init__(self, base: str, number: int):
+    def __init__(self, base: str, number: int, experts: str = ""):
         self.base = type("Base", (), {"path": base})()
         self.number = number
+        self.experts = [type("Expert", (), {"path": path})() for path in experts]
 
 
 def test_an_actor_keeps_to_the_base_that_it_holds():
@@ -29,11 +30,22 @@ def test_an_actor_keeps_to_the_base_that_it_holds():
     for number in range(3):
         queue.put(Waiting("a", number), 0)
         queue.put(Waiting("b", number), 0)
-    assert queue.take(slot, {"b", None})[0].base.path == "b"
-    assert queue.take(other, {"b", None})[0].base.path == "a", "a base that nobody holds comes first"
-    assert [queue.take(slot, {"b", "a"})[0].base.path for _ in range(3)] == ["b", "b", "a"]
-    assert queue.take(slot, {"a"})[0].number == 2
-    assert queue.take(slot, {"a"}) is None
+    assert queue.take(slot, [other])[0].base.path == "b"
+    assert queue.take(other, [slot])[0].base.path == "a", "a base that nobody holds comes first"
+    assert [queue.take(slot, [other])[0].base.path for _ in range(3)] == ["b", "b", "a"]
+    assert queue.take(slot, [other])[0].number == 2
+    assert queue.take(slot, [other]) is None
+
+
+def test_an_actor_keeps_to_the_experts_that_it_has_read():
+    queue, slots = _Queue(), [_Slot(None, number) for number in range(2)]
+    for number, experts in enumerate(["xy", "xy", "xy", "yz", "uv", "uv"]):
+        queue.put(Waiting("a", number, experts), 0)
+    taken = [[], []]
+    for turn in (0, 1, 0, 1, 0, 0):
+        trial, _ = queue.take(slots[turn], [slots[1 - turn]])
+        taken[turn].append(trial.number)
+    assert taken == [[0, 1, 2, 5], [3, 4]]  # the last one is left by the other, which is still at work
 
 
 def kill_a_worker_once(results, stop: threading.Event) -> None:
