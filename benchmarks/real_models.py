@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +29,21 @@ SHAPES: dict[str, dict[str, Any]] = {
 """Llama 3.1 and 3.2 as published, by size, and two small ones."""
 
 
-def llama(shape: str) -> Any:
-    """transformers' configuration of a shape."""
+def llama(shape: str, layers: int | None = None) -> Any:
+    """transformers' configuration of a shape, or of one with fewer layers."""
     from transformers import LlamaConfig
 
-    return LlamaConfig(**SHAPES[shape], max_position_embeddings=4096, pad_token_id=0, dtype=torch.bfloat16)
+    chosen = SHAPES[shape] | ({"num_hidden_layers": layers} if layers else {})
+    return LlamaConfig(**chosen, max_position_embeddings=4096, pad_token_id=0, dtype=torch.bfloat16)
 
 
-def write_models(folder: Path, shape: str, experts: int, device: str = "cpu", tokenizer: Any = None) -> list[Path]:
+def write_models(
+    folder: Path, shape: str, experts: int, device: str = "cpu", tokenizer: Any = None, layers: int | None = None
+) -> list[Path]:
     """A random bf16 base and experts a small step away from it; one tensor is held at a time."""
     from transformers import LlamaForCausalLM
 
-    config = llama(shape)
+    config = llama(shape, layers)
     with torch.device("meta"):
         empty = LlamaForCausalLM(config)
     tied = "lm_head.weight" if config.tie_word_embeddings else ""
@@ -62,13 +66,21 @@ def _weights(info: TensorInfo, tensor: int, model: int, device: str) -> torch.Te
     if len(info.shape) == 1:
         value = torch.ones(info.shape, dtype=torch.bfloat16, device=device)
     else:
-        own = torch.Generator(device).manual_seed(tensor)
-        std = 0.5 / info.shape[1] ** 0.5
-        value = torch.randn(info.shape, generator=own, device=device, dtype=torch.bfloat16).mul_(std)
-    if model:
-        own = torch.Generator(device).manual_seed(1000 * model + tensor)
-        value.add_(torch.randn(info.shape, generator=own, device=device, dtype=torch.bfloat16), alpha=2e-3)
-    return value
+        value = _noise(info, tensor, device) * (0.5 / info.shape[1] ** 0.5)
+    return value.add_(_noise(info, 1000 * model + tensor, device), alpha=2e-3) if model else value
+
+
+@cache
+def _stretch(device: str) -> torch.Tensor:
+    """Random numbers enough to begin anywhere; no row length divides their number, so no two rows are alike."""
+    return torch.randn(4_194_301, device=device).bfloat16()
+
+
+def _noise(info: TensorInfo, seed: int, device: str) -> torch.Tensor:
+    """Random numbers at the speed of memory: one stretch of them repeated, from a place of its own."""
+    stretch = _stretch(device)
+    start = seed * 7_919 % len(stretch)
+    return stretch.repeat(-(-(info.count + start) // len(stretch)))[start : start + info.count].view(info.shape)
 
 
 def word_rows(folder: Path, documents: int) -> list[dict[str, Any]]:

@@ -103,6 +103,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", default="1b", choices=SHAPES)
     parser.add_argument("--experts", type=int, default=4)
+    parser.add_argument("--layers", type=int, help="fewer than the shape has: the same largest tensors, less to do")
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=names())
     parser.add_argument("--alone", action="store_true", help="without mergekit-yaml")
     parser.add_argument("--study", action="store_true")
@@ -112,7 +113,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=given.folder) as name:
         folder = Path(name)
         begun = time.perf_counter()
-        models = write_models(folder / "models", given.shape, given.experts, tokenizer=words(folder))
+        models = write_models(
+            folder / "models", given.shape, given.experts, tokenizer=words(folder), layers=given.layers
+        )
         os.sync()
         print(f"{len(models)} checkpoints of {given.shape} in {time.perf_counter() - begun:.0f} s", flush=True)
         if given.study:

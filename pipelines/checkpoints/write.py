@@ -8,12 +8,14 @@ import shutil
 import struct
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from glob import escape
 from itertools import accumulate
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from conf.errors import UserError
@@ -123,6 +125,9 @@ def _write_all(descriptor: int, data: memoryview, position: int, folder: Path) -
         raise UserError(what, where=str(folder), do="free some room on the disk") from error
 
 
+LOCK = ".lock"
+"""The file that a living process locks in a folder that it is writing."""
+
 RECIPE = "mergebench_recipe.json"
 """The file by which a folder is known as a merge made here."""
 SLACK = 64 << 20
@@ -133,6 +138,7 @@ SLACK = 64 << 20
 def new_folder(out: Path, size: int) -> Iterator[Path]:
     """Yield an empty folder beside ``out`` that takes its place at the end, or vanishes where something goes wrong.
 
+    What a killed process left of an earlier attempt goes first: a folder of a living one is locked.
     Only an empty place or an earlier merge is written over. Raises ``UserError`` for a folder that holds something
     else, and for a disk with less than ``size`` bytes of room.
     """
@@ -141,13 +147,18 @@ def new_folder(out: Path, size: int) -> Iterator[Path]:
     if out.is_dir() and any(out.iterdir()) and not (out / RECIPE).is_file():
         raise UserError(f"{out} is not empty and is no merge made here", do="give an empty or new folder")
     out.parent.mkdir(parents=True, exist_ok=True)
+    for left in out.parent.glob(f".{escape(out.name)}.*.part"):
+        with suppress(Timeout, OSError), FileLock(left / LOCK, timeout=0):
+            shutil.rmtree(left, ignore_errors=True)
     free = shutil.disk_usage(out.parent).free
     if free < size + SLACK:
         what = f"the merged model takes {size / 1e9:.1f} GB, the disk has {free / 1e9:.1f} GB free"
         raise UserError(what, where=str(out.parent), do="free some room, give another folder, or choose dtype=bfloat16")
     beside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent))
     try:
-        yield beside
+        with FileLock(beside / LOCK):
+            yield beside
+        (beside / LOCK).unlink(missing_ok=True)
         beside.chmod(0o755)
         if out.is_dir() and any(out.iterdir()):
             out.rename(earlier := beside.with_suffix(".old"))

@@ -42,7 +42,7 @@ def write_merge(
 
 
 def _write_weights(merge: Merge, folder: Path, progress: Progress, shard_bytes: int, device: str) -> None:
-    """Stream the tensors into their shards; reports tensors and GB/s (bytes read and written)."""
+    """Stream the tensors into their shards; reports tensors, GB/s (bytes read and written) and the seconds to go."""
     plan = plan_shards(merge.layout.outputs, shard_bytes)
     inputs = sum(model.size_bytes for model in (merge.base, *merge.experts))
     total = sum(info.size for info in merge.layout.outputs.values())
@@ -51,8 +51,9 @@ def _write_weights(merge: Merge, folder: Path, progress: Progress, shard_bytes: 
         for name, tensor in merge.tensors(device):
             writer.write(name, tensor)
             done += tensor.numel() * tensor.element_size()
-            rate = done * (1 + inputs / max(total, 1)) / max(time.perf_counter() - begun, 1e-9) / 1e9
-            step.advance(1, tensor=name, gb_s=round(rate, 2))
+            seconds = max(time.perf_counter() - begun, 1e-9)
+            rate = done * (1 + inputs / max(total, 1)) / seconds / 1e9
+            step.advance(1, tensor=name, gb_s=round(rate, 2), eta=seconds * (total - done) / max(done, 1))
 
 
 def low_rank_note(merge: Merge) -> str | None:

@@ -9,11 +9,13 @@ from contextlib import contextmanager
 import pytest
 import torch
 import yaml
+from filelock import FileLock
 from merge_helpers import assert_same, merge_of, weights
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from conf.errors import UserError
+from pipelines.checkpoints.write import LOCK
 from pipelines.merge.live import merge_into
 from pipelines.merge.recipe import Recipe
 from pipelines.merge.write import write_merge
@@ -115,6 +117,17 @@ def test_a_merge_that_breaks_off_leaves_nothing(pool, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_a_killed_process_left_goes_with_the_next_attempt_and_a_living_ones_stays(pool, tmp_path):
+    dead, alive = tmp_path / ".out.1.part", tmp_path / ".out.2.part"
+    for folder in (dead, alive):
+        folder.mkdir()
+        (folder / "model.safetensors").write_text("half")
+    with FileLock(alive / LOCK):
+        write_merge(merge_of(*pool, "linear"), tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".out.2.part", "out"]
+    assert not (tmp_path / "out" / LOCK).exists()
+
+
 def test_progress_counts_tensors_and_tells_the_speed(pool, tmp_path):
     seen = []
 
@@ -135,6 +148,7 @@ def test_progress_counts_tensors_and_tells_the_speed(pool, tmp_path):
     assert seen[0] == ("merge", len(names))
     assert [fields["tensor"] for fields in seen[1:]] == names
     assert all(fields["gb_s"] >= 0 for fields in seen[1:])
+    assert seen[-1]["eta"] == 0 < seen[1]["eta"]
 
 
 WRONG = {

@@ -260,9 +260,9 @@ def test_a_swept_value_makes_studies_that_are_reported_together(tiny_pool, store
 def test_merges_have_the_executors_threads(tiny_pool, store, monkeypatch, count):
     seen = []
 
-    def heard(model, merge):
+    def heard(model, merge, **more):
         seen.append(torch.get_num_threads())
-        merge_into(model, merge)
+        merge_into(model, merge, **more)
 
     monkeypatch.setattr(worker, "merge_into", heard)
     before = torch.get_num_threads()
