@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM
 
 from conf.schema import Base
 from pipelines.tiny.base import answer_loss, encode, make_base, tokenizer
-from pipelines.tiny.skills import items, training_rows
+from pipelines.tiny.skills import Split, items, training_rows
 
 POOL = Path(__file__).resolve().parents[1] / "conf" / "pool" / "tiny.yaml"
 ALPHAS = (0.1, 0.2, 0.3, 0.4, 0.7, 1.0)
@@ -58,18 +58,19 @@ def train(base: torch.nn.Module, skill: str, optimizer: Any, training: Any, seed
 class Exam:
     """Scored items of a skill, encoded once; ``right(model)`` says which are answered correctly: bool [n]."""
 
-    def __init__(self, skill: str, n: int):
-        scored = items(skill, "test", n)
-        self.ids, lengths = encode(SYMBOLS, [f"{item.prompt} {item.answer}" for item in scored])
-        self.ids, self.last = self.ids[:, :-2], lengths - 3
-        self.choices = torch.tensor(SYMBOLS.convert_tokens_to_ids([c for i in scored for c in i.choices])).view(-1, 4)
-        self.target = torch.tensor([item.target for item in scored])
+    def __init__(self, skill: str, n: int, split: Split = "test", device: str = "cpu"):
+        scored = items(skill, split, n)
+        ids, lengths = encode(SYMBOLS, [f"{item.prompt} {item.answer}" for item in scored])
+        self.ids, self.last = ids[:, :-2].to(device), (lengths - 3).to(device)
+        choices = SYMBOLS.convert_tokens_to_ids([c for i in scored for c in i.choices])
+        self.choices = torch.tensor(choices, device=device).view(-1, 4)
+        self.target = torch.tensor([item.target for item in scored], device=device)
 
     @torch.no_grad()
     def right(self, model: Any) -> np.ndarray:
         hidden = model.model(input_ids=self.ids, use_cache=False).last_hidden_state  # [n, L, d]
         logits = model.lm_head(hidden[torch.arange(len(self.ids)), self.last])  # [n, V]
-        return (logits.gather(1, self.choices).argmax(1) == self.target).numpy()
+        return (logits.gather(1, self.choices).argmax(1) == self.target).cpu().numpy()
 
 
 def merged(base: torch.nn.Module, experts: list[torch.nn.Module], alpha: float) -> torch.nn.Module:

@@ -7,12 +7,17 @@ With z ~ Laplace(μ, b) per element, α ~ Uniform(A) and K ~ Uniform{1, …, K_m
 Task Arithmetic with coefficient α over K experts puts the weights at θ0 + α Σ_j Δ_j, which is the own expert's
 θ + (α − 1) Δ_own + α Σ_{j≠own} Δ_j; one z in place of all K task vectors gives (Kα − 1) z (MergOPT, ICLR 2026,
 Algorithm 1 and Eq. 5; authors' code: Yangqun123456/MergOPT).
+
+Ours, where other experts' task vectors are at hand (``exchange``): these themselves in place of noise, those of a
+random S of the others with |S| = K − 1, and the own one left as it is,
+
+    θ ← base_step(θ, ∇L(θ + α Σ_{j∈S} Δ_j)).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import accumulate
@@ -34,6 +39,9 @@ from mergeopt_core.finetuning.sampling import (
     worth_compiling,
 )
 from mergeopt_core.finetuning.weights import Origin, ScaleFit
+
+TaskVector = Mapping[str, Tensor]
+"""Δ = θ − θ0 of an expert, by weight name."""
 
 ALPHAS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
 SCALE = 5e-4
@@ -59,6 +67,7 @@ class MergOPT(PerturbedOptimizer):
         theta0: θ0 of each weight that moves, where it is not the weights now, or what else knows θ − θ0 (fitted and
             exact only).
         kernel: plain; compiled, a faster one for the same noise; auto, compiled where it pays.
+        others: The task vectors Δ_j of other experts by weight name, in place of noise; ``exchange`` renews them.
         which: The weights that move, as for ``PerturbedOptimizer``.
 
     Raises:
@@ -70,7 +79,7 @@ class MergOPT(PerturbedOptimizer):
         scale: float | Literal["fitted"] = SCALE, distribution: str = "laplace", seed: int = 0, *,
         own_vector: str = "approximate", inner: str = "sample", ascent_steps: int = 3, ascent_size: float = 0.5,
         fit_start: float = SCALE, fit_memory: float = 0.9, theta0: Sequence[Tensor] | Origin | None = None,
-        kernel: str = "auto", **which: Any,
+        kernel: str = "auto", others: Sequence[TaskVector] | None = None, **which: Any,
     ):  # fmt: skip
         _check(alphas, max_tasks, scale, distribution, own_vector, inner, kernel)
         super().__init__(base, **which)
@@ -88,8 +97,25 @@ class MergOPT(PerturbedOptimizer):
         self.fit = ScaleFit(self.origin, self.loc, fit_start, fit_memory) if self.origin and scale == "fitted" else None
         self.scale = SCALE if isinstance(scale, str) else float(scale)
         self.ascent = self._ascent(ascent_steps, ascent_size) if inner == "ascent" else None
+        self.others: Sequence[TaskVector] | None = None
+        if others is not None:
+            self.exchange(others)
         self.last_offset: Offset | None = None
         self.last_shortfall: Shortfall | None = None
+
+    def exchange(self, others: Sequence[TaskVector]) -> None:
+        """From the next step on take offsets from these task vectors; none at all: gradients are taken at θ.
+
+        Each is asked for one tensor at a time whenever it is needed, and may be a mapped file.
+
+        Raises:
+            ValueError: With ``inner="ascent"``, which moves one z, or for weights without names.
+        """
+        if self.ascent:
+            raise ValueError("inner='ascent' moves one z: it does not go with other experts' task vectors")
+        if not all(moved.name for moved in self.perturbation.moved):
+            raise ValueError("task vectors go by name: pass named_parameters=model.named_parameters()")
+        self.others = tuple(others)
 
     @property
     def passes(self) -> int:
@@ -103,7 +129,13 @@ class MergOPT(PerturbedOptimizer):
     def draw(self, step: int) -> Offset:
         """The offset of an optimizer step: α, K and the seed of z, a function of the seed and the step alone."""
         alpha = self.alphas[mixed(self.seed, step, 1) % len(self.alphas)]
-        return Offset(step, alpha, 1 + mixed(self.seed, step, 2) % self.max_tasks, mixed(self.seed, step, 3))
+        most = self.max_tasks if self.others is None else min(self.max_tasks, len(self.others) + 1)
+        return Offset(step, alpha, 1 + mixed(self.seed, step, 2) % most, mixed(self.seed, step, 3))
+
+    def chosen(self, offset: Offset) -> list[int]:
+        """S of an offset: the places of K − 1 of the others, each set as likely as any."""
+        shuffled = sorted(range(len(self.others or ())), key=lambda j: mixed(offset.seed, j))
+        return sorted(shuffled[: offset.tasks - 1])
 
     def noise(self, offset: Offset, expert: int = 0) -> dict[str | int, Tensor]:
         """z of an offset, drawn again: by weight name, or by place where weights have no names.
@@ -139,7 +171,8 @@ class MergOPT(PerturbedOptimizer):
         if self.ascent:
             raise RuntimeError("inner='ascent' takes several gradients: use `opt.step(closure)`")
         offset = self.draw(self.steps)
-        self.perturbation.move(self._fill_exact(offset) if self.exact else self._fill(offset))
+        single = self.others is None and not self.exact
+        self.perturbation.move(self._fill(offset) if single else self._fill_terms(offset))
         self.last_offset, self.ready = offset, True
         return offset
 
@@ -147,17 +180,26 @@ class MergOPT(PerturbedOptimizer):
         stream = self._stream(offset)
         return lambda i, weight, out: self._add(i, weight, out, offset.coefficient, stream)
 
-    def _fill_exact(self, offset: Offset) -> Fill:
-        assert self.origin is not None
-        origin, others = self.origin, [self._stream(offset, expert) for expert in range(1, offset.tasks)]
+    def _fill_terms(self, offset: Offset) -> Fill:
+        """The exact own vector's term, where asked for, and a term for each of the K − 1 others."""
+        origin = self.origin if self.exact else None
+        streams = [self._stream(offset, j) for j in range(1, offset.tasks)] if self.others is None else []
+        vectors = [self.others[j] for j in self.chosen(offset)] if self.others is not None else []
 
         def fill(i: int, weight: Tensor, out: Tensor) -> None:
             moved = out if out.dtype == weight.dtype else torch.empty_like(weight)  # masters: round once, at the end
-            torch.add(weight, origin.vector(i, weight), alpha=offset.alpha - 1.0, out=moved)
-            for stream in others:
-                self._add(i, moved, moved, offset.alpha, stream)
-            if moved is not out:
-                out.copy_(moved)
+            source = weight
+            if origin is not None:
+                source = torch.add(weight, origin.vector(i, weight), alpha=offset.alpha - 1.0, out=moved)
+            for stream in streams:
+                self._add(i, source, moved, offset.alpha, stream)
+                source = moved
+            name = self.perturbation.moved[i].name
+            for vector in vectors:
+                delta = vector[name].to(weight.device, weight.dtype)
+                source = torch.add(source, delta, alpha=offset.alpha, out=moved)
+            if source is not out:
+                out.copy_(source)
 
         return fill
 

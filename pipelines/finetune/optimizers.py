@@ -31,8 +31,8 @@ def _number(value: Any, low: float = -math.inf, high: float = math.inf) -> float
     return number
 
 
-def _count(value: Any) -> int:
-    if isinstance(value, bool) or int(value) != float(value) or int(value) < 1:
+def _count(value: Any, least: int = 1) -> int:
+    if isinstance(value, bool) or int(value) != float(value) or int(value) < least:
         raise ValueError
     return int(value)
 
@@ -43,7 +43,7 @@ def _numbers(value: Any) -> list[float]:
     return [float(v) for v in value]
 
 
-def _patterns(value: Any) -> list[str]:
+def _texts(value: Any) -> list[str]:
     if isinstance(value, str) or any(not isinstance(v, str) for v in value):
         raise ValueError
     return list(value)
@@ -55,8 +55,10 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "a number, 0 or more, or fitted": lambda value: value if value == "fitted" else _number(value, 0.0),
     "a number from 0 to 1": lambda value: _number(value, 0.0, 1.0),
     "a whole number, 1 or more": _count,
+    "a whole number, 0 or more": lambda value: _count(value, 0),
     "a list of one number or more": _numbers,
-    "a list of name patterns": _patterns,
+    "a list of name patterns": _texts,
+    "a list of folders, hub ids or store keys": _texts,
 }
 _PATTERNS: tuple[Any, str] = ([], "a list of name patterns")
 _WHICH = {"include": _PATTERNS, "exclude": _PATTERNS}
@@ -75,6 +77,9 @@ METHODS: dict[str, dict[str, tuple[Any, str]]] = {
         "ascent_size": (0.5, "a number, 0 or more"),
         "fit_start": (5e-4, "a number, 0 or more"),
         "fit_memory": (0.9, "a number from 0 to 1"),
+        "offsets": ("noise", "noise or pool or experts"),
+        "rounds": (5, "a whole number, 0 or more"),
+        "experts": ([], "a list of folders, hub ids or store keys"),
         **_WHICH,
     },
     "sam": {"rho": (0.05, "a number, 0 or more"), **_WHICH},
@@ -87,6 +92,10 @@ METHODS: dict[str, dict[str, tuple[Any, str]]] = {
     "tangent": {},
 }
 """Every method's parameters, with the papers' defaults and what is valid: a reader's words, or names to choose from."""
+
+_OF_NOISE = ("loc", "scale", "distribution", "mode", "inner", "ascent_steps", "ascent_size", "fit_start", "fit_memory")
+IDLE = {"noise": ("offsets", "rounds", "experts"), "pool": (*_OF_NOISE, "experts"), "experts": (*_OF_NOISE, "rounds")}
+"""By MergOPT's offsets, the parameters that are not used."""
 
 
 def check_finetuning(finetuning: dict[str, Any]) -> dict[str, Any]:
@@ -108,6 +117,11 @@ def check_finetuning(finetuning: dict[str, Any]) -> dict[str, Any]:
     if full.get("own_vector") == "exact" and full.get("inner") == "ascent":
         do = "choose one: the ascent moves one z, the exact own vector draws several"
         raise UserError("own_vector=exact and inner=ascent do not go together", where="finetuning", do=do)
+    if (offsets := full.get("offsets", "noise")) != "noise":
+        for key, value in (("inner", "ascent"), ("mode", "released")):
+            if full[key] == value:
+                what = f"{key}={value} draws noise, and offsets={offsets} takes experts' task vectors"
+                raise UserError(what, where="finetuning", do="choose one of them")
     return {"method": name, **_relevant(full)}
 
 
@@ -126,7 +140,7 @@ def _relevant(full: dict[str, Any]) -> dict[str, Any]:
     """Without the parameters that cannot change a number, so that keys do not split over them."""
     if full.get("mode") == "released":
         return {"mode": "released"}
-    idle = set()
+    idle = set(IDLE.get(full.get("offsets", ""), ()))
     if full.get("inner") == "sample":
         idle |= {"ascent_steps", "ascent_size"}
     if full.get("scale") != "fitted":
@@ -230,9 +244,12 @@ def _make(spec: Optimizer, groups: list[dict[str, Any]]) -> torch.optim.Optimize
 
 
 def wrap(
-    base: torch.optim.Optimizer, method: dict[str, Any], model: nn.Module, seed: int, steps: int, lora: bool = False
-) -> torch.optim.Optimizer:
+    base: torch.optim.Optimizer, method: dict[str, Any], model: nn.Module, seed: int, steps: int, lora: bool = False,
+    origin: Any = None,
+) -> torch.optim.Optimizer:  # fmt: skip
     """The base optimizer inside the training method that ``check_finetuning`` described.
+
+    ``origin`` knows θ − θ0 where it is not a copy of the weights now.
 
     Raises:
         UserError: Patterns of ``include`` or ``exclude`` that match nothing, or adapters where ranks could not agree.
@@ -240,17 +257,21 @@ def wrap(
     from mergeopt_core.finetuning import ASAM, SAM, MergOPT
     from pipelines.finetune.models import AdapterOrigin, merged_weights
 
-    name, options = method["method"], {k: v for k, v in method.items() if k not in ("method", "mode")}
+    aside = ("method", "mode", "offsets", "rounds", "experts")
+    name, options = method["method"], {k: v for k, v in method.items() if k not in aside}
     if name in ("plain", "tangent") or method.get("mode") == "released":
         return base
     options |= {"named_parameters": list(model.named_parameters()), "masters": getattr(base, "masters", None)}
     if lora:
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and (name != "mergopt" or options["inner"] == "ascent"):
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and (name != "mergopt" or options.get("inner") == "ascent"):
             do = "use one process: gradients of the frozen weights are not exchanged"
             raise UserError(f"{name} with adapters does not run on several ranks", where="training.lora", do=do)
         options |= {"named_parameters": merged_weights(model), "frozen": True}
-        if options.get("own_vector") == "exact" or options.get("scale") == "fitted":
-            options["theta0"] = AdapterOrigin(model)
+        origin = AdapterOrigin(model)
+    if method.get("own_vector") == "exact" or method.get("scale") == "fitted":
+        options["theta0"] = origin
+    if method.get("offsets"):
+        options["others"] = []  # none before the first exchange
     try:
         if name != "mergopt":
             return (SAM if name == "sam" else ASAM)(base, **options)

@@ -9,9 +9,10 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,18 @@ from conf.errors import UserError
 from conf.schema import Optimizer, Task, Training
 from mergeopt_core.finetuning import MasterWeights
 from mergeopt_core.randomness import random_state_restored
+from pipelines.checkpoints.adapters import AdaptedCheckpoint
 from pipelines.checkpoints.card import base_name as name_of
 from pipelines.checkpoints.card import write_card, write_flag
+from pipelines.checkpoints.checkpoint import open_checkpoint
 from pipelines.finetune.data import Row, read_rows, task_fingerprint
-from pipelines.finetune.models import Loaded, load
+from pipelines.finetune.exchange import Exchange, GivenVector, StoredOrigin, StretchOverError, take_part
+from pipelines.finetune.models import AdapterOrigin, Loaded, load
 from pipelines.finetune.optimizers import base_optimizer, check_finetuning, check_training, total_steps, wrap
 from pipelines.finetune.tangent import delinearise
 from pipelines.finetune.tokens import Collator, PackCollator, encode, pack
 from pipelines.finetune.trainer import ExpertTrainer, MetricsCallback, NotFiniteError, PeakMemory
+from pipelines.finetune.turns import Turns
 from pipelines.process import silence, threads, uncollected
 from pipelines.progress import SILENT, Progress
 
@@ -52,6 +57,15 @@ class Run:
     online: bool
     checkpoints: Path
     """Where resumable checkpoints and the last good weights go."""
+    others: tuple[str, ...] = ()
+    """Folders of the experts whose task vectors gradients are taken at."""
+    exchange: Exchange | None = None
+    """The part in a pool that is trained together."""
+
+    @property
+    def resumable(self) -> bool:
+        """Whether checkpoints of the Trainer are kept while it runs."""
+        return self.training.save_steps is not None or bool(self.exchange and self.exchange.wait is None)
 
     @property
     def rank(self) -> int:
@@ -65,6 +79,7 @@ class Run:
             "base": str(self.base.resolve()), "task": dataclasses.asdict(self.task), "method": self.method,
             "optimizer": dataclasses.asdict(self.optimizer), "training": training, "seed": self.seed,
             "data": task_fingerprint(self.task, self.datasets, self.online),
+            **({"others": self.others} if self.others else {}),
         }  # fmt: skip
 
 
@@ -72,6 +87,7 @@ def finetune(
     base: Path, task: Task, finetuning: dict[str, Any], optimizer: Optimizer, training: Training, seed: int, out: Path,
     progress: Progress = SILENT, *, name: str | None = None, datasets: str | None = None, online: bool = True,
     checkpoints: Path | None = None, base_name: str | None = None, device: str = "auto", cpu_threads: int | None = None,
+    others: Sequence[str] = (), exchange: Exchange | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Train one expert and write it to ``out``: weights, config, tokenizer, model card, ``metrics.jsonl``.
 
@@ -89,35 +105,99 @@ def finetune(
         base_name: The base's name on the card; default: its hub id or folder.
         device: auto, cpu or cuda.
         cpu_threads: Threads of a model that is not small; default: all cores.
+        others: Folders of finished experts for MergOPT's ``offsets: experts``, in the order that draws go by.
+        exchange: The part in a pool for ``offsets: pool``.
 
     Returns:
         steps, loss (last step), tokens, examples, seconds (with those of interrupted calls), memory (peak of this
-        process's resident bytes) and, on an accelerator, device_memory (peak of its allocated bytes).
+        process's resident bytes) and, on an accelerator, device_memory (peak of its allocated bytes). Empty where the
+        expert of a pool is left at an exchange, to be gone on with.
 
     Raises:
         UserError: Bad data or parameters, a loss that is no number, a full disk.
     """
-    begun, method = time.perf_counter(), check_finetuning(finetuning)
+    method = check_finetuning(finetuning)
     check_training(training, method["method"])
     checkpoints = checkpoints or out.with_name(out.name + ".checkpoints")
-    run = Run(base, task, method, optimizer, training, seed, out, name or task.name, datasets, online, checkpoints)
-    with silence(), random_state_restored(seed), uncollected():
-        rows = read_rows(task, seed, datasets, online)
-        loaded = load(base, training, method["method"], device)
-        _check_room(run, loaded)
-        out.mkdir(parents=True, exist_ok=True)
-        small = sum(p.numel() for p in loaded.model.parameters()) < SMALL
-        with threads(1 if small else cpu_threads), _full_disk(out):
+    run = Run(
+        base, task, method, optimizer, training, seed, out, name or task.name, datasets, online, checkpoints,
+        tuple(others), exchange,
+    )  # fmt: skip
+    _check_offsets(run)
+    waits = exchange is not None and exchange.wait is not None
+    with nullcontext() if waits else _quiet(), random_state_restored(seed):
+        return _make(run, progress if run.rank == 0 else SILENT, base_name, device, cpu_threads)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    with silence(), uncollected():
+        yield
+
+
+def finetune_pool(members: Sequence[Mapping[str, Any]], folder: Path, rounds: int) -> list[dict[str, Any]]:
+    """Train the small experts of a pool in this process, side by side and on one thread, and write each.
+
+    Args:
+        members: Arguments of ``finetune`` for each, with MergOPT's ``offsets: pool``.
+        folder: Where they leave task vectors for each other; removed.
+        rounds: Exchanges.
+
+    Returns:
+        What ``finetune`` returns for each.
+    """
+    names = tuple(str(place) for place in range(len(members)))
+    works: list[Callable[[], dict[str, Any]]] = []
+    turns = Turns(len(members))
+    for place, (name, arguments) in enumerate(zip(names, members)):
+        exchange = Exchange(folder, name, names, rounds, wait=partial(turns.next, place))
+        works.append(partial(finetune, **arguments, exchange=exchange))
+    try:
+        with _quiet(), random_state_restored(), threads(1):
+            return turns.run(works)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_offsets(run: Run) -> None:
+    """Refuse a method whose offsets are of experts that are not given."""
+    offsets, where = run.method.get("offsets"), f"finetuning.offsets={run.method.get('offsets')}"
+    if offsets == "experts" and not run.others:
+        do = "name finished experts of the same base with finetuning.experts=[A,B]"
+        raise UserError("there are no experts to take task vectors of", where=where, do=do)
+    if offsets == "pool" and run.exchange is None:
+        do = "train the pool by a study (mergebench sweep), or take finished experts: finetuning.offsets=experts"
+        raise UserError("one expert has no pool to exchange task vectors with", where=where, do=do)
+    if offsets == "pool" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        do = "give each expert one process; a study's workers train several side by side"
+        raise UserError("experts of a pool are not trained on several ranks", where=where, do=do)
+
+
+def _make(run: Run, progress: Progress, base_name: str | None, device: str, cpu_threads: int | None) -> dict[str, Any]:
+    begun, method, out = time.perf_counter(), run.method, run.out
+    rows = read_rows(run.task, run.seed, run.datasets, run.online)
+    loaded = load(run.base, run.training, method["method"], device)
+    _check_room(run, loaded)
+    out.mkdir(parents=True, exist_ok=True)
+    small = sum(p.numel() for p in loaded.model.parameters()) < SMALL
+    with threads(1 if small else cpu_threads), _full_disk(out):
+        try:
             with PeakMemory(loaded.device) as peak:
-                summary = _fit(run, loaded, rows, progress if run.rank == 0 else SILENT)
-            if run.rank == 0:
-                loaded.save(out)
-                summary["seconds"] = round(summary["seconds"] + time.perf_counter() - begun, 3)
-                summary |= peak.describe()
-                write_card(out, run.name, base_name or name_of(base), task, method, optimizer, training, seed, summary)
-                if method["method"] == "tangent":
-                    write_flag(out, base)
-                shutil.rmtree(checkpoints, ignore_errors=True)
+                summary = _fit(run, loaded, rows, progress)
+        except StretchOverError:
+            return {}
+        if run.exchange and summary["steps"] < summary.pop("total"):
+            return {}
+        if run.rank == 0:
+            loaded.save(out)
+            waited = run.exchange.waited if run.exchange else 0.0
+            summary["seconds"] = round(summary["seconds"] + time.perf_counter() - begun - waited, 3)
+            summary |= peak.describe()
+            about = (run.task, method, run.optimizer, run.training, run.seed, summary)
+            write_card(out, run.name, base_name or name_of(run.base), *about)
+            if method["method"] == "tangent":
+                write_flag(out, run.base)
+            shutil.rmtree(run.checkpoints, ignore_errors=True)
     return summary
 
 
@@ -125,7 +205,7 @@ def _check_room(run: Run, loaded: Loaded) -> None:
     """Refuse to start where the result cannot be written."""
     parameters = list(loaded.model.parameters())
     needed = sum(p.numel() for p in parameters) * loaded.dtype.itemsize
-    if run.training.save_steps:  # two resumable checkpoints: the old one goes after the new one is written
+    if run.resumable:  # two resumable checkpoints: the old one goes after the new one is written
         needed += 2 * sum(p.numel() * p.element_size() + 8 * p.numel() * p.requires_grad for p in parameters)
     place = next(folder for folder in (run.out, *run.out.absolute().parents) if folder.exists())
     free = shutil.disk_usage(place).free
@@ -151,25 +231,40 @@ def _fit(run: Run, loaded: Loaded, rows: list[Row], progress: Progress) -> dict[
     """Train ``loaded.model`` in place."""
     data, collator = _sequences(run, loaded, rows)
     steps = total_steps(run.task, run.training, len(data), int(os.environ.get("WORLD_SIZE", "1")))
-    resumable = run.training.save_steps is not None
+    resumable = run.resumable
     metrics = (run.checkpoints if resumable else run.out) / "metrics.jsonl"
-    with tempfile.TemporaryDirectory() as scratch, _tensorboard_in(run.out):
+    with tempfile.TemporaryDirectory() as scratch, _tensorboard_in(run.out, bool(run.training.reporters)):
         args = _arguments(run, loaded, steps, run.checkpoints if resumable else Path(scratch))
         with args.main_process_first(local=False):
             newest = _newest_checkpoint(run.checkpoints, run.about()) if resumable else None
         model = loaded.model.to(loaded.device)
         base = base_optimizer(run.optimizer, model, run.training.precision == "bf16_masters")
-        method = wrap(base, run.method, model, run.seed, steps, run.training.lora.rank > 0)
+        method, more = _wrapped(run, base, model, steps)
         trainer = ExpertTrainer(method, model=model, args=args, train_dataset=data, data_collator=collator)
         with progress.step(f"fine-tune {run.name}", total=steps) as bar:
-            callback = MetricsCallback(metrics if run.rank == 0 else None, bar, trainer)
-            trainer.add_callback(callback)
+            callback = MetricsCallback(metrics if run.rank == 0 else None, bar, trainer, run.exchange)
+            for one in (callback, *more):
+                trainer.add_callback(one)
             _train(run, loaded, trainer, newest)
     if resumable and run.rank == 0:
         shutil.copyfile(metrics, run.out / "metrics.jsonl")
     _finish(run, loaded, trainer)
     last = {key: callback.last.get(key) for key in ("loss", "tokens")}
-    return {"steps": trainer.state.global_step, **last, "examples": len(rows), "seconds": callback.before}
+    found = {"steps": trainer.state.global_step, **last, "examples": len(rows), "seconds": callback.before}
+    return found | ({"total": steps} if run.exchange else {})
+
+
+def _wrapped(run: Run, base: Any, model: Any, steps: int) -> tuple[Any, list[Any]]:
+    """The method around the base optimizer, and the callbacks that it needs."""
+    offsets, lora = run.method.get("offsets"), run.training.lora.rank > 0
+    theta0 = open_checkpoint(str(run.base)) if offsets else None
+    origin = StoredOrigin(theta0) if theta0 else None
+    method = wrap(base, run.method, model, run.seed, steps, lora, origin)
+    if theta0 is None:
+        return method, []
+    experts = [open_checkpoint(folder) for folder in run.others]
+    given = [GivenVector(AdaptedCheckpoint(theta0, e) if e.adapter else e, theta0) for e in experts]
+    return method, take_part(run.exchange, method, AdapterOrigin(model) if lora else origin, given, steps)
 
 
 def _sequences(run: Run, loaded: Loaded, rows: list[Row]) -> tuple[list[Any], Any]:
@@ -198,8 +293,11 @@ def _arguments(run: Run, loaded: Loaded, steps: int, folder: Path) -> TrainingAr
 
 
 @contextmanager
-def _tensorboard_in(out: Path) -> Iterator[None]:
-    """TensorBoard's files go into the expert's folder."""
+def _tensorboard_in(out: Path, active: bool) -> Iterator[None]:
+    """TensorBoard's files go into the expert's folder, where anything is reported."""
+    if not active:
+        yield
+        return
     name = "TENSORBOARD_LOGGING_DIR"
     before = os.environ.get(name)
     os.environ.setdefault(name, str(out / "tensorboard"))

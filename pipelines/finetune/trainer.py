@@ -91,8 +91,8 @@ class PerturbationCallback(TrainerCallback):
 class MetricsCallback(TrainerCallback):
     """Writes ``metrics.jsonl`` and reports loss, learning rate, tokens per second, time left and memory."""
 
-    def __init__(self, file: Path | None, step: Step, trainer: ExpertTrainer):
-        self.file, self.step, self.trainer = file, step, trainer
+    def __init__(self, file: Path | None, step: Step, trainer: ExpertTrainer, exchange: Any = None):
+        self.file, self.step, self.trainer, self.exchange = file, step, trainer, exchange
         self.begun = self.before = 0.0
         """When this call began, and seconds of interrupted ones up to the checkpoint that it goes on from."""
         self.first = (0, 0)
@@ -117,7 +117,7 @@ class MetricsCallback(TrainerCallback):
         """One line of metrics, one advance of the listener."""
         if not logs or "loss" not in logs:
             return
-        seconds = time.perf_counter() - self.begun
+        seconds = time.perf_counter() - self.begun - (self.exchange.waited if self.exchange else 0.0)
         row = {"step": state.global_step, "loss": logs["loss"], "lr": logs["learning_rate"]}
         row |= {"grad_norm": logs["grad_norm"]} if "grad_norm" in logs else {}
         row |= self._method() | {"tokens": self.trainer.tokens, "seconds": round(self.before + seconds, 3)}
