@@ -1,17 +1,13 @@
 """Experts of a pool that exchange task vectors: in one process, in stretches, killed, and against given experts."""
 
-import json
 from functools import partial
 from itertools import product
 
 import pytest
-import torch
 
-from conf.errors import UserError
-from conf.schema import Lora, Optimizer, Task, Training
-from mergeopt_core import MergOPT
+from conf.schema import Optimizer, Task, Training
 from pipelines.finetune import finetune
-from pipelines.finetune.exchange import Exchange, ExchangeCallback
+from pipelines.finetune.exchange import Exchange
 from pipelines.finetune.train import finetune_pool
 
 SKILLS = ("odd", "add", "at")
