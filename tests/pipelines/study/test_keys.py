@@ -23,13 +23,18 @@ same_versions = pytest.mark.skipif(
 )
 
 
+def recorded(recipe):
+    """A fine-tuning method without the parameters that came later, whose defaults are in no expert's key."""
+    return {name: value for name, value in recipe.finetuning.items() if name not in ("offsets", "rounds", "experts")}
+
+
 @same_versions
 def test_the_quickstarts_trials_have_the_keys_that_they_had(tmp_path, monkeypatch):
     monkeypatch.setattr(layout, "find_base", lambda base, access: Source("nowhere/base", content_key(base.name)))
     monkeypatch.setattr(
         layout,
         "find_expert",
-        lambda recipe, base, access: Source(f"nowhere/{recipe.name}", content_key([recipe.name, recipe.finetuning])),
+        lambda recipe, base, access: Source(f"nowhere/{recipe.name}", content_key([recipe.name, recorded(recipe)])),
     )
     ((config, _),) = compose(["+experiment=quickstart", f"store={tmp_path}"])
     planned = layout.lay_out(config, access_of(config)).planned
