@@ -98,11 +98,14 @@ def _distance(cdf: Tensor) -> float:
     return float(torch.maximum((steps[1:] - cdf).max(), (cdf - steps[:-1]).max()))
 
 
-def gram(base: Tensor, experts: Sequence[Tensor]) -> Tensor:
+def gram(
+    base: Tensor, experts: Sequence[Tensor], positions: Tensor | None = None, entries: Tensor | None = None
+) -> Tensor:
     """Inner products of the task vectors of one tensor: G_ij = ⟨θ_i − θ0, θ_j − θ0⟩, `[K, K]` in float64.
 
     Differences are float32, products are added up in float32 within a block and in float64 over the blocks: to about
-    1e-6 of ‖Δ_i‖·‖Δ_j‖, at half the time of float64 throughout. A block of elements is held at a time.
+    1e-6 of ‖Δ_i‖·‖Δ_j‖, at half the time of float64 throughout. A block of elements is held at a time; on the way the
+    differences at the ascending ``positions`` `[S]` of the flattened tensor are put into ``entries`` `[K, S]`.
 
     Raises:
         ValueError: for shapes that differ.
@@ -110,15 +113,18 @@ def gram(base: Tensor, experts: Sequence[Tensor]) -> Tensor:
     if shapes := {tuple(t.shape) for t in experts} - {tuple(base.shape)}:
         raise ValueError(f"an expert's tensor is {list(shapes.pop())}, the base's {list(base.shape)}")
     total = torch.zeros(len(experts), len(experts), dtype=torch.float64, device=base.device)
-    flat = [t.detach().reshape(-1) for t in (base, *experts)]
     rows = torch.empty(len(experts), min(GRAM_BLOCK, base.numel()), device=base.device)
-    single = all(t.dtype == torch.float32 for t in flat)
-    for start in range(0, base.numel(), GRAM_BLOCK):
-        origin, *others = (t[start : start + GRAM_BLOCK] for t in flat)
+    wide = [torch.promote_types(t.dtype, base.dtype) in (torch.float32, torch.float64) for t in experts]
+    first, taken = 0, 0
+    for origin, *others in zip(*(t.detach().reshape(-1).split(GRAM_BLOCK) for t in (base, *experts))):
         block = rows[:, : len(origin)]  # [K, block]
-        for row, other in zip(block, others):
-            torch.sub(other, origin, out=row) if single else row.copy_(other).sub_(origin)
+        for row, other, exact in zip(block.unbind(), others, wide):
+            torch.sub(other, origin, out=row) if exact else row.copy_(other).sub_(origin)
         total += block @ block.T
+        if positions is not None and entries is not None:
+            begin, taken = taken, int(torch.searchsorted(positions, first + len(origin)))
+            entries[:, begin:taken] = block.index_select(1, positions[begin:taken] - first)
+            first += len(origin)
     return total
 
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -64,20 +63,16 @@ def measure(
     merge.check()
     layers = {name: info.count for name, info in merge.layout.outputs.items() if info.merged and info.count}
     total = sum(layers.values())
-    positions = sample_positions(total, sample, seed)
+    positions = torch.from_numpy(sample_positions(total, sample, seed))
     entries = torch.empty(len(experts), len(positions))
     grams, first = [], 0
     with progress.step("task vectors", len(layers)) as step:
         for name, origin, tensors in merge.inputs():
             if name not in layers:
                 continue
-            grams.append(gram(origin, tensors))
+            begin, end = torch.searchsorted(positions, torch.tensor([first, first + layers[name]])).tolist()
+            grams.append(gram(origin, tensors, positions[begin:end] - first, entries[:, begin:end]))
             _check_finite(name, list(experts), grams[-1])
-            begin, end = np.searchsorted(positions, [first, first + layers[name]])
-            where = torch.from_numpy(positions[begin:end] - first)
-            start = origin.reshape(-1)[where].double()
-            for row, tensor in zip(entries, tensors):
-                row[begin:end] = tensor.reshape(-1)[where].double() - start
             first += layers[name]
             step.advance(1)
     return Measured(list(experts), list(layers), torch.stack(grams), entries, total)

@@ -45,13 +45,17 @@ def test_elements_that_cannot_be_fitted():
         laplace_fit(torch.tensor([1.0, math.inf]))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("size", [0, 7, 40_000])
 def test_inner_products_and_distances_equal_numpy_in_float64(dtype, size):
     torch.manual_seed(0)
     base, *experts = (torch.randn(1, size).to(dtype) for _ in range(4))
     deltas = np.stack([expert.double().numpy().ravel() - base.double().numpy().ravel() for expert in experts])
-    products = gram(base, experts)
+    where = torch.arange(0, size, 3)
+    entries = torch.empty(len(experts), len(where))
+    products = gram(base, experts, where, entries)
+    np.testing.assert_array_equal(entries.numpy(), deltas[:, ::3].astype(np.float32))
+    assert torch.equal(products, gram(base, experts))
     np.testing.assert_allclose(products.numpy(), deltas @ deltas.T, rtol=0, atol=4e-6 * size)
     assert squared_distance(experts[0], base) == pytest.approx(float(deltas[0] @ deltas[0]), rel=1e-12)
     if size:
