@@ -245,6 +245,12 @@ class Definition:
         names = (f"{wanted}_split",) if wanted is not None else ("test_split", "validation_split")
         return next(filter(None, map(self.config.get, names)), wanted)
 
+    @property
+    def splits(self) -> set[str]:
+        """The splits that its file names."""
+        names = ("training_split", "validation_split", "test_split", "fewshot_split")
+        return {str(self.config[name]) for name in names if self.config.get(name)}
+
 
 def _strings(value: Any) -> list[str]:
     """Every string in a value, a list or a dictionary of them."""

@@ -128,7 +128,8 @@ def check_suite(suite: Suite, datasets: str | None = None, online: bool = True) 
         else:
             found = leaves(name, index)
             problems += _check_task(key, spec, suite, found)
-            problems += (f"task {key}: {problem}" for problem in _check_data(found, datasets, online))
+            absent = [f"task {key}: {problem}" for problem in _check_data(found, datasets, online)]
+            problems += absent or _check_split(key, spec.split or suite.split, found, datasets)
     return problems
 
 
@@ -224,6 +225,33 @@ def _check_data(found: list[Definition], datasets: str | None, online: bool) -> 
         elif datasets is None and not online and not _cached(dataset):
             problems.append(f"data set {dataset} is not in the local cache, and the hub may not be asked")
     return problems
+
+
+def _check_split(key: str, split: str | None, found: list[Definition], datasets: str | None) -> list[str]:
+    """A split that a task's data lack; data sets are asked for theirs only where the task file does not name it."""
+    asked: dict[str, Definition] = {}
+    for leaf in found if split is not None else ():
+        if leaf.split(split) not in leaf.splits and leaf.dataset is not None:
+            asked.setdefault(leaf.dataset, leaf)
+    for leaf in asked.values():
+        known = _data_splits(leaf, datasets)
+        if known and (wanted := str(leaf.split(split))) not in known:
+            return [f"task {key}: {leaf.name} has no split {wanted!r}; {nearest(wanted, known)}"]
+    return []
+
+
+def _data_splits(leaf: Definition, datasets: str | None) -> list[str]:
+    """Names of the splits of a task's data, from the mirror or the hub; none where they cannot be told."""
+    files = (leaf.config.get("dataset_kwargs") or {}).get("data_files")
+    if files is not None:
+        return list(files) if isinstance(files, dict) else ["train"]
+    from datasets import get_dataset_split_names
+
+    path = str(Path(datasets).expanduser().resolve() / str(leaf.dataset)) if datasets is not None else leaf.dataset
+    try:
+        return list(get_dataset_split_names(path, leaf.config.get("dataset_name")))
+    except Exception:  # no connection, a script, a form of its own: running it will tell
+        return []
 
 
 def _cached(dataset: str) -> bool:

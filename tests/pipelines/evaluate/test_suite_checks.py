@@ -88,6 +88,24 @@ def test_single_files_on_the_hub_are_mirrored_too(tmp_path, folder, model):
     assert evaluation.tasks["prost"].n == 1
 
 
+def test_a_split_that_the_data_lack_is_told(tmp_path):
+    for file in ("main/train.jsonl", "main/test.jsonl"):
+        (tmp_path / "openai" / "gsm8k" / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "openai" / "gsm8k" / file).write_text('{"question": "1 + 1", "answer": "#### 2"}\n')
+    page = "---\nconfigs:\n- config_name: main\n  data_files:\n"
+    page += "".join(f"  - {{split: {split}, path: main/{split}.jsonl}}\n" for split in ("train", "test"))
+    (tmp_path / "openai" / "gsm8k" / "README.md").write_text(page + "---\n")
+    spec = {"metric": "exact_match", "filter": "strict-match"}
+
+    def problems(split):
+        return check_suite(suite(gsm8k=SuiteTask(**spec, split=split)), datasets=str(tmp_path), online=False)
+
+    assert problems("train") == problems("test") == problems(None) == []
+    (problem,) = problems("validation")
+    assert problem.startswith("task gsm8k: gsm8k has no split 'validation'")
+    assert "train" in problem
+
+
 def test_offline_without_mirror_is_told(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     assert check_suite(suite(arc_easy=SuiteTask()), online=True) == []
