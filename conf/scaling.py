@@ -27,15 +27,17 @@ def apply_scale(tree: DictConfig, *, keep_suite: bool = False) -> None:
     Hydra merges dictionaries and cannot replace one. Pools of the built-in base are left alone; pools that become equal
     (they differed in nothing but their base and experts) become one. What a pool says of training stays, in the small
     world's units. The suite is left alone with ``keep_suite``; its attack stays in any case. Experts and tasks that the
-    sampler and the report name become those that stand at the same place in the small world.
+    sampler and the report name become those that stand at the same place in the small world. Attacks by a model of the
+    hub are left out.
     """
+    _leave_out_models(tree)
     scale: Any = OmegaConf.to_container(tree.scale)
     small: Node = {}
     names: dict[str, dict[str, str]] = {}
     if scale["pool"] is not None:
         pools: Any = OmegaConf.to_container(tree.pools, resolve=True)
         experts = _places(({**pool["experts"], **pool["tasks"]} for pool in pools.values()), scale["pool"]["tasks"])
-        names |= dict.fromkeys(("subsets", "experts", "subset", "order"), experts)
+        names |= dict.fromkeys(("subsets", "experts", "subset", "order", "landscape"), experts)
         found = {name: _small(pool, scale) if pool["base"]["path"] else pool for name, pool in pools.items()}
         tree.pools, small["pools"] = {}, dict(_distinct(found, scale["name"]))
     if scale["suite"] is not None and not keep_suite:
@@ -48,8 +50,20 @@ def apply_scale(tree: DictConfig, *, keep_suite: bool = False) -> None:
     for entry in small.get("sampler", {}).get("subsets", ()) if "suite" in small else ():
         if isinstance(entry, dict):
             entry.pop("suite", None)  # the small suite takes its place too
+    small["landscape"] = scale["landscape"]
     tree.scale = OmegaConf.structured(Scale(name=scale["name"]))
     tree.merge_with(small)
+
+
+def _leave_out_models(tree: DictConfig) -> None:
+    """Take out attacks by a model, which comes from the hub, and the views that are of them."""
+    gone = {attack for attack in tree.attacks if ":" in attack}
+    tree.attacks = [attack for attack in tree.attacks if attack not in gone]
+    for part in (tree.report.tables, tree.report.figures):
+        for name in list(part):
+            of = part[name].get("where", {}).get("attack", ())
+            if gone & ({of} if isinstance(of, str) else {*of}):
+                del part[name]
 
 
 def _small(pool: Node, scale: Node) -> Node:

@@ -195,6 +195,15 @@ def test_orders_draws_and_attacks(tmp_path):
     assert sorted(attacks) == sorted(["none", "stresstest", "deepwordbug", "bertattack:bert-base-uncased"] * 3)
 
 
+def test_the_small_world_asks_no_model_of_the_hub_to_attack():
+    small = tiny("m3_robustness")
+    assert list(small.attacks) == ["stresstest", "deepwordbug"]
+    assert list(small.report.tables) == ["stresstest", "deepwordbug"]
+    assert list(only("+experiment=m3_robustness", "+scale=tiny", "attacks=['bertattack:DIR']").attacks) == [
+        "bertattack:DIR"
+    ]
+
+
 def test_values_of_the_command_line_win():
     config = only("+experiment=in_the_wild", "+scale=tiny", "sampler.samples=2", "suite.limit=20", "~methods.tsv_m")
     assert (config.sampler.samples, config.suite.limit) == (2, 20)
