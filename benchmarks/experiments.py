@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -23,6 +24,7 @@ from conf.compose import FOLDER, compose
 from conf.schema import Views
 
 FORMS = {"tables": ("csv", "md", "tex"), "figures": ("csv", "png", "svg")}
+LANDSCAPE = ("losses.csv", "summary.csv", *(f"figures/landscape.{form}" for form in FORMS["figures"]))
 EXPERIMENTS = [file.stem for file in sorted((FOLDER / "experiment").glob("*.yaml"))]
 
 
@@ -64,7 +66,7 @@ def run(name: str, place: Path, overrides: list[str]) -> bool:
 
 
 def lacking(views: Views, out: Path) -> Iterator[str]:
-    """What is not there of the views that an experiment declares."""
+    """What is not there of the views that an experiment declares, and what they put together without a word."""
     for part, declared in (("tables", views.tables), ("figures", views.figures)):
         for name in declared:
             for form in FORMS[part]:
@@ -73,9 +75,14 @@ def lacking(views: Views, out: Path) -> Iterator[str]:
                     yield f"no {file.relative_to(out)}"
                 elif form == "csv" and len(file.read_text(encoding="utf-8").splitlines()) < 2:
                     yield f"{file.relative_to(out)} has no rows"
+    for file in (out / "tables" / f"{name}.md" for name in views.tables):
+        if file.is_file() and (mixed := re.search("Cells are means over .*", file.read_text(encoding="utf-8"))):
+            yield f"{file.name}: {mixed[0]}"
     for name in views.geometry:
         if not any(file.stat().st_size for file in (out / "geometry").rglob(f"*{name}*")):
             yield f"no geometry of {name}"
+    if views.landscape and not all((out / "landscape" / file).is_file() for file in LANDSCAPE):
+        yield "no landscape"
 
 
 if __name__ == "__main__":

@@ -323,6 +323,8 @@ class Scale:
     """Factor on their batch sizes."""
     offset: float = 1.0
     """Factor on lengths in the weights' units: MergOPT's b, μ and the first b of a running fit."""
+    landscape: Dict[str, Any] = field(default_factory=dict)
+    """Settings of `landscape` there."""
 
 
 @dataclass
@@ -438,6 +440,8 @@ class Views:
     """Figures by the name of their files: figures/NAME.png, .svg, .csv."""
     geometry: List[str] = field(default_factory=list)
     """Parts of the geometry of task vectors, for each pool: norms, cosines, layers, laplace."""
+    landscape: List[List[str]] = field(default_factory=list)
+    """Pairs of experts whose joint loss is drawn, for each pool, over the grid of `landscape`: [[a, b], …]."""
 
 
 @dataclass

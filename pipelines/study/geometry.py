@@ -6,15 +6,17 @@ import dataclasses
 import itertools
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pandas as pd
 
-from conf.errors import UserError, nearest
+from conf.errors import UserError
 from conf.schema import Base, Checkpoint, Config, Pool, Task
 from pipelines.geometry import Landscape, Panel, check_geometry, write_geometry, write_landscape
-from pipelines.geometry.write import GeometryReport, drawings
+from pipelines.geometry.landscape import drawing
+from pipelines.geometry.write import Drawings, GeometryReport, drawings
 from pipelines.progress import SILENT, Progress
 from pipelines.report import Section
 from pipelines.store.store import Store, content_key
@@ -30,11 +32,11 @@ from pipelines.study.sources import (
     pool_recipes,
     runs,
 )
-from pipelines.study.subsets import narrowed
+from pipelines.study.subsets import check_pairs, narrowed
 from pipelines.study.worker import find_device
 
 STAMP = "measured.json"
-"""Beside a pool's geometry in a report: what it was measured of, its notes and the titles of its figures."""
+"""Beside what a report shows of checkpoints: what it was measured of, its notes and the titles of its figures."""
 
 
 def geometry(config: Config, progress: Progress = SILENT) -> list[GeometryReport]:
@@ -68,52 +70,110 @@ def _measure(
 
 
 def study_geometry(config: Config, access: Access, progress: Progress, out: Path) -> list[Section]:
-    """The parts in ``report.geometry`` of every pool, in ``out/geometry/POOL``, as sections of the study's report.
+    """What ``report.geometry`` and ``report.landscape`` name, as sections of the study's report, below ``out``.
 
-    A pool that was measured so before is not read again. One whose experts are not made, or whose weights are still on
-    the hub, has a note instead.
+    ``geometry/POOL`` is of each pool, ``landscape`` of all. What was measured so before is not measured again. Of
+    experts that are not made, or whose weights are still on the hub, there is a note instead.
     """
-    if not config.report.geometry:
-        return []
-    settings = dataclasses.replace(config.geometry, parts=config.report.geometry)
-    config = dataclasses.replace(narrowed(config), geometry=settings)
-    return [
-        _section(name, pool, config, access, progress, Path("geometry", name), out)
-        for name, pool in config.pools.items()
-    ]
+    config = narrowed(config)
+    made = []
+    if config.report.geometry:
+        own = dataclasses.replace(config, geometry=dataclasses.replace(config.geometry, parts=config.report.geometry))
+        made += [
+            _section(f"Geometry of {name}", Path("geometry", name), out, _Geometry(name, pool, own, access, progress))
+            for name, pool in config.pools.items()
+        ]
+    if config.report.landscape:
+        own = dataclasses.replace(
+            config, landscape=dataclasses.replace(config.landscape, pairs=config.report.landscape)
+        )
+        made.append(_section("Losses between experts", Path("landscape"), out, _Landscape(own, access, progress)))
+    return made
 
 
-def _section(
-    name: str, pool: Pool, config: Config, access: Access, progress: Progress, place: Path, out: Path
-) -> Section:
-    section, folder = Section(f"Geometry of {name}"), out / place
+class _Part(Protocol):
+    """What is measured beside a report."""
+
+    tables: tuple[str, ...]
+    """Files that the page shows."""
+
+    def key(self) -> str:
+        """Changes with everything that it depends on; UserError where it cannot be measured."""
+
+    def make(self, folder: Path) -> tuple[list[str], Drawings, list[Path]]:
+        """Measure into a folder: notes, figures and files."""
+
+
+@dataclass
+class _Geometry:
+    name: str
+    pool: Pool
+    config: Config
+    access: Access
+    progress: Progress
+    tables: tuple[str, ...] = ("norms.csv", "laplace.csv")
+
+    def key(self) -> str:
+        self.base, self.experts = _here(self.name, self.pool, self.access)
+        settings, store = self.config.geometry, self.access.store
+        scores = norm_accuracy(store, self.base, self.experts).to_csv() if "norms" in settings.parts else None
+        return content_key([*_prints(self.base, self.experts), vars(settings), _match(self.config), scores])
+
+    def make(self, folder: Path) -> tuple[list[str], Drawings, list[Path]]:
+        made = _measure(self.base, self.experts, self.config, self.access, self.progress, folder)
+        return made.notes, drawings(made.frames), made.paths
+
+
+@dataclass
+class _Landscape:
+    config: Config
+    access: Access
+    progress: Progress
+    tables: tuple[str, ...] = ("summary.csv",)
+
+    def key(self) -> str:
+        config = self.config
+        prints = [_prints(*_here(name, pool, self.access)) for name, pool in config.pools.items()]
+        tasks = [[dataclasses.asdict(panel.tasks[i]) for i in (0, 1)] for panel in _panels(config, self.access)]
+        settings = {k: v for k, v in vars(config.landscape).items() if k not in ("tasks", "batch_size")}
+        return content_key([prints, tasks, settings, config.seed, _match(config)])
+
+    def make(self, folder: Path) -> tuple[list[str], Drawings, list[Path]]:
+        made = _losses(self.config, self.access, self.progress, folder)
+        return [], {"landscape": drawing(made.frame)}, made.paths
+
+
+def _section(title: str, place: Path, out: Path, part: _Part) -> Section:
+    section, folder = Section(title), out / place
     try:
-        base, experts = _found(name, pool, access)
-        if any(map(access.hub.unfetched, _paths(base, experts))):
-            raise UserError("its weights are not here", do="fetch them and measure it with `mergebench geometry`")
-        key = _stamp(base, experts, config, access.store)
+        key = part.key()
         told = json.loads((folder / STAMP).read_text()) if (folder / STAMP).is_file() else {}
         if told.get("key") != key or not all((folder / file).is_file() for file in told["files"]):
-            made = _measure(base, experts, config, access, progress, folder)
-            titles = {f"figures/{stem}": view.title for stem, (view, _) in drawings(made.frames).items()}
-            files = [path.relative_to(folder).as_posix() for path in made.paths]
-            told = {"key": key, "notes": made.notes, "figures": titles, "files": files}
+            notes, figures, paths = part.make(folder)
+            titles = {f"figures/{stem}": view.title for stem, (view, _) in figures.items()}
+            files = [path.relative_to(folder).as_posix() for path in paths]
+            told = {"key": key, "notes": notes, "figures": titles, "files": files}
             (folder / STAMP).write_text(json.dumps(told, indent=1))
     except UserError as error:
         section.notes.append(f"Not measured: {error}")
         return section
     section.notes += told["notes"]
     section.figures = {(place / file).as_posix(): title for file, title in told["figures"].items()}
-    tables = [file for file in ("norms.csv", "laplace.csv") if file in told["files"]]
+    tables = [file for file in part.tables if file in told["files"]]
     section.tables = {(place / file).as_posix(): pd.read_csv(folder / file) for file in tables}
     return section
 
 
-def _stamp(base: Source, experts: Sequence[Expert], config: Config, store: Store) -> str:
-    """Changes with everything that a pool's geometry depends on."""
-    settings, found = config.geometry, {expert.name: expert.source.fingerprint for expert in experts}
-    scores = norm_accuracy(store, base, experts).to_csv() if "norms" in settings.parts else None
-    return content_key([base.fingerprint, found, vars(settings), _match(config), scores])
+def _here(name: str, pool: Pool, access: Access) -> tuple[Source, list[Expert]]:
+    """A pool's base and experts; UserError where their weights are still on the hub."""
+    base, experts = _found(name, pool, access)
+    if any(map(access.hub.unfetched, _paths(base, experts))):
+        raise UserError("its weights are not here", where=f"pools.{name}", do="fetch them with `mergebench geometry`")
+    return base, experts
+
+
+def _prints(base: Source, experts: Sequence[Expert]) -> list[Any]:
+    return [base.fingerprint, {expert.name: expert.source.fingerprint for expert in experts}]
 
 
 def _paths(base: Source, experts: Sequence[Expert]) -> list[str]:
@@ -139,29 +199,33 @@ def norm_accuracy(store: Store, base: Source, experts: Sequence[Expert]) -> pd.D
 
 def landscape(config: Config, progress: Progress = SILENT) -> Landscape:
     """Joint loss of pairs of experts of ``base``, or of every pool of a study, on one scale."""
+    access = access_of(config)
+    for name, pool, _ in _pools(config, "landscape"):
+        access.fetch(progress, _paths(*_found(name, pool, access)))
+    return _losses(config, access, progress, Path(config.out) if config.out else _folder(config) / "landscape")
+
+
+def _losses(config: Config, access: Access, progress: Progress, out: Path) -> Landscape:
     find_device(config.executor.device)
-    access, panels = access_of(config), []
-    pools = list(_pools(config, "landscape"))
-    for name, pool, _ in pools:
-        base, experts = _found(name, pool, access)
-        access.fetch(progress, _paths(base, experts))
-        for pair in _pairs(config, experts, name):
-            title = " & ".join(expert.name for expert in pair)
-            panels.append(
-                Panel(
-                    f"{title} · {name}" if config.pools else title,
-                    access.open(base.path),
-                    (access.open(pair[0].source.path), access.open(pair[1].source.path)),
-                    (pair[0].name, pair[1].name),
-                    (_task(config, pair[0]), _task(config, pair[1])),
-                    pool.training,
-                )
-            )
-    out = Path(config.out) if config.out else _folder(config) / "landscape"
     return write_landscape(
-        panels, out, config.landscape, seed=config.seed, datasets=config.datasets, online=config.online,
-        device=config.executor.device, progress=progress, **_match(config),
+        _panels(config, access), out, config.landscape, seed=config.seed, datasets=config.datasets,
+        online=config.online, device=config.executor.device, progress=progress, **_match(config),
     )  # fmt: skip
+
+
+def _panels(config: Config, access: Access) -> list[Panel]:
+    """A panel for each pair and pool, the pools of a pair side by side."""
+    return [panel for pair in zip(*(_pool_panels(n, p, config, access) for n, p, _ in _pools(config, "landscape")))
+            for panel in pair]  # fmt: skip
+
+
+def _pool_panels(name: str, pool: Pool, config: Config, access: Access) -> Iterator[Panel]:
+    base, experts = _found(name, pool, access)
+    for one, two in _pairs(config, experts, name):
+        title = f"{one.name} & {two.name}" + (f" · {name}" if config.pools else "")
+        opened = access.open(one.source.path), access.open(two.source.path)
+        tasks = _task(config, one), _task(config, two)
+        yield Panel(title, access.open(base.path), opened, (one.name, two.name), tasks, pool.training)
 
 
 def _match(config: Config) -> dict[str, Any]:
@@ -209,12 +273,8 @@ def _pairs(config: Config, experts: Sequence[Expert], pool: str) -> Iterator[tup
     known = {expert.name: expert for expert in experts}
     if len(known) < 2:
         raise UserError("a landscape is of two experts", where=f"pools.{pool}", do="name two: 'experts=[A,B]'")
+    check_pairs(config.landscape.pairs, known, "landscape.pairs")
     for pair in config.landscape.pairs or [list(itertools.islice(known, 2))]:
-        if len(pair) != 2 or pair[0] == pair[1]:
-            raise UserError(f"{pair} is no pair", where="landscape.pairs", do="write [[a, b], [b, c]]")
-        for name in pair:
-            if name not in known:
-                raise UserError(f"pool {pool} has no expert {name!r}", where="landscape.pairs", do=nearest(name, known))
         yield known[pair[0]], known[pair[1]]
 
 

@@ -36,7 +36,16 @@ from pipelines.study.sources import (
     pool_recipes,
     runs,
 )
-from pipelines.study.subsets import Subset, check_subsets, draw_orders, left_out, narrowed, pool_subsets, scored_on
+from pipelines.study.subsets import (
+    Subset,
+    check_pairs,
+    check_subsets,
+    draw_orders,
+    left_out,
+    narrowed,
+    pool_subsets,
+    scored_on,
+)
 from pipelines.study.trial import Trial
 
 KEEP = ("none", "best", "all")
@@ -147,6 +156,8 @@ def check_study(config: Config) -> None:
         _check_method(label, method, list(sizes))
         for suite in suites if method.get("select") else ():
             check_selection(suite, method["select"], f"methods.{label}.select")
+    for pool in config.pools.values():
+        check_pairs(config.report.landscape, [*pool.experts, *pool.tasks], "report.landscape")
     raise_all(check_views(config.report, view_columns(config)))
 
 

@@ -10,7 +10,7 @@ import dataclasses
 import itertools
 import math
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,6 +111,17 @@ def check_subsets(config: Config) -> None:
         raise UserError(f"no pool has all of {', '.join(experts)}", where=WHERE, do="name experts of one pool")
     for pool in config.pools.values():
         pool_subsets(pool, config)
+
+
+def check_pairs(pairs: Sequence[Sequence[str]], known: Iterable[str], where: str) -> None:
+    """UserError for what is no pair of two of the experts known."""
+    known = list(known)
+    for pair in pairs:
+        if len(pair) != 2 or pair[0] == pair[1]:
+            raise UserError(f"{list(pair)} is no pair", where=where, do="write [[a, b], [b, c]]")
+        for name in pair:
+            if name not in known:
+                raise UserError(f"there is no expert {name!r}", where=where, do=nearest(name, known))
 
 
 def narrowed(config: Config) -> Config:

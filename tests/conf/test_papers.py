@@ -63,6 +63,7 @@ def views(name: str) -> dict[str, str]:
         f"{kind}/{key}": view["title"] for kind in ("tables", "figures") for key, view in report.get(kind, {}).items()
     }
     parts = GEOMETRY.get(paper(name), {}) if report.get("geometry") else {}
+    found |= {"landscape/": "Figure 2"} if report.get("landscape") else {}
     return found | {f"geometry/{part}": parts[part] for part in report.get("geometry", [])}
 
 
