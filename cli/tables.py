@@ -141,20 +141,32 @@ def report_parts(report: Report) -> Iterator[Any]:
     yield standings_table(report)
     # tables that every report has are for its page
     yield from (view_table(grid) for name, grid in report.grids.items() if name in report.declared)
-    yield from interference_parts(report)
+    if "kept" in report.grids and "kept" not in report.declared:
+        yield _kept(report, report.grids["kept"])
     yield from verdict_lines(report)
 
 
-def view_table(grid: Grid) -> Folded:
-    """A table that the study declares: best bold, second best underlined."""
+def view_table(grid: Grid, only: str | None = None) -> Folded:
+    """A table of views, or one block of it: best bold, second best underlined."""
     made, block = Folded("\n" + grid.title, grid.view.rows, forms.headings(grid), caption="\n".join(grid.notes)), ""
     for line in forms.lines(grid):
-        if line.block != block:
+        if only is not None and line.block != only:
+            continue
+        if line.block != block and only is None:
             block = line.block
             made.rows.append(Row([Text(block, style="bold")]))
         style = "dim" if line.aside else ""
         cells = [Text(cell, style=style or MARKS[mark]) for cell, mark in zip(line.cells, line.marks)]
         made.rows.append(Row([Text(label, style=style) for label in line.labels], cells))
+    return made
+
+
+def _kept(report: Report, grid: Grid) -> Folded:
+    """What merging keeps in the pool with the best merge; the page has every pool."""
+    blocks = {name for (name,) in grid.blocks}
+    best = max((r for r in report.leaderboard if r.kind == "merge" and r.panel in blocks), key=_estimate).panel
+    made = view_table(grid, best)
+    made.title += f" ({best}; the page has every pool)" if len(blocks) > 1 else ""
     return made
 
 
@@ -187,22 +199,6 @@ def standings_table(report: Report) -> Folded:
     ]
     made.caption = "\n".join(["; ".join(parts), *settings_lines(report)])
     return made
-
-
-def interference_parts(report: Report) -> Iterator[Folded]:
-    """Share of the experts' own-skill gain that merging keeps, by method and number of experts, of the best pool."""
-    if not report.interference:
-        return
-    known = {row.panel for row in report.interference}
-    best = max((row for row in report.leaderboard if row.kind == "merge" and row.panel in known), key=_estimate).panel
-    kept = {(row.method, row.experts): row.kept for row in report.interference if row.panel == best}
-    sizes = sorted({size for _, size in kept})
-    pool = f" ({best}; the page has every pool)" if len(known) > 1 else ""
-    title = f"\nshare of the experts' gain on their own skill that merging keeps{pool}"
-    made, some = Folded(title, ["method"], [f"of {size}" for size in sizes]), next(iter(kept.values()))
-    for method in sorted({m for m, _ in kept}, key=lambda m: -kept.get((m, sizes[-1]), some).estimate):
-        made.rows.append(Row([Text(method)], [Text(_short(kept.get((method, size)))) for size in sizes]))
-    yield made
 
 
 def _estimate(row: LeaderRow) -> float:

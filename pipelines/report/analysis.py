@@ -1,7 +1,8 @@
-"""What a panel's numbers say: leaderboard, experts on their own skill, what merging keeps of it, a line per trial."""
+"""What a panel's numbers say: the leaderboard, how merges stand to their base and experts, a line per trial."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,42 +37,13 @@ class LeaderRow:
     to_best: Interval | None = None
     """Merge minus the best of its own experts."""
     above_base: Tally | None = None
+    """Subsets whose merges, orders and draws averaged, are above the base."""
     above_mean: Tally | None = None
-    """Merges above the mean of their own experts."""
+    """… above the mean of their own experts."""
     constructive: Tally | None = None
-    """Merges above the base and every one of their own experts."""
+    """… above the base and every one of their own experts."""
     significant: int | None = None
-    """Constructive merges beyond noise: intersection–union p-value, Holm-corrected over the panel's merges."""
-
-
-@dataclass
-class ExpertRow:
-    """An expert on the task of its own name, and over the whole suite."""
-
-    study: str
-    pool: str
-    panel: str
-    expert: str
-    own: Interval
-    base: Interval
-    gain: Interval
-    suite: Interval
-
-
-@dataclass
-class InterferenceRow:
-    """The share of own-skill gain that the merges of a method at one number of experts keep."""
-
-    study: str
-    pool: str
-    panel: str
-    method: str
-    experts: int
-    merges: int
-    kept: Interval
-    """Σ(merge − base) / Σ(expert − base) over the merged experts' own tasks, averaged over merges."""
-    kept_each: float
-    """Mean over experts of the single shares (merge − base) / (expert − base), where that gain is beyond noise."""
+    """Constructive ones beyond noise: intersection–union p-value, Holm-corrected over the panel's."""
 
 
 @dataclass
@@ -85,32 +57,40 @@ class Cell:
 
 @dataclass
 class MergeStanding:
-    """One merge against its base and experts."""
+    """The merges of one subset by one method, orders and draws averaged, against their base and experts."""
 
+    members: list[int]
+    """Rows of the merges."""
     standing: Standing
     p: float
     """Holm-corrected p-value of 'beats the base and all of its experts'."""
 
 
 def merge_standings(panel: Panel) -> dict[int, MergeStanding]:
-    """Compare every merge of the panel, whose base and experts were all scored, with these."""
-    found: dict[int, Standing] = {}
-    p = []
+    """Compare the merges of every subset, whose base and experts were all scored, with these; by each merge's row."""
+    groups: dict[Any, list[int]] = defaultdict(list)
     for m in panel.merges:
-        experts = panel.parents(m)
+        groups[panel.rows[m].method, panel.rows[m].run, frozenset(panel.rows[m].experts)].append(m)
+    found: list[Standing | None] = []
+    p = []
+    for members in groups.values():
+        experts = panel.parents(members[0])
         if panel.base is None or not experts:
+            found.append(None)
             p.append(1.0)
             continue
-        found[m] = constructive(panel.scores[m], panel.scores[panel.base], panel.scores[experts].tolist())
-        p.append(_beats_all(panel, m, [panel.base, *experts]) if found[m].constructive else 1.0)
-    corrected = dict(zip(panel.merges, holm(np.array(p))))
-    return {m: MergeStanding(standing, float(corrected[m])) for m, standing in found.items()}
+        scores = panel.scores[experts].tolist()
+        found.append(one := constructive(float(panel.scores[members].mean()), panel.scores[panel.base], scores))
+        p.append(_beats_all(panel, members, [panel.base, *experts]) if one.constructive else 1.0)
+    judged = zip(groups.values(), found, holm(np.array(p)))
+    return {m: MergeStanding(members, one, float(q)) for members, one, q in judged if one is not None for m in members}
 
 
-def _beats_all(panel: Panel, merge: int, rivals: list[int]) -> float:
-    gaps = panel.scores[merge] - panel.scores[rivals]
-    draws = panel.replicates[merge] - panel.replicates[rivals]  # [rivals, B]
-    p = [difference_p(g, d, panel.differing([merge], [r])) for g, d, r in zip(gaps, draws, rivals)]
+def _beats_all(panel: Panel, merges: list[int], rivals: list[int]) -> float:
+    """p-value of 'their mean is above every rival'."""
+    gaps = panel.scores[merges].mean() - panel.scores[rivals]
+    draws = panel.replicates[merges].mean(axis=0) - panel.replicates[rivals]  # [rivals, B]
+    p = [difference_p(g, d, panel.differing(merges, [r] * len(merges))) for g, d, r in zip(gaps, draws, rivals)]
     return union_test(gaps, np.nan_to_num(p, nan=1.0))
 
 
@@ -152,21 +132,26 @@ def _average(values: NDArray, weights: NDArray | None) -> NDArray:
 
 
 def _merge_cell(panel: Panel, method: str, size: int, members: list[int], standings: dict[int, MergeStanding]) -> Cell:
-    subsets = [frozenset(panel.rows[m].experts) for m in members]
-    weights = np.array([1 / (subsets.count(s) * len(set(subsets))) for s in subsets])  # every subset alike
+    weights = _alike(panel, members)
     draws = panel.cluster(members)
     missing = sum((row.method, len(row.experts)) == (method, size) for row in panel.incomplete)
     cell = _cell(panel, "merge", method, size, members, missing, weights, draws)
     row, confidence = cell.row, panel.statistics.confidence
     best = [max(panel.parents(m) or (), key=lambda i: panel.scores[i], default=None) for m in members]
     row.to_best = _gap(panel, members, best, weights, draws)
-    judged = [standings[m] for m in members if m in standings]
-    if len(judged) == len(members):
+    if all(m in standings for m in members):
+        judged = [standings[m] for m in members if m == standings[m].members[0]]  # each subset once
         row.above_base = Tally.of([j.standing.above_base for j in judged], confidence)
         row.above_mean = Tally.of([j.standing.above_mean for j in judged], confidence)
         row.constructive = Tally.of([j.standing.constructive for j in judged], confidence)
         row.significant = sum(j.p < 1 - confidence for j in judged)
     return cell
+
+
+def _alike(panel: Panel, members: list[int]) -> NDArray:
+    """Weights `[S]` under which every subset counts alike, however many orders and draws it has."""
+    subsets = [frozenset(panel.rows[m].experts) for m in members]
+    return np.array([1 / (subsets.count(s) * len(set(subsets))) for s in subsets])
 
 
 def _gap(
@@ -182,23 +167,14 @@ def _gap(
     return panel.interval(estimate, _average(gaps, draws), panel.differing(members, known))
 
 
-def expert_rows(panel: Panel) -> list[ExpertRow]:
-    """Every expert whose name is a task of the suite, on that task against the base."""
-    named = (panel.key.study, panel.key.pool, panel.title)
-    suite = [panel.interval(panel.scores[s.expert], panel.replicates[s.expert]) for s in panel.skills]
-    return [ExpertRow(*named, s.name, s.score, s.base, s.gain, whole) for s, whole in zip(panel.skills, suite)]
-
-
-def interference_rows(panel: Panel) -> list[InterferenceRow]:
-    """Mean share kept by method and number of experts."""
-    rows = []
-    for (method, size), members in sorted(panel.cells(m for m in panel.merges if np.isfinite(panel.kept[m])).items()):
-        draws = (panel.kept_replicates[members] * panel.cluster(members)).sum(axis=0)
-        kept = panel.interval(float(panel.kept[members].mean()), draws)
-        each = panel.kept_each[members][np.isfinite(panel.kept_each[members])]
-        named = (panel.key.study, panel.key.pool, panel.title, method, size, len(members))
-        rows.append(InterferenceRow(*named, kept, float(each.mean()) if len(each) else np.nan))
-    return rows
+def share_kept(panel: Panel, method: str) -> list[tuple[int, Interval]]:
+    """Share of own-skill gain that the merges of a method keep, by number of experts; where it can be said."""
+    found = []
+    for (name, size), members in sorted(panel.cells(m for m in panel.merges if np.isfinite(panel.kept[m])).items()):
+        if name == method:
+            draws = _average(panel.kept_replicates[members], panel.cluster(members))
+            found.append((size, panel.interval(float(_alike(panel, members) @ panel.kept[members]), draws)))
+    return found
 
 
 def trial_lines(panel: Panel, standings: dict[int, MergeStanding]) -> list[dict[str, Any]]:

@@ -99,6 +99,10 @@ class Trials:
         self.frame = frame[frame["trial"].isin(list(self.place)) & frame["value"].notna()].copy()
         base = self.frame["base"].astype(str) if "base" in frame else ""
         self.frame["unit"] = base + "|" + self.frame["subset"]
+        titles = {trial: panel.title for panel in panels for trial in panel.trials}
+        self.frame["panel"] = self.frame["trial"].map(titles)
+        if "setting" in frame and frame["setting"].notna().any():
+            self.frame["setting"] = self.frame["setting"].fillna(self.frame["method"])
         self.tasks = suite_order(self.frame)
         self.trials = self.frame.drop_duplicates("trial").set_index("trial")
         scores = self.frame.drop_duplicates(["trial", "task"]).pivot(index="trial", columns="task", values="value")

@@ -12,6 +12,7 @@ from typing import Any
 
 import altair as alt
 import pandas as pd
+from altair.vegalite import SCHEMA_URL
 
 from pipelines.report import maps
 from pipelines.report.plot import GAP, INK, SHOWN, Layers, Plot, View, axes, axis_title, by_dash, panels_of, tidy
@@ -40,34 +41,37 @@ def specification(
         "radar": maps.radar, "heat": maps.heat, "contour": maps.contour,
     }  # fmt: skip
     with alt.data_transformers.enable("default", max_rows=None):
-        spec = _assemble(plot, kinds[view.kind](plot)).to_dict(
-            validate=False
-        )  # it is our own, and checking it costs a tenth
-    spec["config"]["legend"]["layout"] = {"bottom": {"direction": "vertical", "anchor": "start"}}  # unknown to Altair
-    return spec
+        return _assemble(plot, kinds[view.kind](plot))
 
 
 # The whole: panels in rows
 
 
-def _assemble(plot: Plot, panels: Mapping[str, Layers]) -> Any:
-    """Panels in full rows, with a title and how it all looks."""
-    drawn = [[_panel(plot, name, panels[name]) for name in row] for row in plot.rows]
-    rows = [alt.hconcat(*row, spacing=GAP) for row in drawn]
-    chart = alt.vconcat(*rows, spacing=GAP) if len(rows) > 1 else rows[0]
+def _assemble(plot: Plot, panels: Mapping[str, Layers]) -> dict[str, Any]:
+    """Panels in full rows, with a title and how it all looks; in plain dictionaries, as Altair copies deeply."""
+    shared: dict[str, Any] = {"top_level": False, "datasets": {}}
+    drawn = [[_panel(plot, name, panels[name], shared) for name in row] for row in plot.rows]
+    rows = [{"hconcat": row, "spacing": GAP} for row in drawn]
     switches = {"hidden": [], "bands": True, "subsets": False}
-    chart = chart.add_params(*(alt.param(name=name, value=value) for name, value in switches.items()))
-    chart = chart.resolve_scale(color="shared", shape="shared", strokeDash="shared")
-    chart = chart.properties(title=alt.Title(textwrap.wrap(plot.view.title, 62) or [""]), usermeta=_usermeta(plot))
-    return chart.configure(**CONFIG)
+    return {
+        "$schema": SCHEMA_URL,
+        "config": CONFIG,
+        **({"vconcat": rows, "spacing": GAP} if len(rows) > 1 else rows[0]),
+        "params": [{"name": name, "value": value} for name, value in switches.items()],
+        "resolve": {"scale": dict.fromkeys(("color", "shape", "strokeDash"), "shared")},
+        "title": {"text": textwrap.wrap(plot.view.title, 62) or [""]},
+        "usermeta": _usermeta(plot),
+        "datasets": shared["datasets"],
+    }
 
 
-def _panel(plot: Plot, name: str, layers: Layers) -> Any:
+def _panel(plot: Plot, name: str, layers: Layers, shared: dict[str, Any]) -> dict[str, Any]:
     width, height = plot.size(name)
-    panel = alt.layer(*layers).properties(width=width, height=height)
+    told = [layer.to_dict(validate=False, context=shared) for layer in layers]  # our own; to check it costs a tenth
+    panel = {"layer": told, "width": width, "height": height}
     if sum(map(len, plot.rows)) == 1:
         return panel
-    return panel.properties(title=alt.Title(textwrap.wrap(name, max(8, width // 7)), fontSize=12, anchor="start"))
+    return panel | {"title": {"text": textwrap.wrap(name, max(8, width // 7)), "fontSize": 12, "anchor": "start"}}
 
 
 def _usermeta(plot: Plot) -> dict[str, Any]:
@@ -93,7 +97,7 @@ CONFIG: dict[str, Any] = {
     "view": {"stroke": None},
     "legend": {
         "orient": "bottom", "labelColor": INK, "labelFontSize": 12, "labelLimit": 400, "symbolSize": 70, "title": None,
-        "columnPadding": 14, "rowPadding": 3,
+        "columnPadding": 14, "rowPadding": 3, "layout": {"bottom": {"direction": "vertical", "anchor": "start"}},
     },
 }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""The same subsets and methods in two pools (or studies), and the same models with and without an attack."""
+"""The same subsets and methods in two pools (or studies), merge by merge."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from mergeopt_core.statistics import (
     Interval,
     cluster_weights,
     holm,
-    percentile_interval,
-    performance_drop,
     task_replicates,
 )  # fmt: skip
 from pipelines.report.panel import Panel
@@ -39,20 +37,6 @@ class ComparisonRow:
     """p-value corrected over the lines of these two panels; that of all merges together over all pairs of panels."""
     main: bool = True
     """Whether the other panel is compared with the one that it is to be compared with, line by line."""
-
-
-@dataclass
-class RobustnessRow:
-    """Performance drop rate (clean − attacked) / clean of matched models."""
-
-    panel: str
-    attack: str
-    method: str
-    experts: int
-    matched: int
-    clean: float
-    attacked: float
-    pdr: Interval
 
 
 Match = tuple[list[int], list[int]]
@@ -217,34 +201,3 @@ def _own_skill(a: Panel, b: Panel, names: list[tuple[str, int]]) -> list[Compari
     differing = sum(int((after != before).sum()) for before, after in pairs)
     difference = a.interval(high - low, (gaps * _runs(a, len(shared))).sum(axis=0), differing)
     return [ComparisonRow(a.title, b.title, "own skill", "", 1, len(shared), low, high, difference)]
-
-
-def robustness(panels: list[Panel]) -> list[RobustnessRow]:
-    """Performance drop rate of every attacked panel against the clean panel of the same pool and documents."""
-    rows = []
-    for attacked in (p for p in panels if p.key.attack != "none"):
-        clean = [p for p in panels if p.key.attack == "none" and p.key.pool == attacked.key.pool]
-        clean = [p for p in clean if same_documents(p, attacked)]
-        clean.sort(key=lambda p: (p.key.study != attacked.key.study, p.key.suite != attacked.key.suite))
-        if clean:
-            rows += _drops(clean[0], attacked)
-    return rows
-
-
-def _drops(clean: Panel, attacked: Panel) -> list[RobustnessRow]:
-    groups: dict[tuple[str, int], Match] = {}
-    if clean.base is not None and attacked.base is not None:
-        groups["base", 0] = [clean.base], [attacked.base]
-    if both := [name for name in clean.experts if name in attacked.experts]:
-        groups["mean of experts", 1] = [clean.experts[n] for n in both], [attacked.experts[n] for n in both]
-    title = clean.title if clean.key.pool in clean.title else clean.key.pool
-    rows = []
-    for (method, size), (mine, theirs) in {**groups, **_matches(clean, attacked)}.items():
-        weights = clean.cluster(mine) if size > 1 else np.full((len(mine), 1), 1 / len(mine))
-        draws = performance_drop(
-            (clean.replicates[mine] * weights).sum(axis=0), (attacked.replicates[theirs] * weights).sum(axis=0)
-        )
-        before, after = float(clean.scores[mine].mean()), float(attacked.scores[theirs].mean())
-        pdr = percentile_interval(float(performance_drop(before, after)), draws, clean.statistics.confidence)
-        rows.append(RobustnessRow(title, attacked.key.attack, method, size, len(mine), before, after, pdr))
-    return rows

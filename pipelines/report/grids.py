@@ -23,7 +23,7 @@ REFERENCE: Key = ("reference",)
 AVERAGE: Key = ("Average",)
 Place = tuple[Key, Key, Key]
 """Block, row and column of a cell."""
-MIXED = ("base", "training", "pool", "method", "n", "suite", "attack", "setting", "lr", "batch_size")
+MIXED = ("base", "training", "pool", "method", "n", "suite", "attack", "setting", "lr", "training.batch_size")
 """Columns of which it is noted that a table's cells are means over several of their values."""
 TOLD = ("task", "metric")
 
@@ -50,6 +50,11 @@ class Grid:
     def measures(self) -> list[str]:
         """Measures that stand in every column."""
         return [m for m in self.view.measures if m != "reference" or not self.view.columns]
+
+    @property
+    def known(self) -> bool:
+        """Whether there is a number in it."""
+        return any(not math.isnan(values[0].estimate) for values in self.values.values())
 
     @property
     def names(self) -> list[str]:

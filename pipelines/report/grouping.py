@@ -52,6 +52,8 @@ def models(trials: Trials, name: str, where: Mapping[str, Any]) -> pd.DataFrame:
     """Lines of the base, the experts (``experts``: each on the task of its name where tasks are named so, together as
     one model), or the best one, under those of a view's conditions that hold for them."""
     frame = trials.frame[trials.frame["kind"] == ("base" if name == "base" else "expert")]
+    if where.get("split") is not None:  # candidates alone are scored there
+        return frame.iloc[:0]
     frame = select(frame, {key: value for key, value in where.items() if _shared(frame, key)})
     if name == "experts" and (own := frame["task"] == frame["experts"]).any():
         return frame[own].assign(unit=frame["unit"].str.partition("|")[0] + "|experts")

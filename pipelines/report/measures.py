@@ -47,8 +47,8 @@ def _each(trials: Trials, measure: str, cell: Cell) -> NDArray:
     """A measure of every trial `[T]`; NaN where it is not known."""
     if measure in ("score", "own"):
         return trials.scores(cell)
-    if measure == "kept":
-        return np.array([trials.panels[p].kept[i] for p, i in _places(trials, cell)])
+    if measure in ("kept", "kept_each"):
+        return np.array([getattr(trials.panels[p], measure)[i] for p, i in _places(trials, cell)])
     if measure == "constructive":
         standing = [trials.standings[p].get(i) for p, i in _places(trials, cell)]
         return np.array([math.nan if s is None else PERCENT * s.standing.constructive for s in standing])
@@ -72,10 +72,12 @@ def evaluate(
 ) -> Value:  # fmt: skip
     """A measure of a cell; those of ``RELATIVE`` are of the measure ``of``, against the reference's same subsets."""
     relative = measure in RELATIVE or measure == "pdr"
+    of = "score" if measure == "pdr" else of
     whole, other = cell, None
     cell = cell and narrowed(trials, of if relative else measure, cell)
     if relative and cell is not None:
         other = trials.clean(cell) if measure == "pdr" else reference and reference(cell)
+        other = None if measure == "pdr" and other == cell else other
         cell, other = _matched(cell, other and narrowed(trials, of, other))
     if cell is None or whole is None or not cell.trials:
         return _told(trials, measure, whole)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
+import os
 import re
 from functools import cache
 from html import escape
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +31,11 @@ TRIAL_COLUMNS = (
 WIDE = ("experts", "parameters", "note")
 
 
-def render(report: Report) -> dict[str, str]:
+def render(report: Report, kept: Path | None = None) -> dict[str, str]:
     """``report.md``, whose figures are files beside it, and ``report.html``, which needs nothing else.
 
     The page asks the network for nothing, and its policy forbids it to. Without a script it shows the same tables, and
-    the figures as they are drawn for paper.
+    the figures as they are drawn for paper. In the folder ``kept`` lies what takes seconds to make and never changes.
     """
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=select_autoescape(["html.jinja"]),
@@ -44,7 +46,7 @@ def render(report: Report) -> dict[str, str]:
     environment.filters.update(told=lambda value: f"{value:.4g}" if isinstance(value, float) else value)
     environment.filters.update(headings=forms.headings, lines=forms.lines, grid_markdown=forms.markdown)
     drawn = any(name.endswith(".vl.json") for name in report.paths)
-    scripts = [*([_vega()] if drawn else []), (HERE / "report.js").read_text(encoding="utf-8")]
+    scripts = [*([_vega(kept)] if drawn else []), (HERE / "report.js").read_text(encoding="utf-8")]
     values = {"report": report, "settings": settings_lines(report), "counts": _counts(report)}
     values |= {"scripts": scripts, "policy": _policy(scripts), "trials": _trials(report)}
     values |= {"style": STYLE.read_text(encoding="utf-8")}
@@ -56,11 +58,19 @@ def render(report: Report) -> dict[str, str]:
 
 
 @cache
-def _vega() -> str:
+def _vega(kept: Path | None) -> str:
     """Vega, Vega-Lite and their embedding as one script."""
+    file = kept and kept / f"vega-{version('vl-convert-python')}.js"
+    if file and file.is_file():
+        return file.read_text(encoding="utf-8")
     import vl_convert
 
-    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;").replace("</script", "<\\/script")
+    script = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;").replace("</script", "<\\/script")
+    if file:
+        part = file.with_suffix(f".{os.getpid()}")
+        part.write_text(script, encoding="utf-8")
+        part.replace(file)
+    return script
 
 
 def _policy(scripts: list[str]) -> str:

@@ -134,14 +134,15 @@ class Panel:
 
 
 def build_panels(
-    rows: Sequence[TrialRow], statistics: Statistics, frame: pd.DataFrame | None = None
+    rows: Sequence[TrialRow], statistics: Statistics, frame: pd.DataFrame | None = None, candidates: bool = False
 ) -> list[Panel]:  # fmt: skip
     """Group the trials (whose tidy ``frame`` may be at hand) by study, pool, suite and attack, and draw replicates.
 
-    Candidates that are scored on another split are left out; every setting of a grid is a method of its own.
+    Those that are reported, or the ``candidates`` of selections, which are scored on another split; every setting of a
+    grid is a method of its own.
     """
     frame = trial_frame(rows) if frame is None else frame
-    frame = frame[frame["split"].isna()] if "split" in frame else frame
+    frame = frame[frame["split"].notna() == candidates] if "split" in frame else frame.iloc[: 0 if candidates else None]
     rows = [replace(row, method=row.columns.get("setting") or row.method) for row in rows]
     groups = {PanelKey(*map(str, key)): lines for key, lines in frame.groupby(list(PanelKey._fields), sort=False)}
     panels = []

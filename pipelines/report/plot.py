@@ -56,7 +56,7 @@ class Plot:
     def __post_init__(self) -> None:
         panels = iter(names := self.frame["panel"].unique().tolist())
         large = self.view.kind == "heat" and self.frame["x"].nunique() > 7
-        most = 1 if large else 2 if len(names) in (2, 4) else 3
+        most = 1 if large else 2 if len(names) in (2, 4) or self.view.kind == "contour" else 3
         self.rows = [[next(panels) for _ in range(count)] for count in row_lengths(len(names), most)]
         means = self.means
         order = means.assign(rank=means.groupby(["panel", "x"])["y"].rank(ascending=False)).groupby("line")["rank"]

@@ -7,19 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from conf.errors import UserError
-from conf.schema import Statistics, TableView, Views
+from conf.schema import Statistics, Views
 from pipelines.report import figures, forms, tables, words
-from pipelines.report.analysis import (
-    Cell,
-    MergeStanding,
-    build_cells,
-    expert_rows,
-    interference_rows,
-    merge_standings,
-    trial_lines,
-)  # fmt: skip
+from pipelines.report.analysis import Cell, MergeStanding, build_cells, merge_standings, trial_lines
 from pipelines.report.cells import Trials
-from pipelines.report.compare import compare, robustness
+from pipelines.report.compare import compare
 from pipelines.report.data import TrialRow, trial_frame
 from pipelines.report.documents import write_documents
 from pipelines.report.facts import facts
@@ -28,23 +20,15 @@ from pipelines.report.page import STYLE, render
 from pipelines.report.panel import Panel, build_panels
 from pipelines.report.plot import View
 from pipelines.report.series import build_series
+from pipelines.report.standard import standard
 from pipelines.report.styles import styles
 from pipelines.report.tables import Report, Section
 from pipelines.report.verdict import comparison_verdicts, judge, overall_verdicts
 
-BY_TASK = {
-    "by_task": TableView(
-        title="Mean score by task", where={"attack": "none"}, blocks="pool", rows=["method", "n"], columns=["task"],
-        also=["base", "mean_expert", "best_expert"], mean=True,
-    )
-}  # fmt: skip
-"""A table that every report has."""
-
 
 def write_report(
     rows: Sequence[TrialRow], out: Path, *, statistics: Statistics, title: str, left_out: Sequence[str] = (),
-    command: str = "",
-    views: Views | None = None, sections: Sequence[Section] = (),
+    command: str = "", views: Views | None = None, sections: Sequence[Section] = (), kept: Path | None = None,
 ) -> Report:  # fmt: skip
     """Judge the trials and write leaderboard, tables, figures, report.md and report.html into a folder.
 
@@ -59,6 +43,7 @@ def write_report(
         command: what runs the study.
         views: further tables and figures, by name.
         sections: what was made below the folder and is shown too.
+        kept: folder for what every page needs and takes seconds to make.
 
     Raises:
         UserError: when there are no rows, or statistics that cannot be.
@@ -73,7 +58,6 @@ def write_report(
     standings = [merge_standings(panel) for panel in panels]
     cells = [_judge(report, panel, found, several=len(panels) > 1) for panel, found in zip(panels, standings)]
     report.comparisons, unlike = compare(panels)
-    report.robustness = robustness(panels)
     report.verdicts += [report.partial] if report.partial else []
     report.verdicts += overall_verdicts(panels, cells)
     report.verdicts += comparison_verdicts(report.comparisons, statistics.confidence)
@@ -85,8 +69,11 @@ def write_report(
         )
     report.samples = write_documents(panels, report.out, STYLE.read_text(encoding="utf-8"))
     if report.scored:
-        _view(report, views or Views(), Trials(frame, panels, standings))
-    _write(report, panels)
+        views = views or Views()
+        asked = any(view.where.get("split") for part in (views.tables, views.figures) for view in part.values())
+        others = build_panels(rows, statistics, frame, candidates=True) if asked else []
+        _view(report, views, Trials(frame, [*panels, *others], [*standings, *({} for _ in others)]))
+    _write(report, kept)
     report.paths["trials.parquet"] = tables.write_parquet(report.out / "trials.parquet", frame)
     return report
 
@@ -110,12 +97,9 @@ def _count(rows: Iterable[TrialRow]) -> int:
 
 def _judge(report: Report, panel: Panel, standings: dict[int, MergeStanding], several: bool) -> list[Cell]:
     cells = build_cells(panel, standings)
-    kept = interference_rows(panel)
     report.leaderboard += [cell.row for cell in cells]
-    report.experts += expert_rows(panel)
-    report.interference += kept
     report.trials += trial_lines(panel, standings)
-    report.details[panel.title] = judge(panel, cells, standings, kept, winner=several)
+    report.details[panel.title] = judge(panel, cells, standings, winner=several)
     report.settings[panel.title] = panel.provenance
     prefix = f"{panel.title}: " if several else ""
     report.notes += [prefix + note for note in panel.samples.notes]
@@ -126,10 +110,14 @@ def _judge(report: Report, panel: Panel, standings: dict[int, MergeStanding], se
 
 
 def _view(report: Report, views: Views, trials: Trials) -> None:
-    """Lay out the tables and figures that the study declares."""
-    report.grids = {name: build_grid(name, view, trials) for name, view in {**views.tables, **BY_TASK}.items()}
-    report.declared = list(views.tables)
-    report.series = {name: build_series(name, view, trials) for name, view in views.figures.items()}
+    """Lay out the tables and figures that the study declares, and those of every study that hold a number."""
+    always, report.declared = standard(trials), list(views.tables)
+    tables = {**views.tables, **{name: view for name, view in always.tables.items() if name not in views.tables}}
+    grids = {name: build_grid(name, view, trials) for name, view in tables.items()}
+    report.grids = {name: grid for name, grid in grids.items() if grid.known or name in views.tables}
+    figures = {**always.figures, **views.figures}
+    series = {name: build_series(name, view, trials) for name, view in figures.items()}
+    report.series = {name: one for name, one in series.items() if len(one.frame) or name in views.figures}
     notes = [shown.notes for part in (report.grids, report.series) for shown in part.values()]
     report.notes += [note for own in notes for note in own if "is empty" in note]
 
@@ -147,23 +135,16 @@ def _method_notes(statistics: Statistics, panels: list[Panel]) -> list[str]:
     ]
     if any(panel.skills for panel in panels):
         notes.append(
-            "Share kept: Σ(merge − base) / Σ(expert − base), each merged expert counted on the task of its name. The "
-            "mean of single shares takes only experts whose own gain is beyond noise."
+            "Share kept: Σ(merge − base) / Σ(expert − base), each merged expert counted on the task of its name."
         )
     return notes
 
 
-def _write(report: Report, panels: Sequence[Panel]) -> None:
+def _write(report: Report, kept: Path | None) -> None:
     """Write every file, and remove those of an earlier report that this one has no rows for."""
     out = report.out
     out.mkdir(parents=True, exist_ok=True)
-    named: dict[str, Sequence[Any]] = {
-        "leaderboard": report.leaderboard,
-        "experts": report.experts,
-        "interference": report.interference,
-        "compare": report.comparisons,
-        "robustness": report.robustness,
-    }
+    named: dict[str, Sequence[Any]] = {"leaderboard": report.leaderboard, "compare": report.comparisons}
     paths = []
     for name, rows in named.items():
         file, text = out / f"{name}.csv", out / f"{name}.md"
@@ -174,11 +155,10 @@ def _write(report: Report, panels: Sequence[Panel]) -> None:
             text.write_text(tables.markdown(rows), encoding="utf-8")
             paths += [file, text]
     paths.append(tables.write_csv(out / "trials.csv", report.trials))
-    paths += figures.draw_all(report.leaderboard, report.interference, panels, out)
     report.paths = {path.name: path for path in paths} | _write_views(report)
     made = [file + ending for part in report.sections for file in part.figures for ending in figures.ENDINGS]
     report.paths |= {file: out / file for file in [*made, *(f for part in report.sections for f in part.tables)]}
-    for name, page in render(report).items():
+    for name, page in render(report, kept).items():
         report.paths[name] = out / name
         report.paths[name].write_text(page, encoding="utf-8")
 
@@ -186,9 +166,6 @@ def _write(report: Report, panels: Sequence[Panel]) -> None:
 def _write_views(report: Report) -> dict[str, Path]:
     """Write the declared tables, and the data of the declared figures, into folders of their own."""
     found: dict[str, Path] = {}
-    for kind in ("tables", "figures"):
-        for stale in (report.out / kind).glob("*.*"):
-            stale.unlink()
     for grid in report.grids.values():
         found |= {f"tables/{path.name}": path for path in forms.write(grid, report.out / "tables")}
     names = styles(str(line) for series in report.series.values() for line in series.frame.get("line", ()))
@@ -197,6 +174,10 @@ def _write_views(report: Report) -> dict[str, Path]:
         drawn = View(series.title, view.kind, view.x, view.y, view.log)
         paths = figures.draw(drawn, series.frame, series.references, out, names, series.singles)
         found |= {f"figures/{path.name}": path for path in paths}
+    for kind in ("tables", "figures"):
+        for stale in (report.out / kind).glob("*.*"):
+            if f"{kind}/{stale.name}" not in found:
+                stale.unlink()
     return found
 
 

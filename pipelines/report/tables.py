@@ -13,8 +13,8 @@ import pandas as pd
 from conf.schema import Statistics
 from mergeopt_core.statistics import Interval
 from pipelines.report import words
-from pipelines.report.analysis import ExpertRow, InterferenceRow, LeaderRow
-from pipelines.report.compare import ComparisonRow, RobustnessRow
+from pipelines.report.analysis import LeaderRow
+from pipelines.report.compare import ComparisonRow
 from pipelines.report.grids import Grid
 from pipelines.report.series import Series
 
@@ -42,10 +42,7 @@ class Report:
     out: Path
     statistics: Statistics
     leaderboard: list[LeaderRow] = field(default_factory=list)
-    experts: list[ExpertRow] = field(default_factory=list)
-    interference: list[InterferenceRow] = field(default_factory=list)
     comparisons: list[ComparisonRow] = field(default_factory=list)
-    robustness: list[RobustnessRow] = field(default_factory=list)
     trials: list[dict[str, Any]] = field(default_factory=list)
     verdicts: list[str] = field(default_factory=list)
     """Plain sentences: the winner of each pool and how sure that is, then how the pools compare."""
@@ -125,22 +122,6 @@ COLUMNS: dict[type, list[Column]] = {
         ("constructive", lambda r: words.tally(r.constructive)),
         ("beyond noise", lambda r: _known(r.significant)),
     ],
-    ExpertRow: [
-        ("pool", lambda r: r.panel),
-        ("expert", lambda r: r.expert),
-        ("own skill", lambda r: words.score(r.own)),
-        ("base on it", lambda r: words.score(r.base)),
-        ("Δ", lambda r: words.gap(r.gain)),
-        ("whole suite", lambda r: words.score(r.suite)),
-    ],
-    InterferenceRow: [
-        ("pool", lambda r: r.panel),
-        ("method", lambda r: r.method),
-        ("experts", lambda r: r.experts),
-        ("merges", lambda r: r.merges),
-        ("share of own-skill gain kept", lambda r: words.score(r.kept, 2)),
-        ("mean of single shares", lambda r: words.number(r.kept_each, 2)),
-    ],
     ComparisonRow: [
         ("reference", lambda r: r.reference),
         ("other", lambda r: r.other),
@@ -153,18 +134,8 @@ COLUMNS: dict[type, list[Column]] = {
         ("difference", lambda r: words.gap(r.difference)),
         ("p (Holm)", lambda r: words.p_value(r.p_holm)),
     ],
-    RobustnessRow: [
-        ("pool", lambda r: r.panel),
-        ("attack", lambda r: r.attack),
-        ("method", lambda r: r.method),
-        ("experts", lambda r: r.experts),
-        ("models", lambda r: r.matched),
-        ("clean", lambda r: words.number(r.clean)),
-        ("attacked", lambda r: words.number(r.attacked)),
-        ("PDR", lambda r: words.score(r.pdr)),
-    ],
 }
-DIFFERENCES = {"Δ base": "to_base", "Δ best expert": "to_best", "Δ": "gain", "difference": "difference"}
+DIFFERENCES = {"Δ base": "to_base", "Δ best expert": "to_best", "difference": "difference"}
 """Headings of differences and their fields, which have a p-value."""
 
 

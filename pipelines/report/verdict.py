@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from mergeopt_core.statistics import Interval, leads
 from pipelines.report import words
-from pipelines.report.analysis import Cell, InterferenceRow, MergeStanding
+from pipelines.report.analysis import Cell, MergeStanding, share_kept
 from pipelines.report.compare import OVERALL, ComparisonRow, by_recipe, comparable, same_documents
 from pipelines.report.panel import Panel
 
@@ -18,16 +18,13 @@ Scored = tuple[str, float, NDArray]
 """A name, its mean score and the replicates of that `[B]`."""
 
 
-def judge(
-    panel: Panel, cells: list[Cell], standings: dict[int, MergeStanding], kept: list[InterferenceRow], winner: bool
-) -> list[str]:
+def judge(panel: Panel, cells: list[Cell], standings: dict[int, MergeStanding], winner: bool) -> list[str]:
     """Put a panel's numbers into sentences.
 
     Args:
         panel: the trials.
         cells: its leaderboard.
         standings: its merges against their base and experts.
-        kept: shares of own-skill gain kept.
         winner: begin with the best method; otherwise only the rest of the field, single merges, harm and skills.
     """
     merged = [c for c in cells if c.row.kind == "merge"]
@@ -36,7 +33,7 @@ def judge(
     else:
         lines = winners(panel, merged) if winner else []
         lines += [_sizes(panel, merged), _best_merge(panel, standings), _harm(merged), _skills(panel)]
-        lines.append(_kept(kept, merged[0].row.method))
+        lines.append(_kept(panel, merged[0].row.method))
     return [line for line in lines if line]
 
 
@@ -151,10 +148,9 @@ def _skills(panel: Panel) -> str:
     return f"{line} (mean gain {words.signed(mean)})."
 
 
-def _kept(kept: list[InterferenceRow], method: str) -> str:
-    rows = sorted((r for r in kept if r.method == method), key=lambda r: r.experts)
-    steps = ", ".join(f"{words.score(r.kept, 2)} at {r.experts}" for r in rows)
-    return f"Share of the experts' own-skill gain that {method} keeps: {steps} experts." if rows else ""
+def _kept(panel: Panel, method: str) -> str:
+    steps = ", ".join(f"{words.score(share, 2)} at {size}" for size, share in share_kept(panel, method))
+    return f"Share of the experts' own-skill gain that {method} keeps: {steps} experts." if steps else ""
 
 
 def comparison_verdicts(rows: list[ComparisonRow], confidence: float) -> list[str]:

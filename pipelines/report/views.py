@@ -12,12 +12,13 @@ from conf.schema import FigureView, TableView, Views
 
 COLUMNS = (
     "study", "pool", "base", "training", "optimizer", "kind", "method", "base_method", "label", "setting", "n",
-    "experts", "subset", "order", "draw", "seed", "train_seed", "suite", "attack", "split", "task", "metric", "key",
+    "experts", "subset", "order", "draw", "seed", "train_seed", "suite", "attack", "split", "panel", "task", "metric",
+    "key",
 )  # fmt: skip
 """Columns that every study's trials have, besides parameters of merge methods and settings of pools."""
 OF_MODELS = (
     "kind", "method", "base_method", "label", "n", "size", "experts", "subset", "order", "draw", "seed", "parameters",
-    "key", "weights", "merge_dtype", "update_norm", "trial", "unit", "value", "stderr",
+    "key", "weights", "merge_dtype", "update_norm", "trial", "unit", "value", "stderr", "setting",
 )  # fmt: skip
 """Columns of a single model: a base and experts that stand beside merges have none of the merges' values there."""
 
@@ -41,6 +42,7 @@ MEASURES = {
     "ratio": Measure("ratio", 2),
     "pdr": Measure("performance drop rate", 3, -1),
     "kept": Measure("share of own-skill gain kept", 2, 1),
+    "kept_each": Measure("mean of the single experts' shares kept", 2, 1),
     "constructive": Measure("share constructive in %", 0, 1),
     "models": Measure("models", 0),
     "update_norm": Measure("‖θ − θ0‖", 3),
@@ -123,8 +125,8 @@ def _columns(view: TableView | FigureView) -> dict[str, Sequence[str]]:
 
 
 def wanted(view: TableView | FigureView) -> dict[str, Any]:
-    """The conditions of a view, which is of merges unless it says otherwise."""
-    return {"kind": "merge", **view.where}
+    """The conditions of a view, which is of merges, and not of a selection's candidates, unless it says otherwise."""
+    return {"kind": "merge", "split": None, **view.where}
 
 
 def select(frame: pd.DataFrame, where: Mapping[str, Any]) -> pd.DataFrame:

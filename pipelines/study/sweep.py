@@ -20,7 +20,7 @@ from pipelines.report import Report, Section, TrialRow, write_report
 from pipelines.report.data import Kind
 from pipelines.store.provenance import provenance
 from pipelines.store.samples import SAMPLES
-from pipelines.store.store import content_key
+from pipelines.store.store import Store, content_key
 from pipelines.study.collect import make_pools
 from pipelines.study.columns import measured
 from pipelines.study.executors import Workers, open_workers
@@ -229,9 +229,9 @@ def _scored(row: TrialRow, planned: Planned, trial: Trial, access: Access) -> Tr
 
 
 def _report(config: Config, plan: Plan, access: Access, progress: Progress) -> Report | None:
-    geometry = partial(study_geometry, config, access, progress)
+    beside = partial(study_geometry, config, access, progress)
     with progress.step("report"):
-        report = _write(trial_rows(plan, access), _folder(config), config, plan.name, plan.layout.notes, geometry)
+        report = _write(trial_rows(plan, access), _folder(config), config, plan.name, plan.layout.notes, beside)
         if report and plan.layout.choices:
             chosen = pd.DataFrame([choice.to_row() for choice in plan.layout.choices])
             chosen.to_csv(report.out / "chosen.csv", index=False, lineterminator="\n")
@@ -256,7 +256,7 @@ def _write(
     command = config.about.partition("\n")[0]  # as the experiment gives it
     return write_report(
         rows, folder, statistics=config.statistics, title=title, left_out=notes, command=command,
-        views=config.report, sections=beside(folder),
+        views=config.report, sections=beside(folder), kept=Store(config.store).cache,
     )  # fmt: skip
 
 

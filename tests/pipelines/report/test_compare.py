@@ -1,3 +1,4 @@
+import csv
 from dataclasses import replace
 
 import numpy as np
@@ -7,7 +8,7 @@ from synthetic import study
 from conf.schema import Statistics
 from mergeopt_core.statistics import holm, paired_bootstrap
 from pipelines.report import write_report
-from pipelines.report.compare import by_recipe, compare, robustness
+from pipelines.report.compare import by_recipe, compare
 from pipelines.report.panel import build_panels
 from pipelines.report.verdict import comparison_verdicts
 
@@ -99,13 +100,23 @@ def test_studies_of_a_sweep_are_compared_with_the_first(tmp_path):
 
 def test_performance_drop_under_attack(tmp_path):
     clean, attacked = study(**SHAPE), study(**SHAPE, attack="deepwordbug", seed=1)
-    rows = robustness(panels(clean, attacked))
-    assert [(r.method, r.experts) for r in rows[:2]] == [("base", 0), ("mean of experts", 1)]
-    before, after = (np.mean(list(part[0].scores.values())) for part in (clean, attacked))
-    assert rows[0].pdr.estimate == pytest.approx((before - after) / before)
-    assert rows[0].pdr.low < rows[0].pdr.estimate < rows[0].pdr.high
     report = write_report(clean + attacked, tmp_path, statistics=Statistics(resamples=200), title="robust")
-    assert "robustness.csv" in report.paths
+    with (tmp_path / "tables" / "robustness.csv").open(newline="") as file:
+        lines = {(line["method"], line["n"]): line for line in csv.DictReader(file)}
+
+    def mean(part, **wanted):
+        own = [r for r in part if all(getattr(r, name) == value for name, value in wanted.items())]
+        return np.mean([list(r.scores.values()) for r in own if wanted["kind"] != "merge" or len(r.experts) == 2])
+
+    rows = {("pre-trained", ""): {"kind": "base"}, ("mean of experts", ""): {"kind": "expert"},
+            ("ties", "2"): {"kind": "merge", "method": "ties"}}  # fmt: skip
+    for key, wanted in rows.items():
+        before, after = mean(clean, **wanted), mean(attacked, **wanted)
+        assert float(lines[key]["none score"]) == pytest.approx(before, rel=1e-5)
+        assert float(lines[key]["deepwordbug pdr"]) == pytest.approx((before - after) / before, rel=1e-4)
+        low, high = (float(lines[key][f"deepwordbug pdr_{side}"]) for side in ("low", "high"))
+        assert low < (before - after) / before < high
+        assert lines[key]["none pdr"] == ""
     assert report.comparisons == []  # an attack is no other pool
 
 

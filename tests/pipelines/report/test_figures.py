@@ -46,6 +46,19 @@ def density():
     return pd.concat([bars, curve])
 
 
+def test_a_figure_is_drawn_again_where_it_would_be_another_one(tmp_path, monkeypatch):
+    view = View("t", "lines", "n", "score")
+    first = {path.name: path.read_bytes() for path in draw(view, points(), None, tmp_path / "f")}
+    monkeypatch.setattr("vl_convert.vegalite_to_svg", lambda *_: "<svg/>")
+    monkeypatch.setattr("vl_convert.svg_to_png", lambda *_, **__: b"png")
+    assert {path.name: path.read_bytes() for path in draw(view, points(), None, tmp_path / "f")} == first
+    (tmp_path / "f.png").unlink()
+    assert draw(view, points(), None, tmp_path / "f")[0].read_bytes() == b"png"
+    moved = points().assign(y=0.5)
+    assert draw(view, moved, None, tmp_path / "f")[1].read_text() == "<svg/>"
+    assert (tmp_path / "f.csv").read_text() != first["f.csv"].decode()
+
+
 FIGURES = {
     "lines": (points(), references()),
     "bars": (points(xs=("gsm8k", "mbpp")), references()),

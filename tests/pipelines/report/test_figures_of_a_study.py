@@ -1,5 +1,6 @@
 """Data of figures that a study declares, against plain numpy on the per-document scores."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -51,7 +52,7 @@ def test_one_panel_a_task_and_a_measure_as_axis(rows, tmp_path):  # noqa: F811
     assert pairs["y"] == pytest.approx(np.mean([accuracy(r) for r in own]), rel=1e-5)
 
 
-def test_bars_radar_heat_and_histogram(tmp_path):
+def test_bars_radar_heat_contour_and_histogram(tmp_path):
     rows = [  # noqa: F811
         replace(r, key=f"{r.key}{a}{b}", parameters={"lambda": a, "density": b}, label=f"{r.label} {a} {b}")
         for a in (0.1, 0.5)
@@ -62,6 +63,7 @@ def test_bars_radar_heat_and_histogram(tmp_path):
     base = study(skills=3, n=30, sizes=())
     views = {
         "heat": FigureView(kind="heat", x="lambda", y="density"),
+        "contour": FigureView(kind="contour", x="lambda", y="density"),
         "bars": FigureView(kind="bars", x="task", lines=["lambda"]),
         "radar": FigureView(kind="radar", x="task", lines=["lambda"], where={"density": 0.4}),
         "spread": FigureView(kind="histogram", x="score", lines=["lambda"]),
@@ -71,6 +73,18 @@ def test_bars_radar_heat_and_histogram(tmp_path):
     cell = [r for r in rows if r.parameters == {"lambda": 0.5, "density": 0.2}]
     heat = read(tmp_path / "figures", "heat", ["x", "y"])
     assert heat.loc[(0.5, 0.2), "z"] == pytest.approx(np.mean([accuracy(r, TASKS[:3]) for r in cell]), rel=1e-5)
+    surface = read(tmp_path / "figures", "contour", ["x", "y"])["z"]
+    pd.testing.assert_series_equal(surface, heat["z"])
+    datasets = json.loads((tmp_path / "figures" / "contour.vl.json").read_text())["datasets"].values()
+    (lines,) = (pd.DataFrame(data) for data in datasets if "level" in data[0])
+    low, high = surface.min(), surface.max()
+    assert sorted(lines["level"].unique()) == pytest.approx(np.linspace(low, high, 12)[1:-1], abs=1e-5)
+    for x, y, level in lines[["x", "y", "level"]].itertuples(index=False):  # on edges of the grid, at their height
+        a, b = (x - 0.1) / 0.4, (y - 0.2) / 0.2
+        assert min(a, b, 1 - a, 1 - b) == pytest.approx(0, abs=1e-6)
+        ends = ((0.1, 1 - a), (0.5, a)), ((0.2, 1 - b), (0.4, b))
+        height = sum(surface[left, right] * p * q for left, p in ends[0] for right, q in ends[1])
+        assert height == pytest.approx(level, abs=1e-5)
     half = [r for r in rows if r.parameters["lambda"] == 0.5]
     bars = read(tmp_path / "figures", "bars", ["line", "x"])
     assert bars.loc[("lambda=0.5", "med"), "y"] == pytest.approx(

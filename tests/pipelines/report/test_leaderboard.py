@@ -7,7 +7,8 @@ from synthetic import row, study, table
 
 from conf.schema import Statistics
 from mergeopt_core.statistics import paired_bootstrap, share_kept
-from pipelines.report.analysis import build_cells, expert_rows, interference_rows, merge_standings
+from pipelines.report import analysis
+from pipelines.report.analysis import build_cells, merge_standings
 from pipelines.report.data import trial_frame
 from pipelines.report.panel import build_panels
 
@@ -48,6 +49,22 @@ def test_a_cell_averages_its_merges_and_counts_what_they_beat():
     assert line.above_mean.k == sum(scores[m.label] > np.mean(o) for m, o in zip(merges, own))
     assert line.constructive.k == sum(scores[m.label] > max([scores["base"], *o]) for m, o in zip(merges, own))
     assert (line.constructive.n, len(standings)) == (6, 6)
+
+
+def test_orders_and_draws_of_a_subset_count_once():
+    *rest, last = study(skills=4, n=40, sizes=(2,), samples=3, methods={"ties": 0.1})
+    scores = {r.label: np.mean(list(r.scores.values())) for r in [*rest, last]}
+    values = {t: np.array(last.table()["value"].to_pylist()).reshape(4, 40)[i] for i, t in enumerate(last.scores)}
+    draws = [values, *[{t: 0 * v for t, v in values.items()}] * 2]  # one is above all, their mean is not
+    drawn = [row("merge", v, experts=last.experts, method="ties", provenance={"seed": i}) for i, v in enumerate(draws)]
+    line = judged([*rest, *drawn])[2]["ties", 2]
+    subsets = {r.experts: scores[r.label] for r in rest if r.kind == "merge"} | {last.experts: scores[last.label] / 3}
+    best = {experts: max(scores["base"], *(scores[e] for e in experts)) for experts in subsets}
+    assert scores[last.label] > best[last.experts]
+    assert line.score.estimate == pytest.approx(np.mean(list(subsets.values())))
+    assert (line.merges, line.above_base.n, line.constructive.n) == (5, 3, 3)
+    assert line.above_base.k == sum(score > scores["base"] for score in subsets.values())
+    assert line.constructive.k == sum(score > best[experts] for experts, score in subsets.items()) > 0
 
 
 def test_constructive_beyond_noise_needs_more_than_a_lucky_document():
@@ -151,18 +168,18 @@ def test_shares_kept_are_those_of_the_definition():
         np.array([of["base"][e] for e in own]),
         np.array([of[e][e] for e in own]),
     )
-    (line,) = interference_rows(panel)
-    assert line.kept.estimate == pytest.approx(share_kept(*parts))
-    assert line.kept.low < line.kept.estimate < line.kept.high
-    assert line.kept_each == pytest.approx(np.mean((parts[0] - parts[1]) / (parts[2] - parts[1])))
-    assert {r.expert: r.own.estimate for r in expert_rows(panel)} == pytest.approx({e: of[e][e] for e in of["base"]})
+    ((size, kept),) = analysis.share_kept(panel, "ties")
+    assert (size, kept.estimate) == (3, pytest.approx(share_kept(*parts)))
+    assert kept.low < kept.estimate < kept.high
+    (each,) = panel.kept_each[panel.merges]
+    assert each == pytest.approx(np.mean((parts[0] - parts[1]) / (parts[2] - parts[1])))
 
 
 def test_experts_that_gained_nothing_have_no_share_to_keep():
     values = {"x": [1, 0] * 20, "y": [1, 0] * 20}
     rows = [row("base", values), row("expert", values, experts=("x",)), row("expert", values, experts=("y",))]
     rows.append(row("merge", {"x": [1] * 40, "y": [1] * 40}, experts=("x", "y"), method="ties"))
-    assert interference_rows(judged(rows)[0]) == []
+    assert analysis.share_kept(judged(rows)[0], "ties") == []
 
 
 def test_pools_are_judged_apart():

@@ -10,7 +10,7 @@ from rich.console import Console
 from synthetic import row as trial
 from synthetic import study
 
-from cli.tables import interference_parts, standings_table, verdict_lines
+from cli.tables import report_parts, standings_table, verdict_lines
 from conf.errors import UserError
 from conf.schema import Statistics
 from pipelines.report import write_report
@@ -49,8 +49,9 @@ def test_best_comes_first_within_a_pool(report):
 
 
 def test_markdown_tables_are_rectangular(report):
-    for name in ("leaderboard.md", "experts.md", "interference.md", "compare.md"):
-        lines = report.paths[name].read_text(encoding="utf-8").splitlines()
+    for name in ("leaderboard.md", "compare.md", "tables/experts.md", "tables/kept.md"):
+        text = report.paths[name].read_text(encoding="utf-8")
+        lines = [line for line in text.splitlines() if line.startswith("|")]
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1
         assert len(lines) > 2
 
@@ -90,7 +91,7 @@ def test_the_page_stands_alone(report):
 
 
 def test_figures_are_there_in_both_formats(report):
-    for name in ("score_by_experts", "interference_by_experts"):
+    for name in ("figures/score_by_experts", "figures/kept_by_experts"):
         assert report.paths[f"{name}.png"].read_bytes().startswith(b"\x89PNG")
         assert "<svg" in report.paths[f"{name}.svg"].read_text(encoding="utf-8")
 
@@ -108,7 +109,7 @@ def test_a_second_report_leaves_nothing_of_the_first(tmp_path):
     write_report(study(skills=3, n=20, sizes=(2, 3)), tmp_path, statistics=STATISTICS, title="t")
     again = write_report(study(skills=3, n=20, sizes=()), tmp_path, statistics=STATISTICS, title="t")
     assert {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()} == set(again.paths)
-    assert "score_by_experts.png" not in again.paths
+    assert "figures/score_by_experts.png" not in again.paths
 
 
 def test_as_json(report):
@@ -136,11 +137,14 @@ def test_on_a_terminal(report, width):
 
 
 def test_what_merging_keeps_on_a_terminal(report):
-    text = rendered(interference_parts(report), 80)
+    text = rendered(report_parts(report), 80).partition("gain on their own tasks that merging keeps")[2]
+    shown = read(report.paths["tables/kept.csv"])
+    assert len(shown) == 2 * 4
     best = max((r for r in report.leaderboard if r.kind == "merge"), key=lambda r: r.score.estimate).panel
-    for row in (r for r in report.interference if r.panel == best):
-        assert row.method in text
-        assert f"{row.kept.estimate:.3f}" in text
+    assert best in text.partition("\n")[0] + text.partition("\n")[2].partition("\n")[0]
+    for line in shown:
+        told = [f"{float(line[f'n={n}']):.3f} ±".replace("-", "−") in text for n in (2, 3, 4)]
+        assert all(told) == (line["panel"] == best)
 
 
 def test_the_verdict_on_a_terminal(report):
@@ -168,7 +172,7 @@ def test_many_methods_in_one_figure(tmp_path):
     report = write_report(
         study(skills=2, n=10, sizes=(2,), methods=methods), tmp_path, statistics=STATISTICS, title="t"
     )
-    assert report.paths["score_by_experts.png"].stat().st_size > 10_000
+    assert report.paths["figures/score_by_experts.png"].stat().st_size > 10_000
 
 
 def test_every_table_and_page_says_how_its_results_came_about(tmp_path):
@@ -180,7 +184,7 @@ def test_every_table_and_page_says_how_its_results_came_about(tmp_path):
         for r in study(skills=3, n=20, sizes=(2,), samples=2, pool=pool, seed=s)
     ]
     report = write_report(rows, tmp_path, statistics=STATISTICS, title="t")
-    for name in ("leaderboard.csv", "trials.csv", "interference.csv"):
+    for name in ("leaderboard.csv", "trials.csv"):
         for line in read(report.paths[name]):
             assert {k: line[k] for k in told} == {k: str(v) for k, v in told.items()}
             assert line["training"] == f"{line['pool']}, adamw"
@@ -199,6 +203,6 @@ def test_a_study_in_which_every_trial_failed_has_a_report(tmp_path):
     assert report.verdicts[-1] == "No merge has been scored."
     assert any("1 trial left out" in note for note in report.notes)
     console = Console(file=io.StringIO(), width=80)
-    for part in (standings_table(report), *verdict_lines(report), *interference_parts(report)):
+    for part in report_parts(report):
         console.print(part)
     assert "No merge has been scored" in console.file.getvalue()

@@ -190,6 +190,8 @@ def test_the_interval_of_a_score_is_the_leaderboards(rows, tmp_path):
         (["+report.tables.a.where={kind: merges}"], "no kind of model is called 'merges'.*did you mean merge"),
         (["+report.tables.a.reference={training: plain}"], "no row or column of the view is called 'training'"),
         (["report.geometry=[cosine]"], "did you mean cosines"),
+        (["report.landscape=[[add,dst]]"], "no expert 'dst'.*did you mean dist"),
+        (["report.landscape=[[add]]"], "is no pair"),
         (["+report.tables.a.row=[method]"], "no key is called.*did you mean rows"),
     ],
 )

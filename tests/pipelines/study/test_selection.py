@@ -35,7 +35,8 @@ def study(tiny_pool, tmp_path, own_store):
 
 
 def test_the_best_by_hand_is_what_the_study_reports(study, tiny_pool, monkeypatch):
-    config = study(TUNED, MIXED)
+    view = "+report.tables.tried={where:{split:validation,method:ta},rows:[subset,lambda]}"
+    config = study(TUNED, MIXED, view)
     plan = make_plan(config, access_of(config))
     assert (plan.candidates, plan.finals, plan.waiting, plan.new) == (3 * 3 + 3 * 4, 6, 6, 4 + 21)
     swept = run_study(config)
@@ -53,6 +54,7 @@ def test_the_best_by_hand_is_what_the_study_reports(study, tiny_pool, monkeypatc
         return np.mean([task["value"] for task in evaluate_model(one).describe()["tasks"].values()])
 
     rows = trial_rows(swept.plan, access_of(config))
+    shown = list(csv.DictReader((swept.folder / "tables" / "tried.csv").open()))
     for row in (row for row in rows if row.method == "ta" and row.columns["split"] is None):
         tried = [score(row.experts, value, "validation") for value in LAMBDAS]
         best = LAMBDAS[int(np.argmax(tried))]
@@ -60,6 +62,9 @@ def test_the_best_by_hand_is_what_the_study_reports(study, tiny_pool, monkeypatc
         assert np.mean(list(row.scores.values())) == score(row.experts, best, None)
         (choice,) = (c for c in swept.plan.layout.choices if c.method == "ta" and c.experts == row.experts)
         assert (choice.values, choice.score, choice.candidates) == ({"lambda": best}, max(tried), 3)
+        own = [line for line in shown if line["subset"] == "+".join(row.experts)]
+        assert [float(line["lambda"]) for line in own] == list(LAMBDAS)
+        assert [float(line["score"]) for line in own] == pytest.approx(tried, abs=1e-5)
     splits = [row.columns["split"] for row in rows if row.kind == "merge"]
     assert (splits.count("validation"), splits.count(None)) == (21, 6), "one merge a pair and method is reported"
     chosen = list(csv.DictReader((swept.folder / "chosen.csv").open()))

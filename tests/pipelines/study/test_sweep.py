@@ -84,7 +84,7 @@ def test_run_repeat_extend(tiny_pool, store, monkeypatch):
     assert first.complete
     assert first.outcome.done == 16
     assert len(values(store)) == 16
-    for name in ("leaderboard.csv", "leaderboard.md", "score_by_experts.png", "score_by_experts.svg"):
+    for name in ("leaderboard.csv", "leaderboard.md", "figures/score_by_experts.png", "figures/score_by_experts.svg"):
         assert (first.folder / name).stat().st_size > 0
 
     extended = run_study(config_of(tiny_pool, store, "+method@methods.stock=model_stock"))

@@ -126,7 +126,7 @@ def test_every_trial_and_the_report_are_told(tiny_pool, store, installed, monkey
         assert sum("update_norm" in data for _, data in trials) == sum("base" not in d["trial"] for _, d in trials)
         assert {"leaderboard", "trials", "tables/by_task"} <= set(files)
         assert sorted(files["trials"]["key"]) == sorted(rows)
-        assert files["score_by_experts"] == b"\x89PNG"
+        assert files["figures/score_by_experts"] == b"\x89PNG"
         assert calls[-1] == ("finish",)
     metrics = [call for call in mlflow.calls if call[0] == "metrics"]
     assert sorted(m["mean"] for _, _, m in metrics) == sorted(d["mean"] for _, d in wandb.calls[1:-2])
