@@ -1,14 +1,24 @@
 """Merge methods, one per file; importing this package puts all of ours into mergekit's registry."""
 
 from mergeopt_core.merging import (
+    ace,
+    adapters,
+    consensus,
     dare,
+    doge,
     fisher_regmean,
     iso,
     linear,
+    lines,
+    localize_stitch,
+    magmax,
     mergekit_api,
     mixup,
     model_stock,
+    orthomerge,
+    pcb,
     subspace_boosting,
+    svc,
     ties,
     tsv_m,
     wudi,
@@ -17,6 +27,7 @@ from mergeopt_core.merging.mergekit_api import check_parameters, describe, names
 from mergeopt_core.merging.run import BoundMethod, merge_tensor, prepare
 
 __all__ = [
-    "BoundMethod", "check_parameters", "dare", "describe", "fisher_regmean", "iso", "linear", "merge_tensor",
-    "mergekit_api", "mixup", "model_stock", "names", "prepare", "subspace_boosting", "ties", "tsv_m", "wudi",
+    "BoundMethod", "ace", "adapters", "check_parameters", "consensus", "dare", "describe", "doge", "fisher_regmean",
+    "iso", "linear", "lines", "localize_stitch", "magmax", "merge_tensor", "mergekit_api", "mixup", "model_stock",
+    "names", "orthomerge", "pcb", "prepare", "subspace_boosting", "svc", "ties", "tsv_m", "wudi",
 ]  # fmt: skip

@@ -59,6 +59,8 @@ class MethodInfo:
     """fisher, gram or None: a tensor per expert that has to be collected on data before the merge."""
     prepares: bool
     """Reads all tensors once or more before the first one is merged (see ``prepare``)."""
+    adapters: bool
+    """Merges the low-rank factors of experts that are adapters, and never sees their products."""
     ours: bool
     """Defined here; otherwise mergekit's own."""
 

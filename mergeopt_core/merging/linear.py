@@ -3,11 +3,15 @@ bits."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from mergeopt_core.merging.mergekit_api import PerExpert, PerExpertOfAll, TensorGroup, fast_path
-from mergeopt_core.merging.updates import BLOCK, block_size, blocks, flat, working_dtype
+from mergeopt_core.merging.updates import BLOCK, block_size, blocks, flat, total, working_dtype
+from mergeopt_core.spectral.low_rank import Low, side_by_side
 
 
 @fast_path("linear", propagates=True)
@@ -33,7 +37,12 @@ def linear(group: TensorGroup, weight: PerExpertOfAll[float], normalize: bool = 
     return result.view(first.shape)
 
 
-@fast_path("task_arithmetic", propagates=True)
+def _factored(given: Mapping[str, Any], keys: Sequence[str], parts: Sequence[Low], tensor: str, seed: int) -> Low:
+    weights = [given["weight"][key] for key in keys]
+    return side_by_side(parts, weights, given["lambda"] / (total(weights) if given["normalize"] else 1.0))
+
+
+@fast_path("task_arithmetic", propagates=True, factored=_factored)
 def task_arithmetic(
     group: TensorGroup,
     weight: PerExpert[float],

@@ -45,19 +45,26 @@ def matrix_method(name: str, *, pretty: str, url: str) -> Callable[[Any], Any]:
             update = function(updates, weight, spectral=spectral, **own) / (total(weight) if normalize else 1.0)
             return updates.merged(match_norm(update, updates, weight, norm_matched), lambda_)
 
-        # mergekit reads parameters from a signature and its annotations: these hold both parts
-        own, shared = (list(inspect.signature(f).parameters.values()) for f in (function, kernel))
-        names = [parameter.name for parameter in shared]
-        at = names.index("tensors")
-        between = [parameter for parameter in own if parameter.name not in names]
-        kernel.__signature__ = inspect.Signature([*shared[:at], *between, *shared[at:-1]])  # type: ignore[attr-defined]
-        hints = [get_type_hints(f, include_extras=True) for f in (function, kernel)]
-        kernel.__annotations__ = hints[0] | hints[1]
-        kernel.__doc__ = function.__doc__
+        join_signatures(kernel, function, before="tensors")
         method(name, pretty=pretty, url=url)(kernel)
         return function
 
     return add
+
+
+def join_signatures(kernel: Callable[..., Any], function: Callable[..., Any], before: str) -> None:
+    """Give a kernel that takes ``**own`` the docstring of ``function`` and its optional parameters.
+
+    mergekit reads parameters from a signature and its annotations; the added ones stand before the one named.
+    """
+    own, shared = (list(inspect.signature(f).parameters.values()) for f in (function, kernel))
+    names = [parameter.name for parameter in shared]
+    at = names.index(before)
+    between = [p for p in own if p.name not in names and p.default is not p.empty]
+    kernel.__signature__ = inspect.Signature([*shared[:at], *between, *shared[at:-1]])  # type: ignore[attr-defined]
+    hints = [get_type_hints(f, include_extras=True) for f in (function, kernel)]
+    kernel.__annotations__ = hints[0] | hints[1]
+    kernel.__doc__ = function.__doc__
 
 
 def is_selected(name: str, shape: Sequence[int], tensors: str) -> bool:

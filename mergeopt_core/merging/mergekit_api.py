@@ -37,7 +37,7 @@ __all__ = ["PerExpert", "PerExpertOfAll", "TensorGroup", "check_parameters", "de
 
 _CATALOG = yaml.safe_load(files(__package__).joinpath("catalog.yaml").read_text(encoding="utf-8"))
 
-CARRIED = ("seed", "statistics", "prepared", "cache", "report")
+CARRIED = ("seed", "statistics", "prepared", "factors", "cache", "report")
 """Kernel arguments that a caller passes beside the parameters; they are no part of a recipe."""
 
 
@@ -56,6 +56,9 @@ class Traits:
     """Parameters that a fast path can serve; all where None."""
     depends: Callable[[Mapping[str, Any], int], tuple[bool, bool]] | None = None
     """Whether the result depends on order and seed with these parameters and so many experts; None: as declared."""
+    factored: Callable[..., Any] | None = None
+    """The merged update of one tensor as factors, from those of every expert: f(parameters by expert, keys, parts,
+    tensor, seed) (see adapters.py)."""
     drawn: Callable[[Mapping[str, Any], int, int], dict[str, float]] | None = None
     """By name, what is drawn once for the whole merge: of parameters, number of experts and seed."""
 
@@ -82,6 +85,10 @@ class Kernel(FunctionalGroupMergeMethod):
         """``compute`` with parameters by expert id; the kernel takes what it declares of ``carried``."""
         given = {**parameters, **{key: value for key, value in carried.items() if key in self._arguments}}
         return self.compute(group, self._bind_parameters((group,), given)[0])
+
+    def takes(self, argument: str) -> bool:
+        """Whether the kernel declares an argument of this name."""
+        return argument in self._arguments
 
     def merge_group(self, group: TensorGroup, /, **parameters: Any) -> Tensor:
         """Called by mergekit for one group."""
@@ -193,6 +200,7 @@ def _describe(name: str) -> MethodInfo:
         ordered=traits.ordered,
         statistics=traits.statistics,
         prepares=traits.prepare is not None,
+        adapters=ours is not None and ours.takes("factors"),
         ours=ours is not None,
     )
 

@@ -43,9 +43,29 @@ class BoundMethod:
 
     @property
     def side_by_side(self) -> bool:
-        """Whether tensors may be merged in several threads at once: not where mergekit's own code draws random numbers,
-        which it takes from torch's global generator."""
+        """Whether tensors may be merged in several threads at once: not where mergekit's own code, here or in a base
+        method, draws random numbers, which it takes from torch's global generator."""
+        if "base_parameters" in self.parameters:
+            name, given = self.parameters["base_method"], self.parameters["base_parameters"]
+            inner = BoundMethod(name, api.check_parameters(name, given, len(self.keys)), self.keys)
+            return inner.side_by_side
         return not self.info.random or self.kernel is not None
+
+    @property
+    def reads_factors(self) -> bool:
+        """Whether ``merge`` takes low-rank factors in the place of the experts' tensors."""
+        return self.info.adapters
+
+    def factored(self, tensor_name: str, factors: Sequence[Any]) -> Any:
+        """The merged update (λ in it) as factors, from those of every expert (``Low``); None for methods that
+        need the entries."""
+        make = self.kernel.traits.factored if self.kernel else None
+        if make is None:
+            return None
+        given = list(zip(self.keys, factors))
+        given = given if self.info.ordered else sorted(given, key=lambda pair: pair[0])
+        keys, parts = zip(*given)
+        return make(self.parameters, keys, parts, tensor_name, self.seed)
 
     def prepare(self, models: Models) -> Any:
         """What must be learnt from all tensors before the first is merged; None for most methods.
@@ -63,8 +83,12 @@ class BoundMethod:
         *,
         statistics: Sequence[Tensor | None] | None = None,
         prepared: Mapping[str, Any] | None = None,
+        factors: Sequence[Any] | None = None,
     ) -> Tensor:
-        """One merged tensor, as ``merge_tensor`` gives it; ``prepared`` is what ``prepare`` came to."""
+        """One merged tensor, as ``merge_tensor`` gives it; ``prepared`` is what ``prepare`` came to.
+
+        With ``factors`` (``Low``), which only some methods take, the experts' own tensors are not read.
+        """
         info, keys, kernel = self.info, self.keys, self.kernel
         members = [(f"expert {k}", t) for k, t in zip(keys, experts)]
         members = members if base is None else [("the base", base), *members]
@@ -87,6 +111,7 @@ class BoundMethod:
                 group = api.make_group(passed, given, tensor_name)
                 data = dict(zip(keys, statistics)) if statistics is not None else None
                 more = {"seed": self.seed, "cache": self.cache, "report": self.report}
+                more["factors"] = dict(zip(keys, factors)) if factors is not None else None
                 result = kernel.run(group, self.parameters, statistics=data, prepared=prepared, **more)
             else:
                 wide = [(key, expert.to(work)) for key, expert in given]

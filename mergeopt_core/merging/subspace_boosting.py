@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from mergeopt_core.merging import mergekit_api as api
 from mergeopt_core.merging.matrices import is_selected, note_rank
 from mergeopt_core.merging.mergekit_api import PerExpert, method
-from mergeopt_core.merging.run import merge_tensor, prepare
-from mergeopt_core.merging.trimming import Models, agreeing_, trim
+from mergeopt_core.merging.trimming import agreeing_, trim
 from mergeopt_core.merging.updates import Updates, total
+from mergeopt_core.merging.wrappers import wrapper_method
 from mergeopt_core.spectral.decompositions import Path
 from mergeopt_core.spectral.spectrum import spectrum
 
@@ -101,42 +98,14 @@ def ties_sb(
     return updates.merged(update / divisor if normalize and boosted == "sum" else update, lambda_)
 
 
-def _prepare(models: Models, parameters: Mapping[str, Any], keys: Sequence[str], seed: int, cache: Any) -> Any:
-    return prepare(parameters["base_method"], models, parameters["base_parameters"], keys, seed=seed, cache=cache)
-
-
-def _check(parameters: Mapping[str, Any], experts: int) -> None:
-    if api.describe(parameters["base_method"]).statistics or parameters["base_method"] == "subspace_boosting":
-        raise ValueError(f"subspace_boosting: base_method cannot be {parameters['base_method']}")
-    api.check_parameters(parameters["base_method"], parameters["base_parameters"], experts)
-
-
-def _depends(parameters: Mapping[str, Any], experts: int) -> tuple[bool, bool]:
-    base = api.check_parameters(parameters["base_method"], parameters["base_parameters"], experts)
-    return api.depends(parameters["base_method"], base, experts)
-
-
-@method(
-    "subspace_boosting",
-    pretty="Subspace Boosting",
-    url=URL,
-    random=True,
-    ordered=True,
-    prepare=_prepare,
-    check=_check,
-    depends=_depends,
-)
+@wrapper_method("subspace_boosting", pretty="Subspace Boosting", url=URL)
 def subspace_boosting(
     updates: Updates,
-    base_method: str = "task_arithmetic",
-    base_parameters: Mapping[str, Any] = MappingProxyType({}),
-    lambda_: float = 1.0,
+    update: Tensor,
     beta: float = 0.2,
     rank_tolerance: float = 0.0,
     tensors: str = "linear",
     spectral: Path = "gram",
-    seed: int = 0,
-    prepared: Any = None,
     report: Any = None,
 ) -> Tensor:
     """Any merge method's update with its small singular values lifted.
@@ -146,18 +115,6 @@ def subspace_boosting(
     ``base_parameters`` are the base method's own. Its merge runs in float64, so that Δ is not rounded to the size of
     θ0. Tensors that are not boosted take Δ as it is.
     """
-    by_id = dict(zip(updates.keys, updates.experts))
-    plain = merge_tensor(
-        base_method,
-        updates.base.double(),
-        [by_id[key].double() for key in updates.given],
-        tensor_name=updates.name,
-        ids=updates.given,
-        parameters=base_parameters,
-        seed=seed,
-        prepared=prepared,
-    )
-    update = plain - updates.base.double()
     if is_selected(updates.name, updates.shape, tensors):
-        update = boost(updates, update, beta, rank_tolerance, spectral, report)
-    return updates.merged(update, lambda_)
+        return boost(updates, update, beta, rank_tolerance, spectral, report)
+    return update

@@ -63,6 +63,18 @@ def descend(
     """Adam on L(m) from m = Σ_k Δ_k ``[out, in]``, for a number of steps at a constant rate."""
     update = torch.stack(list(deltas)).sum(dim=0)
     slope = gradient_of(deltas) if gradient == "gram" else _through_the_loss(deltas)
+    return adam(update, slope, iterations, lr, betas, eps)
+
+
+def adam(
+    update: Tensor,
+    slope: Callable[[Tensor], Tensor],
+    iterations: int,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+) -> Tensor:
+    """``update`` after a number of Adam steps along ``slope(update)``, in place (Kingma & Ba 2015)."""
     mean, square = torch.zeros_like(update), torch.zeros_like(update)
     for step in range(1, iterations + 1):
         grad = slope(update)

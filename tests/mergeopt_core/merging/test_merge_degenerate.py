@@ -10,7 +10,20 @@ from mergeopt_core.merging.trimming import agreeing_, trim, trim_, trim_bounds
 NAME = "model.layers.0.mlp.down_proj.weight"
 OURS = [n for n in names() if describe(n).ours]
 SYMMETRIC = [n for n in names() if describe(n).max_experts is None]
-EXACT_FOR_ONE = ["tsv_m", "ties_global", "mixup", "fisher", "regmean", "linear", "task_arithmetic", "wudi"]
+EXACT_FOR_ONE = [
+    "tsv_m",
+    "ties_global",
+    "mixup",
+    "fisher",
+    "regmean",
+    "linear",
+    "task_arithmetic",
+    "wudi",
+    "magmax",
+    "svc",
+    "lines",
+]
+NO_MEAN = ("iso_c", "iso_cts", "tsv_m", "dare", "wudi", "ace", "doge", "orthomerge", "pcb", "lora_linear")
 FREE = {
     "ties_global": {"density": 1.0},
     "dare": {"drop_rate": 0.0},
@@ -18,6 +31,10 @@ FREE = {
     "ties_sb": {"density": 1.0, "beta": 1.0},
     "task_arithmetic_sb": {"beta": 1.0},
     "subspace_boosting": {"beta": 1.0},
+    "localize_stitch": {"density": 1.0},
+    "consensus": {"agreeing": 0},
+    "core_space": {"base_parameters": {"density": 1.0}},
+    "knots": {"base_parameters": {"density": 1.0}},
 }
 
 
@@ -38,11 +55,11 @@ def test_one_expert_gives_that_expert(name):
     torch.testing.assert_close(merged, expert, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", [n for n in OURS if n not in ("iso_c", "iso_cts", "tsv_m", "dare", "wudi")])
+@pytest.mark.parametrize("name", [n for n in OURS if n not in NO_MEAN])
 def test_equal_experts_under_a_mean_give_that_expert(name):
     base, expert = pair()
     given = dict(FREE.get(name, {}))
-    if name == "subspace_boosting":
+    if name in ("subspace_boosting", "consensus"):
         given["base_parameters"] = {"normalize": True}
     merged = merge(name, base, [expert] * 3, given)
     torch.testing.assert_close(merged, expert, rtol=0, atol=1e-6)

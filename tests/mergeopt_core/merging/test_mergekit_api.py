@@ -11,6 +11,7 @@ from mergeopt_core.merging import check_parameters, describe, names
 
 CONF = Path(__file__).resolve().parents[3] / "conf" / "method"
 STOCK = [n for n in names() if not describe(n).ours]
+WRAPPERS = ("consensus", "core_space", "knots", "lines", "subspace_boosting", "svc")
 
 
 def tensors(count: int, shape=(33, 17), seed: int = 0, dtype=torch.float32):
@@ -59,7 +60,7 @@ def test_stock_methods_equal_mergekits_own_call(name):
     assert torch.equal(merge(name, base, experts, parameters=extra), own)
 
 
-@pytest.mark.parametrize("name", [n for n in names() if describe(n).random and n != "subspace_boosting"])
+@pytest.mark.parametrize("name", [n for n in names() if describe(n).random and n not in WRAPPERS])
 def test_random_methods_depend_on_seed_and_tensor_only(name):
     base, experts = tensors(experts_for(name))
     torch.manual_seed(5)
