@@ -1,4 +1,4 @@
-"""``mergebench finetune``, ``merge``, ``evaluate`` and ``statistics``: one model at a time."""
+"""``mergebench finetune``, ``merge``, ``extract``, ``evaluate`` and ``statistics``: one model at a time."""
 
 from __future__ import annotations
 
@@ -45,6 +45,7 @@ def finetune(overrides: Overrides = None, cfg: Cfg = False, json: Json = False, 
     PANEL,
     "base.path=org/base 'experts=[out/a,out/b]' method=ties method.density=0.2 out=merged",
     "base.path=org/base 'experts=[org/one,org/two,org/three]' 'method.weight=[0.5,0.3,0.2]' out=merged",
+    "base.path=org/base 'experts=[org/lora1,org/lora2]' method=knots out_adapter=32 out=merged-adapter",
     "--mergekit-config recipe.yaml out=merged",
 )
 def merge(
@@ -54,7 +55,7 @@ def merge(
     config_dir: ConfigDir = None,
     mergekit_config: MergekitConfig = None,
 ) -> None:
-    """Merge experts into an ordinary checkpoint folder."""
+    """Merge experts into an ordinary checkpoint folder, or with out_adapter=RANK into a LoRA adapter."""
     config = compose_one("merge --mergekit-config" if mergekit_config else "merge", overrides, config_dir, cfg)
     from pipelines.study.single import merge_checkpoint, merge_mergekit_config
 
@@ -65,6 +66,21 @@ def merge(
             made = merge_checkpoint(config, progress)
     line = f"merged into [bold]{made.folder}[/]"
     terminal.answer(json, {"folder": made.folder, **made.entry}, line, soft_wrap=True)
+
+
+@command(
+    PANEL,
+    "base.path=org/base model=out/a out_adapter=16 out=adapter",
+    "base.path=org/base model=org/finetuned out_adapter=64 out=adapter --json",
+)
+def extract(overrides: Overrides = None, cfg: Cfg = False, json: Json = False, config_dir: ConfigDir = None) -> None:
+    """Turn a whole model into a LoRA adapter on its base: the nearest one of a rank, and what it leaves out."""
+    config = compose_one("extract", overrides, config_dir, cfg)
+    from pipelines.study.single import extract_adapter
+
+    with terminal.listening() as progress:
+        made = extract_adapter(config, progress)
+    terminal.answer(json, {"folder": made.folder, **made.entry}, f"adapter in [bold]{made.folder}[/]", soft_wrap=True)
 
 
 @command(

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from conf.errors import UserError
 from mergeopt_core.randomness import one_thread
+from mergeopt_core.spectral.low_rank import Low
 from pipelines.checkpoints.checkpoint import OpenCheckpoint
 from pipelines.checkpoints.headers import EMBEDDING, HEAD, Mismatch, TensorInfo, first
 
@@ -124,6 +125,18 @@ class AdaptedCheckpoint:
         weight = self._weight(name)
         update = self._updates.get(name)
         return weight if update is None else self._apply(weight, update)
+
+    def low_rank(self, name: str) -> Low | None:
+        """A tensor's update as factors in its layout, rank 0 where it has none; None where it is no product of two."""
+        update, info = self._updates.get(name), self.header[name]
+        if name in self._replaced or (update and update.magnitude) or len(info.shape) != 2:
+            return None
+        if update is None:
+            return Low(torch.zeros(info.shape[0], 0), torch.zeros(0, info.shape[1]))
+        a, b = (self.lora.tensor(part).to(torch.float32) for part in (update.a, update.b))  # [r, in], [out, r]
+        root = math.sqrt(abs(update.scale))
+        b, a = b * math.copysign(root, update.scale), a * root
+        return Low(a.T, b.T) if self._transposed(update) else Low(b, a)
 
     def release(self, name: str) -> None:
         """Give mapped pages back."""

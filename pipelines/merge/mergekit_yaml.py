@@ -59,7 +59,7 @@ def run_mergekit_config(
         _check_parameters(method, parameters, f"{file}, {where}")
     seed = _seed(document, seed, file)
     local = _with_folders(document, online)
-    if merging.describe(method).prepares or "mergebench" in document:
+    if (info := merging.describe(method)).prepares or info.adapters or "mergebench" in document:
         recipe = _plain(local, method, seed, file)
         base, *experts = [open_checkpoint(path, allow_pickle=allow_pickle) for path in (recipe.base, *recipe.experts)]
         return write_merge(Merge(recipe, base, experts), out, progress, device=device)

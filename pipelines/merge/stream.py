@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ from mergeopt_core import merging
 from mergeopt_core.geometry import squared_distance
 from mergeopt_core.randomness import one_thread
 from mergeopt_core.spectral.decompositions import one_blas_thread
+from mergeopt_core.spectral.low_rank import Low
 from pipelines.checkpoints.adapters import AdaptedCheckpoint, Model
 from pipelines.checkpoints.checkpoint import OpenCheckpoint
 from pipelines.checkpoints.fingerprint import WeightHash
@@ -133,8 +135,11 @@ class Merge:
         """Raise ``UserError`` with the problems, if there are any."""
         raise_all([UserError(p.what, where=f"{p.who} {p.tensor}".strip(), do=p.do) for p in self.problems()])
 
-    def tensors(self, device: str | torch.device = "cpu") -> Iterator[tuple[str, Tensor]]:
-        """Merged tensors in the recipe's dtype, by sorted name; one group of input tensors is held per CPU thread.
+    def tensors(
+        self, device: str | torch.device = "cpu", names: Sequence[str] | None = None
+    ) -> Iterator[tuple[str, Tensor]]:
+        """Merged tensors (those named, or all) in the recipe's dtype, by sorted name; one group of input tensors is
+        held per CPU thread.
 
         A yielded tensor may be a view of an input: copy it before changing it. Raises ``UserError`` naming tensor and
         expert, or the cause, for values that are not finite, as read or as yielded.
@@ -148,7 +153,9 @@ class Merge:
         prepared = self._prepared(where)
         with ThreadPoolExecutor(1, "digest") as pool:
             adding: Future[None] | None = None
-            for name, merged in self._loaded_ahead(where, prepared) if self.resident else self._side_by_side(prepared):
+            rest = (prepared, list(self.layout.outputs) if names is None else names)
+            make = self._loaded_ahead(where, *rest) if self.resident else self._side_by_side(*rest)
+            for name, merged in make:
                 if self.digest is not None and self.resident is None:
                     self.digest.add(name, merged)
                 elif self.digest is not None:  # its bytes come to the host while the next ones are merged
@@ -160,37 +167,39 @@ class Merge:
             if adding is not None:
                 adding.result()
 
-    def _side_by_side(self, prepared: Mapping[str, Any] | None) -> Iterator[tuple[str, Tensor]]:
+    def _side_by_side(self, prepared: Mapping[str, Any] | None, names: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
         """Merged tensors on the CPU, in several threads where that pays, as many at once as memory takes."""
 
         def merge(name: str) -> Tensor:
-            return self._merged(name, self._inputs(name), prepared)
+            return self._merged(name, *self._gathered(name), prepared)
 
         outputs = self.layout.outputs
         if sum(info.size for info in outputs.values()) < WORTH_THREADS or not self.method.side_by_side:
-            return ((name, merge(name)) for name in outputs)
+            return ((name, merge(name)) for name in names)
         copies = 4 * (len(self.experts) + 4)  # of each tensor, in float32 and for working
         room = psutil.virtual_memory().available // 2
-        return map_in_order(merge, outputs, torch.get_num_threads(), lambda name: copies * outputs[name].count, room)
+        return map_in_order(merge, names, torch.get_num_threads(), lambda name: copies * outputs[name].count, room)
 
-    def _loaded_ahead(self, device: torch.device, prepared: Mapping[str, Any] | None) -> Iterator[tuple[str, Tensor]]:
+    def _loaded_ahead(
+        self, device: torch.device, prepared: Mapping[str, Any] | None, names: Sequence[str]
+    ) -> Iterator[tuple[str, Tensor]]:
         """Merged tensors of an accelerator, to which the inputs of the next ones are copied meanwhile."""
         streams = local()
 
-        def load(name: str) -> tuple[list[Tensor], torch.cuda.Event]:
+        def load(name: str) -> tuple[list[Tensor], list[Low] | None, torch.cuda.Event]:
             if not hasattr(streams, "own"):
                 streams.own = torch.cuda.Stream(device)
             with torch.cuda.stream(streams.own):
-                inputs, ready = self._inputs(name, device), torch.cuda.Event()
+                (inputs, factors), ready = self._gathered(name, device), torch.cuda.Event()
                 ready.record()
-            return inputs, ready
+            return inputs, factors, ready
 
         current = torch.cuda.current_stream(device)
-        for name, (inputs, ready) in map_in_order(load, self.layout.outputs, LOADERS):
+        for name, (inputs, factors, ready) in map_in_order(load, names, LOADERS):
             current.wait_event(ready)
-            for tensor in inputs:
+            for tensor in (*inputs, *itertools.chain.from_iterable(factors or ())):
                 tensor.record_stream(current)
-            yield name, self._merged(name, inputs, prepared)
+            yield name, self._merged(name, inputs, factors, prepared)
 
     def _prepared(self, device: torch.device) -> Mapping[str, Any] | None:
         """What the method learns from all tensors before the first is merged; None for most methods."""
@@ -203,10 +212,17 @@ class Merge:
             yield name, base, experts
             self._release(name)
 
-    def _merged(self, name: str, inputs: Sequence[Tensor], prepared: Mapping[str, Any] | None) -> Tensor:
+    def _gathered(self, name: str, device: torch.device = CPU) -> tuple[list[Tensor], list[Low] | None]:
+        """What a tensor is merged from; where that is factors, the experts' own tensors are not read."""
+        factors = self.factors(name, device) if self.method.reads_factors else None
+        return self._inputs(name, device, experts=factors is None), factors
+
+    def _merged(
+        self, name: str, inputs: Sequence[Tensor], factors: list[Low] | None, prepared: Mapping[str, Any] | None
+    ) -> Tensor:
         """One merged tensor ``[*shape]`` of the base's and the experts'."""
         base, *experts = inputs
-        merged = self._cast(name, base, experts, prepared)
+        merged = self._cast(name, base, experts, prepared, factors)
         if self.origin is not None and merged.is_floating_point():
             origin = base if self.origin is self.base else self._from_origin(name, merged)
             with one_thread():
@@ -220,13 +236,38 @@ class Merge:
         same = info is not None and info.shape == tuple(merged.shape)
         return self._read(self.origin, name, merged.device) if same else None
 
-    def _cast(self, name: str, base: Tensor, experts: list[Tensor], prepared: Mapping[str, Any] | None) -> Tensor:
+    def factors(self, name: str, device: str | torch.device = "cpu") -> list[Low] | None:
+        """Every expert's update of a tensor as factors; None where an expert's is no product of two small ones."""
+        adapters = [expert for expert in self.experts if isinstance(expert, AdaptedCheckpoint)]
+        aligned = self.layout.vocabulary is not None and VOCABULARY.search(name)
+        if len(adapters) < len(self.experts) or aligned or self.layout.sources[0].get(name) != name:
+            return None
+        found = []
+        for adapter, sources in zip(adapters, self.layout.sources[1:]):
+            low = adapter.low_rank(name) if sources.get(name) == name else None
+            if low is None:
+                return None
+            if not torch.isfinite(low.b.sum() + low.a.sum()):
+                what = f"{name}: the adapter {adapter.name} holds values that are not finite"
+                raise UserError(what, do="check that adapter")
+            found.append(Low(low.b.to(device), low.a.to(device)))
+        return found
+
+    def _cast(
+        self,
+        name: str,
+        base: Tensor,
+        experts: list[Tensor],
+        prepared: Mapping[str, Any] | None,
+        factors: list[Low] | None,
+    ) -> Tensor:
         """The method's result in the recipe's dtype."""
         device = base.device
         out = getattr(torch, self.layout.outputs[name].dtype)
         try:
             statistics = self._statistics(name, device)
-            merged = self.method.merge(name, base, experts, statistics=statistics, prepared=prepared)
+            more: dict[str, Any] = {"statistics": statistics, "prepared": prepared, "factors": factors}
+            merged = self.method.merge(name, base, experts, **more)
         except ValueError as error:
             raise UserError(self._with_names(str(error)), do="check that checkpoint, or the parameters") from error
         if merged.dtype == out:
@@ -235,9 +276,10 @@ class Merge:
         check_cast(name, merged, cast, "write it in bfloat16 or float32: dtype=float32")
         return cast
 
-    def _inputs(self, name: str, device: torch.device = CPU) -> list[Tensor]:
-        """The base's tensor, then each expert's, as stored (kernels widen them to float32, a block at a time)."""
-        loaded = [self._load(k, name, device) for k in range(len(self.experts) + 1)]
+    def _inputs(self, name: str, device: torch.device = CPU, experts: bool = True) -> list[Tensor]:
+        """The base's tensor, then each expert's, as stored (kernels widen them to float32, a block at a time); without
+        ``experts``, the base's in the place of theirs, which are not read."""
+        loaded = [self._load(k, name, device) if experts or k == 0 else None for k in range(len(self.experts) + 1)]
         if self.layout.vocabulary is not None and VOCABULARY.search(name):
             loaded = self.layout.vocabulary.align([None if t is None else t.to(torch.float32) for t in loaded])
         base = loaded[0]

@@ -11,6 +11,7 @@ from conf.errors import UserError
 from conf.schema import Base, Checkpoint, Config
 from pipelines.checkpoints.card import linearised_at
 from pipelines.evaluate import check_suite, suite_fingerprint
+from pipelines.merge.adapter import write_adapter
 from pipelines.merge.recipe import Recipe
 from pipelines.merge.write import write_merge
 from pipelines.process import threads
@@ -65,12 +66,30 @@ def finetune_expert(config: Config, progress: Progress = SILENT) -> Made:
 
 
 def merge_checkpoint(config: Config, progress: Progress = SILENT) -> Made:
-    """Merge ``experts`` over ``base`` by ``method`` into an ordinary checkpoint folder at ``out``."""
+    """Merge ``experts`` over ``base`` by ``method`` into an ordinary checkpoint folder at ``out``.
+
+    With ``out_adapter`` into a LoRA adapter, whose update is taken in float32 unless another dtype is asked for.
+    """
     out, device, access = _merge_out(config), _merge_device(config), access_of(config)
+    if config.out_adapter is not None and config.dtype == "auto":
+        config = replace(config, dtype="float32")
     merge = open_merge(*_ingredients(config, access, progress), access.open)
     with threads(config.executor.threads):
-        write_merge(merge, out, progress, device=device)
+        if config.out_adapter is None:
+            write_merge(merge, out, progress, device=device)
+        else:
+            write_adapter(merge, out, config.out_adapter, progress, device=device)
     return Made(out, {"recipe": merge.recipe.to_dict()}, True)
+
+
+def extract_adapter(config: Config, progress: Progress = SILENT) -> Made:
+    """Write ``model`` as an adapter of rank ``out_adapter`` on ``base``: the merge of one expert."""
+    for name, do in (("model", "name a folder, hub id or store key: model=DIR"), ("out_adapter", "out_adapter=16")):
+        if getattr(config, name) is None:
+            raise UserError(f"{name} is not given", where=name, do=do)
+    assert config.model is not None
+    method = {"method": "task_arithmetic"}
+    return merge_checkpoint(replace(config, experts=[config.model], method=method), progress)
 
 
 def merge_mergekit_config(config: Config, file: str, progress: Progress = SILENT) -> Made:
