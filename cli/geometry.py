@@ -1,4 +1,4 @@
-"""``mergebench geometry`` and ``landscape``: what task vectors look like, and the loss between two of them."""
+"""``mergebench diagnose``, ``geometry`` and ``landscape``: task vectors, and the loss between two of them."""
 
 from __future__ import annotations
 
@@ -39,6 +39,34 @@ def geometry(overrides: Overrides = None, cfg: Cfg = False, json: Json = False, 
         reports = measure(config, progress)
     parts = [part for report in reports for part in _geometry_parts(report)]
     terminal.answer(json, [_geometry_dict(report) for report in reports], *parts)
+
+
+@command(
+    PANEL,
+    "base.path=org/base 'experts=[out/a,out/b]'",
+    "+experiment=quickstart --json",
+)
+def diagnose(overrides: Overrides = None, cfg: Cfg = False, json: Json = False, config_dir: ConfigDir = None) -> None:
+    """Say what speaks for and against a merge before one is made, from one pass over the checkpoints.
+
+    Configs, tokenizers and dtypes; norms of the task vectors, cosines, signs that cancel, low ranks, and directions
+    that experts share.
+    """
+    config = compose_one("diagnose", overrides, config_dir, cfg)
+    from pipelines.study.geometry import diagnose as examine
+
+    with terminal.listening() as progress:
+        told = examine(config, progress)
+    colours = {"for": "green", "against": "red", "note": "yellow"}
+    parts = []
+    for one in told:
+        rows = [
+            (f"[{colours[f.state]}]{f.state}[/]", escape(f.subject), escape(f"{f.what}; {f.do}" if f.do else f.what))
+            for f in one.findings
+        ]
+        parts.append(terminal.table(f"for and against merging {one.pool}", ("", "what", "found"), rows))
+    found = [{"pool": t.pool, "findings": [vars(f) for f in t.findings], **t.numbers} for t in told]
+    terminal.answer(json, found, *parts)
 
 
 def _geometry_parts(report: GeometryReport) -> Iterator[Any]:

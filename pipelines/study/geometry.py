@@ -8,13 +8,15 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import pandas as pd
 
 from conf.errors import UserError
 from conf.schema import Base, Checkpoint, Config, Pool, Task
 from pipelines.geometry import Landscape, Panel, check_geometry, write_geometry, write_landscape
+from pipelines.geometry.diagnose import Finding
+from pipelines.geometry.diagnose import diagnose as find_for_and_against
 from pipelines.geometry.landscape import drawing
 from pipelines.geometry.write import Drawings, GeometryReport, drawings
 from pipelines.progress import SILENT, Progress
@@ -50,6 +52,25 @@ def geometry(config: Config, progress: Progress = SILENT) -> list[GeometryReport
         pool_geometry(name, pool, config, access, progress, folder)
         for name, pool, folder in _pools(config, "geometry")
     ]  # fmt: skip
+
+
+def diagnose(config: Config, progress: Progress = SILENT) -> list[Diagnosed]:
+    """What speaks for and against merging ``experts`` over ``base``, or the experts of every pool of a study."""
+    access, told = access_of(config), []
+    for name, pool, _ in _pools(config, "diagnosis"):
+        base, experts = _found(name, pool, access)
+        access.fetch(progress, _paths(base, experts))
+        opened = {expert.name: access.open(expert.source.path) for expert in experts}
+        told.append(Diagnosed(name, *find_for_and_against(access.open(base.path), opened, progress, **_match(config))))
+    return told
+
+
+class Diagnosed(NamedTuple):
+    """One pool's findings, and the numbers behind them."""
+
+    pool: str
+    findings: list[Finding]
+    numbers: dict[str, Any]
 
 
 def pool_geometry(
