@@ -93,14 +93,16 @@ def report(overrides: Overrides = None, cfg: Cfg = False, json: Json = False, co
     PANEL,
     "+pool@pools.tiny=tiny method=ties search.trials=20",
     "base.path=org/base 'experts=[a,b]' search=cmaes '+search.space.weight={per_expert:true,low:0,high:1}'",
+    "+pool@pools.tiny=tiny method=ties search=nsga2 'search.objectives=[mean,worst]'",
     "+pool@pools.tiny=tiny method=della search=random '+search.space.lambda={beta:[2,2]}' --json",
 )
 def search(overrides: Overrides = None, cfg: Cfg = False, json: Json = False, config_dir: ConfigDir = None) -> None:
     """Search a merge method's parameters on a validation split, and score the best once on the test split.
 
-    Random draws, a grid, TPE or CMA-ES (search=random, grid, tpe, cmaes) over search.space; where no space is named,
-    over the usual ranges of the method's main parameters. What was scored is kept: repeating the command resumes it,
-    and more search.trials extend it. Tuning on the split that is reported is refused unless search.force=true.
+    Random draws, a grid, TPE, CMA-ES or NSGA-II (search=random, grid, tpe, cmaes, nsga2) over search.space; where no
+    space is named, over the usual ranges of the method's main parameters. With search.objectives a front is found.
+    What was scored is kept: repeating the command resumes it, and more search.trials extend it. Tuning on the split
+    that is reported is refused unless search.force=true.
     """
     configs = compose_all("search", overrides, config_dir, cfg)
     from cli.tables import search_parts

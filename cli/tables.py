@@ -237,7 +237,9 @@ def verdict_lines(report: Report) -> list[Text]:
 def search_parts(found: SearchResult, top: int) -> Iterator[Any]:
     """The best configurations, then how the chosen one compares with the defaults, then what failed."""
     shown = found.top(top)
-    if shown:
+    if len(found.objectives) > 1 and found.candidates:
+        yield _front_table(found)
+    elif shown:
         yield _search_table(found, shown)
     if found.label:
         yield f"[bold red]{found.label}[/]"
@@ -247,6 +249,23 @@ def search_parts(found: SearchResult, top: int) -> Iterator[Any]:
     if found.interrupted:
         yield INTERRUPTED.format(done="scored")
     yield f"[dim]{found.tried} configurations in {found.folder}[/]"
+
+
+def _front_table(found: SearchResult) -> Table:
+    """What no other configuration beats, and the default: every objective on both splits."""
+    title = f"{found.method} of {', '.join(found.experts)}: front of a {found.sampler} search on {found.tuned_on}"
+    made, shown = Table(title=title, title_justify="left"), list(found.front)
+    shown += [c for c in found.candidates if c.default and c not in shown]
+    made.add_column("")
+    for column in [*shown[0].values, *(f"{o.name}, {split}" for split in (found.tuned_on, found.reported_on)
+                                       for o in found.objectives)]:  # fmt: skip
+        made.add_column(column, justify="right")
+    for candidate in shown:
+        numbers = [f"{score:.4f}" for score in [*candidate.scores, *(candidate.reported or ())]]
+        numbers += ["—"] * (2 * len(found.objectives) - len(numbers))
+        name = "default" if candidate.default else str(candidate.number)
+        made.add_row(name, *(_value(value) for value in candidate.values.values()), *numbers)
+    return made
 
 
 def _search_table(found: SearchResult, shown: list[Candidate]) -> Table:

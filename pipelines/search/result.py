@@ -9,10 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from conf.schema import Statistics
 from mergeopt_core.statistics import Interval
 from pipelines.report.data import TrialRow
+from pipelines.report.figures import draw
 from pipelines.report.panel import Panel, build_panels
+from pipelines.report.plot import View
+from pipelines.search.objectives import Objective
 from pipelines.store.store import Store
 from pipelines.study.trial import Trial
 from pipelines.study.worker import documents_of
@@ -30,6 +35,10 @@ class Candidate:
     score: float
     number: int | None = None
     """Its number in the search; None for the default."""
+    scores: Sequence[float] = ()
+    """Its scores in every objective, on the tuned split."""
+    reported: Sequence[float] | None = None
+    """The same on the reported split, of those on the front of several objectives and the default."""
     validation: Interval | None = None
     test: Interval | None = None
 
@@ -42,6 +51,8 @@ class Candidate:
             "values": self.values,
             "parameters": dict(self.tuning.merge.parameters),
             "key": self.tuning.key,
+            "scores": list(self.scores),
+            "reported": self.reported and list(self.reported),
             "validation": _plain(self.validation),
             "test": _plain(self.test),
         }
@@ -55,6 +66,7 @@ class SearchResult:
     method: str
     experts: list[str]
     sampler: str
+    objectives: list[Objective]
     tuned_on: str
     reported_on: str
     tuned_on_reported_split: list[str]
@@ -71,7 +83,8 @@ class SearchResult:
     """Best minus default on the reported split, paired by document."""
 
     def __post_init__(self) -> None:
-        order = sorted(self.candidates, key=lambda c: (-c.score, not c.default, c.number))
+        sign = self.objectives[0].sign
+        order = sorted(self.candidates, key=lambda c: (-sign * c.score, not c.default, c.number))
         self.candidates = list({c.tuning.key: c for c in reversed(order)}.values())[::-1]
 
     @property
@@ -83,6 +96,17 @@ class SearchResult:
     def default(self) -> Candidate | None:
         """The method as it was configured."""
         return next((c for c in self.candidates if c.default), None)
+
+    @property
+    def front(self) -> list[Candidate]:
+        """Those that no other beats in one objective without losing in another, by the first objective."""
+        signs = [objective.sign for objective in self.objectives]
+        points = [[sign * score for sign, score in zip(signs, c.scores)] for c in self.candidates]
+
+        def beaten(point: list[float]) -> bool:
+            return any(other != point and all(o >= p for o, p in zip(other, point)) for other in points)
+
+        return [c for c, point in zip(self.candidates, points) if not beaten(point)]
 
     @property
     def label(self) -> str:
@@ -101,10 +125,24 @@ class SearchResult:
             **vars(self),
             **{name: candidate and candidate.to_dict() for name, candidate in ends.items()},
             "label": self.label,
+            "objectives": [objective.name for objective in self.objectives],
+            "front": [candidate.to_dict() for candidate in self.front] if len(self.objectives) > 1 else [],
             "difference": _plain(self.difference),
             "candidates": [candidate.to_dict() for candidate in self.candidates],
             "folder": str(self.folder),
         }
+
+
+def draw_front(result: SearchResult, out: Path) -> list[Path]:
+    """The first two objectives of all that was tried, of the front and of the default, on the tuned split."""
+    first, second = result.objectives[:2]
+    rows = [
+        ("default" if c.default else "front" if c in result.front else "tried", c.scores[0], c.scores[1], str(c.number))
+        for c in result.candidates
+    ]
+    frame = pd.DataFrame(rows, columns=["line", "x", "y", "number"]).assign(panel="")
+    title = f"{result.method}: {first.name} and {second.name} on {result.tuned_on}"
+    return draw(View(title, "scatter", first.name, second.name), frame, None, out)
 
 
 def bootstrap(trials: Sequence[Trial], store: Store, statistics: Statistics) -> Panel:

@@ -6,17 +6,18 @@ import dataclasses
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from conf.errors import UserError, nearest
-from conf.schema import Checkpoint, Config, Pool, Sampler, Suite
+from conf.errors import UserError
+from conf.schema import Config, Sampler, Suite
 from mergeopt_core.merging.mergekit_api import describe
 from pipelines.evaluate import check_suite, suite_fingerprint
 from pipelines.progress import SILENT, Progress, Step
-from pipelines.search.result import Candidate, SearchResult, bootstrap
+from pipelines.search.experts import category_experts, chosen_experts
+from pipelines.search.objectives import make_objectives
+from pipelines.search.result import Candidate, SearchResult, bootstrap, draw_front
 from pipelines.search.space import check_sampler, import_optuna, make_space, open_study, propose, with_values
 from pipelines.store.records import mean_score, write_record
 from pipelines.store.store import content_key
@@ -37,31 +38,9 @@ def run_search(config: Config, progress: Progress = SILENT) -> SearchResult:
     """
     search = _Search(config, progress)
     with open_workers(config.executor, search.access) as workers:
+        if config.search.category_experts is not None:
+            search = search.of_category_experts(workers)
         return search.run(workers)
-
-
-def chosen_experts(config: Config) -> tuple[Pool, list[str]]:
-    """The pool (one of their own for experts that are given by path) and the names of its merged experts, in order."""
-    if len(config.pools) > 1:
-        what = f"a search takes one pool, not {len(config.pools)}"
-        raise UserError(what, where="pools", do="leave the others out: ~pools.NAME")
-    if config.pools:
-        (pool,) = config.pools.values()
-        if pool.seeds:
-            what = "a search merges experts of one training seed"
-            raise UserError(what, where="pools.*.seeds", do="give seed in place of seeds")
-        known = [*pool.experts, *pool.tasks]
-        for name in config.experts:
-            if name not in known:
-                raise UserError(f"the pool has no expert {name!r}", where="experts", do=nearest(name, known))
-        return pool, list(config.experts) or known
-    if not config.experts:
-        do = "choose a pool, +pool@pools.tiny=tiny, or name experts: experts=[a,b]"
-        raise UserError("there is nothing to merge", where="experts", do=do)
-    names = [Path(path).name for path in config.experts]
-    names = names if len(set(names)) == len(names) else list(config.experts)
-    found = {name: Checkpoint(path=path) for name, path in zip(names, config.experts)}
-    return Pool(base=config.base, experts=found), names
 
 
 def tuned_and_reported(config: Config, suite: Suite) -> tuple[Suite, Suite]:
@@ -97,10 +76,12 @@ class _Search:
         self.count = check_sampler(self.search, self.dimensions)
         self.suite = self.pool.suite or config.suite
         self.tuned, self.reported = tuned_and_reported(config, self.suite)
+        self.objectives = make_objectives(self.search.objectives, self.suite)
         self.access = access_of(config)
         self.store = self.access.store
         self.default = self._open()
         settings = {name: getattr(self.search, name) for name in ("sampler", "points", "startup", "batch", "seed")}
+        settings |= {"objectives": self.search.objectives} if self.search.objectives else {}
         space = [dataclasses.asdict(dimension) for dimension in self.dimensions]
         self.key = content_key({"default": self.default.key, "space": space, "search": settings})
         self.folder = self.store.root / "searches" / self.key
@@ -127,6 +108,28 @@ class _Search:
         open_merge(default.merge, self.base, self.experts, self.information, access.open).check()
         return default
 
+    def of_category_experts(self, workers: Workers) -> _Search:
+        """The search over those experts alone that are best at tasks which tell them apart (SoCE)."""
+        threshold, fingerprint = self.search.category_experts, suite_fingerprint(self.tuned, self.config.datasets)
+        assert threshold is not None
+        trials = [
+            Trial("expert", self.base, (source,), self.tuned, fingerprint, names=(name,))
+            for name, source in zip(self.names, self.experts)
+        ]
+        workers.run([t for t in trials if not self.store.has("results", t.key, complete=True)], lambda *_: None)
+        scores = {}
+        for name, trial in zip(self.names, trials):
+            if mean_score(trial.key, self.store) is None:
+                raise UserError(f"{name} could not be scored on {self.search.split}", where="search.category_experts")
+            tasks = self.store.entry("results", trial.key).describe()["tasks"]
+            scores[name] = {task: entry["value"] for task, entry in tasks.items()}
+        kept = category_experts(scores, threshold)
+        self.progress.note(f"category experts: {', '.join(kept)}, of {len(self.names)}")
+        given = kept if self.config.pools else [self.config.experts[self.names.index(name)] for name in kept]
+        narrow = _Search(dataclasses.replace(self.config, experts=given), self.progress)
+        narrow.trials += trials
+        return narrow
+
     def _trial(self, method: Mapping[str, Any], suite: Suite) -> Trial:
         """The trial of one configuration of the method on one of the two suites."""
         recipe = make_recipe(self.config, method, self.names)
@@ -139,7 +142,7 @@ class _Search:
             if not mine:
                 what = "another process runs this very search"
                 raise UserError(what, where=str(self.folder), do="wait for it, or stop it")
-            study = open_study(self.folder, self.key)
+            study = open_study(self.folder, self.key, [objective.direction for objective in self.objectives])
             with self.progress.step("search", self.count) as step:
                 self._score([self.default])
                 if reason := self.failed.get(self.default.key):
@@ -176,19 +179,21 @@ class _Search:
             trials.append(self._proposed(proposal))
             waiting[trials[-1].key].append(proposal.number)
 
-        def on_score(trial: Trial, score: float | None) -> None:
+        def on_score(trial: Trial, scores: list[float] | None) -> None:
             for number in waiting.pop(trial.key, []):
-                study.tell(number, score, state=states.FAIL if score is None else states.COMPLETE)
-                step.advance(1, score=score)
+                study.tell(number, scores, state=states.FAIL if scores is None else states.COMPLETE)
+                step.advance(1, score=scores and scores[0])
 
         self._score(trials, on_score)
 
-    def _score(self, trials: Sequence[Trial], on_score: Callable[[Trial, float | None], None] | None = None) -> None:
-        """Run the trials that have no result; ``on_score`` is told of each as it ends, and its score if it has one."""
+    def _score(
+        self, trials: Sequence[Trial], on_score: Callable[[Trial, list[float] | None], None] | None = None
+    ) -> None:
+        """Run the trials that have no result; ``on_score`` is told of each as it ends, and its scores."""
 
         def on_trial(trial: Trial, status: str = "done", _: int = 0) -> None:
             if on_score and status != "started":
-                on_score(trial, mean_score(trial.key, self.store))
+                on_score(trial, self._scores(trial))
 
         distinct = {trial.key: trial for trial in trials}
         self.trials += distinct.values()
@@ -201,6 +206,11 @@ class _Search:
         self.failed |= {failure.trial.key: failure.reason for failure in outcome.failures}
         self.interrupted = self.interrupted or outcome.interrupted
 
+    def _scores(self, trial: Trial) -> list[float] | None:
+        """What a trial comes to in every objective; None where one of them is not known."""
+        scores = [objective.of(trial.key, self.store) for objective in self.objectives]
+        return [score for score in scores if score is not None] if None not in scores else None
+
     def _proposed(self, proposal: Any) -> Trial:
         method = with_values(self.parameters, self.dimensions, proposal.params, len(self.experts))
         return self._trial(method, self.tuned)
@@ -209,15 +219,17 @@ class _Search:
         complete, candidates = _in_state(study, "COMPLETE"), []
         for proposal in complete:
             values = {d.name: d.value(proposal.params[d.name]) for d in self.dimensions}
-            candidates.append(Candidate(values, False, self._proposed(proposal), proposal.value, proposal.number))
-        if (score := mean_score(self.default.key, self.store)) is not None:
+            trial = self._proposed(proposal)
+            candidates.append(Candidate(values, False, trial, proposal.values[0], proposal.number, proposal.values))
+        if (scores := self._scores(self.default)) is not None:
             configured = {d.name: _of(self.parameters[d.parameter], d.expert) for d in self.dimensions}
-            candidates.append(Candidate(configured, True, self.default, score))
+            candidates.append(Candidate(configured, True, self.default, scores[0], None, scores))
         return SearchResult(
             search=self.config.name or "search",
             method=self.method,
             experts=list(self.names),
             sampler=self.search.sampler,
+            objectives=self.objectives,
             tuned_on=self.search.split,
             reported_on=self.search.report,
             tuned_on_reported_split=same_documents(self.tuned, self.reported),
@@ -229,7 +241,13 @@ class _Search:
         )
 
     def _report(self, result: SearchResult) -> None:
-        """Intervals on the tuned split; the best and the default, and no other, on the reported one."""
+        """Intervals on the tuned split; the best and the default, and no other, on the reported one.
+
+        With several objectives every configuration on the front is reported, and there is no best one.
+        """
+        if self.search.objectives:
+            self._report_front(result)
+            return
         best, default = result.best, result.default
         assert best is not None
         assert default is not None
@@ -237,8 +255,7 @@ class _Search:
         panel = bootstrap([c.tuning for c in shown], self.store, self.config.statistics)
         for candidate, score, draws in zip(shown, panel.scores, panel.replicates):
             candidate.validation = panel.interval(score, draws)
-        recipes = [end.tuning.merge for end in (best, default) if end.tuning.merge]
-        tests = [self._trial({"method": recipe.method, **recipe.parameters}, self.reported) for recipe in recipes]
+        tests = self._tests([best, default])
         self._score(tests)
         if any(mean_score(trial.key, self.store) is None for trial in tests):
             return
@@ -247,6 +264,20 @@ class _Search:
         best.test, default.test = panel.interval(scores[0], draws[0]), panel.interval(scores[1], draws[1])
         differing = panel.differing([0], [1]) if panel.samples.documents else None
         result.difference = panel.interval(scores[0] - scores[1], draws[0] - draws[1], differing)
+
+    def _tests(self, candidates: Sequence[Candidate]) -> list[Trial]:
+        """The candidates' trials on the reported split."""
+        recipes = [candidate.tuning.merge for candidate in candidates if candidate.tuning.merge]
+        return [self._trial({"method": recipe.method, **recipe.parameters}, self.reported) for recipe in recipes]
+
+    def _report_front(self, result: SearchResult) -> None:
+        shown = [*result.front, *(c for c in result.candidates if c.default and c not in result.front)]
+        tests = self._tests(shown)
+        self._score(tests)
+        for candidate, trial in zip(shown, tests):
+            candidate.reported = self._scores(trial)
+        if len(self.objectives) > 1:
+            draw_front(result, self.folder / "front")
 
     def _record(self) -> None:
         """Hold on to the search's checkpoints and results."""
@@ -257,7 +288,12 @@ class _Search:
         """The search as JSON, and as a table of what was tried."""
         (self.folder / "search.json").write_text(json.dumps(result.to_dict(), indent=1) + "\n")
         rows = [
-            {"number": "default" if c.default else c.number, **c.values, "score": c.score, "key": c.tuning.key}
+            {
+                "number": "default" if c.default else c.number,
+                **c.values,
+                **dict(zip([o.name for o in self.objectives] if self.search.objectives else ["score"], c.scores)),
+                "key": c.tuning.key,
+            }
             for c in result.candidates
         ]
         pd.DataFrame(rows, dtype=object).to_csv(self.folder / "trials.csv", index=False)

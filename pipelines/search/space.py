@@ -23,7 +23,7 @@ from conf.schema import Search
 from mergeopt_core.merging.info import MethodInfo, Parameter
 from pipelines.store.store import content_key
 
-SAMPLERS = ("random", "grid", "tpe", "cmaes")
+SAMPLERS = ("random", "grid", "tpe", "cmaes", "nsga2")
 KEYS = ("low", "high", "log", "step", "beta", "choices", "per_expert")
 USUAL: dict[str, dict[str, Any]] = {
     "lambda": {"low": 0.1, "high": 1.5},
@@ -203,6 +203,10 @@ def check_sampler(search: Search, dimensions: Sequence[Dimension]) -> int:
         if value is not None and value < 1:
             raise UserError(f"search.{name} is {value}", where="search", do="give it 1 or more")
     if search.sampler == "cmaes":
+        if search.objectives:
+            raise UserError(
+                "cmaes has one objective", where="search.objectives", do="choose search=nsga2 or search=tpe"
+            )
         if sum(not d.choices for d in dimensions) < 2:
             do = "choose search=tpe, or search a weight an expert"
             raise UserError("cmaes takes two ranges of numbers or more", where="search.sampler", do=do)
@@ -229,14 +233,14 @@ def import_optuna() -> Any:
     return optuna
 
 
-def open_study(folder: Path, name: str) -> Any:
+def open_study(folder: Path, name: str, directions: Sequence[str] = ("maximize",)) -> Any:
     """The Optuna study of a search, in a journal file in its folder; what it holds already is loaded."""
     optuna = import_optuna()
     from optuna.storages.journal import JournalFileBackend
 
     folder.mkdir(parents=True, exist_ok=True)
     storage = optuna.storages.JournalStorage(JournalFileBackend(str(folder / "journal.log")))
-    return optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
+    return optuna.create_study(storage=storage, study_name=name, directions=list(directions), load_if_exists=True)
 
 
 def propose(study: Any, search: Search, dimensions: Sequence[Dimension], first_new: int) -> Any:
@@ -260,6 +264,8 @@ def _sampler(trials: Sequence[Any], search: Search, dimensions: Sequence[Dimensi
         )
     if search.sampler == "cmaes":
         return samplers.CmaEsSampler(n_startup_trials=startup, seed=seed, warn_independent_sampling=False)
+    if search.sampler == "nsga2":
+        return samplers.NSGAIISampler(population_size=max(2, startup), seed=seed)
     sampler = samplers.RandomSampler(seed=seed)
     if search.sampler == "random":
         return sampler

@@ -164,3 +164,37 @@ def test_without_optuna_it_says_what_to_install(make, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(UserError, match=r"mergebench\[search\]"):
         run_search(make())
+
+
+def test_a_front_is_what_nothing_beats(make, own_store, other_store):
+    settings = ("search=nsga2", LAMBDA, "search.startup=3", "search.objectives=[add,dist,length]")
+    parts = [run_search(make(*settings, f"search.trials={n}")) for n in (2, 6)]
+    whole = run_search(make(*settings, "search.trials=6", store=other_store))
+    assert tried(parts[1]) == tried(whole)  # resumed, and past the first generation
+    points = {c.tuning.key: (c.scores[0], c.scores[1], -c.scores[2]) for c in whole.candidates}
+    beaten = {
+        key for key, p in points.items() if any(o != p and all(map(lambda x, y: x >= y, o, p)) for o in points.values())
+    }
+    assert {c.tuning.key for c in whole.front} == set(points) - beaten
+    for c in whole.candidates:
+        about = Store(other_store).entry("results", c.tuning.key).describe()
+        assert list(c.scores) == [about["tasks"]["add"]["value"], about["tasks"]["dist"]["value"], about["update_norm"]]
+    reported = [c for c in whole.candidates if c.reported]
+    assert {c.tuning.key for c in reported} == {c.tuning.key for c in whole.candidates if c.default or c in whole.front}
+    assert splits(other_store)["test"] == len(reported)
+    told = json.loads((whole.folder / "search.json").read_text())
+    assert len(told["front"]) == len(whole.front)
+    assert (whole.folder / "front.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["search.objectives=[mean,wurst]"], "no objective is called 'wurst'"),
+        (["search.objectives=[mean]"], "one objective is no front"),
+        (["search=cmaes", "search.objectives=[mean,worst]"], "cmaes has one objective"),
+    ],
+)
+def test_objectives_that_mean_nothing(make, given, words):
+    with pytest.raises(UserError, match=words):
+        run_search(make(LAMBDA, *given))

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from conf.errors import UserError
-from pipelines.search.run import chosen_experts
+from pipelines.search.experts import chosen_experts
 from pipelines.store.provenance import training_costs
 from pipelines.study.layout import lay_out
 from pipelines.study.plan import make_plan
