@@ -110,7 +110,8 @@ SEARCH = f"{MERGE} suite search statistics name executor"
 
 READS = {
     "finetune": f"base task finetuning optimizer training seed out {HERE}",
-    "merge": f"base {MERGE} out {HERE}",
+    "merge": f"base {MERGE} out out_adapter {HERE}",
+    "extract": f"base model dtype vocab strict out out_adapter {HERE}",
     "merge --mergekit-config": f"seed out {HERE}",
     "evaluate": "base suite out executor",
     "evaluate experts=[…]": f"base {MERGE} suite out executor",
@@ -121,6 +122,8 @@ READS = {
     "search": f"base {SEARCH}",
     "search of a pool": f"{POOLS} {SEARCH} {COLLECT}",
     "geometry": "base experts geometry vocab strict out",
+    "diagnose": "base experts vocab strict",
+    "diagnose of a pool": STUDY,
     "geometry of a pool": f"{STUDY} out",
     "landscape": f"base experts landscape vocab strict seed out {HERE}",
     "landscape of a pool": f"{STUDY} landscape out",
@@ -133,7 +136,7 @@ READS = {
 }
 """Keys that a command reads, with everything below them; a command that does several things has a line for each."""
 
-OF_A_POOL = ("search", "statistics", "geometry", "landscape")
+OF_A_POOL = ("search", "statistics", "geometry", "diagnose", "landscape")
 """Commands that do the same for a study's pools as for single experts."""
 
 IDLE: tuple[tuple[str, Callable[[Config], object], str], ...] = (
@@ -181,7 +184,7 @@ def check_used(doing: str, overrides: Sequence[str], configs: Sequence[Config], 
             if not _reads(variant, key, within=True) and getattr(config, key) != getattr(plain, key):
                 what = f"`mergebench {variant}` does not use {key}, which a file of {folder} sets"
                 raise UserError(what, where=key, do=_instead(variant, key))
-    for key, is_idle, reason in IDLE:
+    for key, is_idle, reason in IDLE if doing != "extract" else ():  # which takes a model and its base
         text = next((text for path, text in values if path == key), "")
         if text and all(is_idle(config) for config in configs):
             raise UserError(f"{text} changes nothing", where=key, do=f"{reason}: leave it out")

@@ -403,7 +403,7 @@ class FigureView:
     title: str = ""
     """What the figure is, and of which paper; default: its name."""
     kind: str = "lines"
-    """lines, bars, scatter, heat, contour, radar or histogram."""
+    """lines, bars, scatter, heat, contour, radar, histogram or ranks."""
     where: Dict[str, Any] = field(default_factory=dict)
     """Trials that it is of: column: value, or a list of values."""
     x: str = "n"
@@ -465,7 +465,13 @@ class Search:
     """A search for a merge method's parameters, on a split that is not the one reported."""
 
     sampler: str = "tpe"
-    """random, grid, tpe or cmaes."""
+    """random, grid, tpe, cmaes or nsga2."""
+    objectives: List[str] = field(default_factory=list)
+    """Several aims in place of the mean over tasks: mean, worst (the lowest task), length (the norm of the update,
+    small is good), a task, or tasks joined by + (their mean). What is found is a front; not with cmaes."""
+    category_experts: Optional[float] = None
+    """SoCE: merge only experts that are best at a task whose scores correlate with another task's below this (over
+    experts, on the tuned split); a weight each is then searched. Null: merge all."""
     trials: Optional[int] = 30
     """Configurations that are scored; empty with sampler=grid: the whole grid."""
     space: Dict[str, Any] = field(default_factory=dict)
@@ -474,7 +480,7 @@ class Search:
     points: int = 5
     """Grid: values of a range that names no step."""
     startup: int = 10
-    """tpe and cmaes: configurations drawn at random before the sampler learns from them."""
+    """tpe and cmaes: configurations drawn at random before the sampler learns from them; nsga2: its population."""
     batch: int = 1
     """tpe and cmaes: configurations that are proposed and scored together (for several workers)."""
     split: str = "validation"
@@ -552,6 +558,8 @@ class Config:
     """Missing and extra tensors are errors; otherwise the base's stand in and extra ones are dropped."""
     out: Optional[str] = None
     """Folder that the result is written to, beside the store (most commands)."""
+    out_adapter: Optional[int] = None
+    """Write a LoRA adapter of this rank on the base in the place of a whole model (merge, extract)."""
 
     # studies
     name: Optional[str] = None

@@ -11,7 +11,7 @@ from cli.app import app
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-COMPOSED = ("finetune", "merge", "evaluate", "sweep", "plan", "report", "search", "statistics")
+COMPOSED = ("finetune", "merge", "evaluate", "sweep", "plan", "report", "search", "statistics", "extract", "diagnose")
 """Commands that take overrides and print what they make of them with --cfg."""
 
 

@@ -38,6 +38,7 @@ def specification(
     plot = Plot(view, frame, refs, {**known, **(names or {})})
     kinds: dict[str, Callable[[Plot], dict[str, Layers]]] = {
         "lines": _lines, "bars": _bars, "scatter": _scatter, "histogram": _histogram,
+        "ranks": _ranks,
         "radar": maps.radar, "heat": maps.heat, "contour": maps.contour,
     }  # fmt: skip
     with alt.data_transformers.enable("default", max_rows=None):
@@ -79,7 +80,7 @@ def _usermeta(plot: Plot) -> dict[str, Any]:
     names = [name for name in plot.lines if name]
     lines = [{"name": n, **{k: getattr(plot.styles[n], k) for k in ("color", "shape", "dash")}} for n in names]
     references = [{"name": name, "dash": REFERENCES.get(name, ())} for name in plot.references["name"].unique()]
-    known = bool(plot.means["low"].notna().any()) and plot.view.kind in ("lines", "bars", "scatter")
+    known = bool(plot.means["low"].notna().any()) and plot.view.kind in ("lines", "bars", "scatter", "ranks")
     subsets = bool((plot.frame["subset"] != "").any())
     return {"lines": lines, "references": references, "bands": known, "subsets": subsets}
 
@@ -178,6 +179,26 @@ def _histogram(plot: Plot) -> dict[str, Layers]:
             place = alt.X("x:Q", scale=scale, title=axis_title(plot.view.x))
             layers.append(line.encode(x=place, y=y, color=plot.color()).transform_filter(SHOWN))
         panels[name] = layers
+    return panels
+
+
+def _ranks(plot: Plot) -> dict[str, Layers]:
+    """Mean ranks with their intervals, the best above; shaded what the best one's critical difference reaches."""
+    low, high = plot.domain()
+    scale = alt.Scale(domain=[max(low, 0.5), high], nice=False, zero=False)
+    x = alt.X("y:Q", title="mean rank (1 is best)", scale=scale)
+    color = plot.scale(alt.Color, lambda style: style.color, legend=None)
+    panels = {}
+    for name, own in panels_of(plot):
+        rows = own.sort_values("y", kind="stable")
+        line = alt.Y("line:N", sort=rows["line"].tolist(), title=None)
+        reach = rows.head(1).assign(end=rows["y"].min() + rows["critical"].fillna(0.0))
+        shade = alt.Chart(reach).mark_rect(opacity=0.08, color=INK).encode(x=x, x2="end")
+        bounds = alt.Chart(rows[rows["low"].notna()]).mark_rule(strokeWidth=1.3, opacity=0.8)
+        bounds = bounds.encode(x=alt.X("low:Q", scale=scale), x2="high", y=line, color=color)
+        points = alt.Chart(rows).mark_point(filled=True, size=45, opacity=1)
+        points = points.encode(x=x, y=line, color=color, tooltip=_tooltip(plot, rows))
+        panels[name] = [shade, bounds.transform_filter(f"bands && {SHOWN}"), points.transform_filter(SHOWN)]
     return panels
 
 

@@ -30,7 +30,7 @@ class View:
 
     title: str
     kind: str
-    """lines, bars, scatter, histogram, radar, heat or contour."""
+    """lines, bars, scatter, histogram, radar, heat, contour or ranks."""
     x: str
     """What stands at the axis: a column, or words."""
     y: str
@@ -81,6 +81,8 @@ class Plot:
         """Width and height of a panel in pixels."""
         columns = next(len(row) for row in self.rows if panel in row)
         width = (WIDTH - GAP * (columns - 1)) // columns
+        if self.view.kind == "ranks":
+            return width, 16 * max(len(self.lines), 4)
         square = self.view.kind in ("radar", "heat", "contour")
         return width, width if square else {1: 250, 2: 180}.get(columns, 140)
 

@@ -14,6 +14,7 @@ from conf.schema import FigureView
 from pipelines.report.cells import Cell, Key, Trials, Value, by_task
 from pipelines.report.grouping import beside, group, label_of, models, sort_keys
 from pipelines.report.measures import evaluate
+from pipelines.report.ranks import mean_ranks
 from pipelines.report.views import MEASURES, NAMES, select, several, wanted
 
 FLAT = ("heat", "contour")
@@ -53,6 +54,9 @@ def build_series(name: str, view: FigureView, trials: Trials) -> Series:
     named = [*panels, *view.lines, *((view.points or ["unit"]) if measured else [])]
     where, listed = wanted(view), {"task": trials.tasks, **wanted(view)}
     lines = select(trials.frame, where)
+    if view.kind == "ranks":
+        frame, notes = mean_ranks(name, view, trials, lines)
+        return Series(name, view, frame, _references(view, trials, lines), notes=notes)
     if view.singles and not lines.empty:
         experts = beside(models(trials, "mean_expert", where), lines, {*named, *placed} - {"n", "unit"})
         lines = pd.concat([lines, experts], ignore_index=True)

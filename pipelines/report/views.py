@@ -53,7 +53,7 @@ MEASURES = {
 }
 RELATIVE = ("change", "difference", "above", "ratio", "reference")
 """Measures that are taken against the view's reference, of the measure named before them (score where none is)."""
-KINDS = ("lines", "bars", "scatter", "heat", "contour", "radar", "histogram")
+KINDS = ("lines", "bars", "scatter", "heat", "contour", "radar", "histogram", "ranks")
 MODELS = ("base", "experts", "mean_expert", "best_expert")
 """Rows and lines beside those of the trials selected."""
 NAMES = {"base": "pre-trained", "experts": "experts on their own tasks", "mean_expert": "mean of experts",

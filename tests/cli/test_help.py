@@ -13,6 +13,7 @@ COMMANDS = (
     *(
         "finetune",
         "merge",
+        "extract",
         "evaluate",
         "statistics",
         "sweep",
@@ -21,6 +22,7 @@ COMMANDS = (
         "report",
         "search",
         "geometry",
+        "diagnose",
         "landscape",
         "compare",
         "methods",
