@@ -28,6 +28,7 @@ import yaml
 
 from benchmarks.evaluate import make_models, make_tasks
 from benchmarks.real_models import word_rows, write_models
+from benchmarks.real_size import trials
 from conf.compose import compose
 from conf.schema import Optimizer, Suite, SuiteTask, Task, Training
 from mergeopt_core.merging import describe, names
@@ -267,13 +268,18 @@ def stream(bench: Bench) -> None:
     size = sum(p.numel() * p.element_size() for p in live.parameters())
     opened = {path: open_checkpoint(str(path)) for path in (base, *experts)}
     kept = None if bench.device == "cpu" else DeviceTensors(torch.device(bench.device), 40 * 10**9)
-    for method, count in [("linear", 4), ("task_arithmetic", 4), ("ties", 4), ("dare", 4), ("model_stock", 4)]:
-        with bench.trying("stream", 60, method=method):
-            paths = [base, *experts[:count]]
+    for method in ("linear", "task_arithmetic", "ties", "dare", "model_stock", "tsv_m"):
+        with bench.trying("stream", 25, method=method):
+            paths = [base, *experts]
             once = partial(merge_once, live, method, paths, opened)
-            told = {"copied": bench.seconds(once, 1), "kept": bench.seconds(partial(once, kept), 2)}
+            bench.wait()
+            begun, told = time.perf_counter(), {}
+            once()
+            bench.wait()
+            told["copied"] = time.perf_counter() - begun
+            told["kept"] = bench.seconds(partial(once, kept), 1)
             told["watched"] = bench.seconds(partial(once, kept, True), 1)
-            rate = size * (count + 2) / told["kept"] / 1e9
+            rate = size * (len(experts) + 2) / told["kept"] / 1e9
             bench.tell("stream", method=method, size=bench.size, **told, gb_s=rate)
 
 
@@ -289,27 +295,50 @@ def merge_once(
     merge_into(live, made)
 
 
+def study(bench: Bench) -> None:
+    """Trials at size as a study runs them: seconds by part, bytes read and copied."""
+    entries, seconds = trials(
+        bench.folder / "study", bench.large(), ("linear", "ties", "dare", "model_stock"), (2, 3, 4), 1, bench.device,
+        documents=100 if bench.device != "cpu" else 4, dtype="bfloat16", share_prefix="always",
+    )  # fmt: skip
+    bench.tell("study", size=bench.size, trials=len(entries), seconds=seconds)
+    for about in sorted(entries, key=lambda about: about["made"]):
+        method = (about["recipe"] or {}).get("method")
+        bench.tell("trial", method=method, n=len(about["experts"]), bytes=about["bytes"], seconds=about["seconds"])
+
+
 def spectral(bench: Bench) -> None:
     """Decompositions of the matrices of real models, by path."""
-    from mergeopt_core.spectral.decompositions import newton_schulz, triplets
+    from mergeopt_core.spectral.decompositions import triplets
     from mergeopt_core.spectral.spectrum import polar
 
-    sides = [(2048, 2048), (8192, 2048), (4096, 4096)] if bench.device != "cpu" else [(64, 64)]
+    sides = [(2048, 2048), (8192, 2048), (14336, 4096)] if bench.device != "cpu" else [(64, 64)]
     for m, n in sides:
         matrix = torch.randn(m, n, device=bench.device) * 1e-3
-        exact = torch.linalg.svd(matrix.double(), full_matrices=False) if n <= 2048 else None
-        for path in ("gram", "svd", "newton_schulz", "svd64"):
-            with bench.trying("spectral", 30, path=path, shape=[m, n]):
-                if path == "newton_schulz":
-                    call = lambda: newton_schulz(matrix)  # noqa: B023, E731
-                    off = (newton_schulz(matrix).double() - exact[0] @ exact[2]).norm() / n**0.5 if exact else None
-                else:
-                    call = lambda: triplets(matrix, n // 2, path)  # noqa: B023, E731
-                    found = triplets(matrix, n // 2, path)[1].double()
-                    off = (found - exact[1]).abs().max() / exact[1][0] if exact else None
-                bench.tell("spectral", path=path, shape=[m, n], seconds=bench.seconds(call, 1), off=off and float(off))
-        with bench.trying("spectral", 30, path="polar", shape=[m, n]):
-            bench.tell("spectral", path="polar", shape=[m, n], seconds=bench.seconds(lambda: polar(matrix), 1))  # noqa: B023
+        ways: dict[str, Callable[[], Any]] = {f"triplets {p}": partial(triplets, matrix, n // 2, p) for p in PATHS}
+        ways |= {f"polar {path}": partial(polar, matrix, path) for path in ("gram", "newton_schulz")}
+        for name, call in ways.items():
+            with bench.trying("spectral", 10, way=name, shape=[m, n]):
+                bench.tell("spectral", way=name, shape=[m, n], seconds=bench.seconds(call, 1))
+
+
+PATHS: tuple[Any, ...] = ("gram", "svd", "svd64")
+
+
+def noise(bench: Bench) -> None:
+    """The offset's noise there, plain and compiled, against the plain one here."""
+    from mergeopt_core.finetuning.sampling import DISTRIBUTIONS, Noise, add_noise, add_noise_compiled
+
+    weight = torch.linspace(-1, 1, 10_000_019)
+    for law in DISTRIBUTIONS:
+        with bench.trying("noise", 60, law=law):
+            here = add_noise(weight, torch.empty_like(weight), -0.7, Noise(99, law))
+            there = weight.to(bench.device)
+            for add in (add_noise, add_noise_compiled):
+                made = add(there, torch.empty_like(there), -0.7, Noise(99, law)).cpu()
+                others = int((made != here).sum())
+                far = float((made - here).abs().max())
+                bench.tell("noise", law=law, kernel=add.__name__, largest=far, other_bits=others, of=len(here))
 
 
 def scoring(bench: Bench) -> None:
@@ -365,9 +394,9 @@ def steps(bench: Bench) -> None:
     from benchmarks import finetune as training
 
     device, masters = bench.device, bench.device != "cpu"
-    for method in ("mergopt", "mergopt compiled", "sam"):
-        with bench.trying("steps", 60, method=method):
-            found = training.times(["adamw", method], device, masters, 4)
+    for method in ("mergopt compiled", "sam", "asam", "mergopt"):
+        with bench.trying("steps", 40, method=method):
+            found = training.times(["adamw", method], device, masters, 5)
             fastest = {name: min(seconds) for name, seconds in found.items()}
             bench.tell("steps", method=method, seconds=fastest, ratio=fastest[method] / fastest["adamw"])
         if bench.device != "cpu":
@@ -375,9 +404,9 @@ def steps(bench: Bench) -> None:
 
 
 PARTS: dict[str, tuple[Callable[[Bench], None], float]] = {
-    "ceilings": (ceilings, 20), "finetune": (finetune, 90), "merge": (merge, 60), "evaluate": (evaluate, 50),
-    "sweep": (sweep, 60), "stream": (stream, 60), "spectral": (spectral, 30), "scoring": (scoring, 60),
-    "steps": (steps, 60),
+    "ceilings": (ceilings, 20), "noise": (noise, 60), "finetune": (finetune, 60), "merge": (merge, 60),
+    "evaluate": (evaluate, 40), "sweep": (sweep, 40), "stream": (stream, 140), "study": (study, 80),
+    "steps": (steps, 120), "spectral": (spectral, 40), "scoring": (scoring, 60),
 }  # fmt: skip
 
 

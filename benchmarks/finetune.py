@@ -53,7 +53,8 @@ class Bench:
             max_position_embeddings=2048, use_cache=False, tie_word_embeddings=large,
         )  # fmt: skip
         dtype = torch.bfloat16 if masters else torch.float32
-        self.model = LlamaForCausalLM(config).to(device, dtype)
+        with torch.device(device):
+            self.model = LlamaForCausalLM(config).to(dtype)
         base = torch.optim.AdamW(self.model.parameters(), lr=2e-5, fused=True)
         base = MasterWeights(base) if masters else base
         more = {"masters": base.masters} if masters else {}

@@ -85,7 +85,7 @@ def _noise(info: TensorInfo, seed: int, device: str) -> torch.Tensor:
 
 def word_rows(folder: Path, documents: int) -> list[dict[str, Any]]:
     """Documents of random words with four options each, and the task that asks them, in a folder."""
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     rng = random.Random(0)
 
     def text(low: int, high: int) -> str:

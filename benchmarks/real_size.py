@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import psutil
 import yaml
@@ -78,25 +79,36 @@ def merges(folder: Path, models: list[Path], methods: Sequence[str], alone: bool
 
 def study(folder: Path, models: list[Path]) -> bool:
     """Three methods on ten subsets: bytes read per trial, and where the time goes."""
+    forget(models)
+    entries, seconds = trials(folder, models, ("linear", "task_arithmetic", "model_stock"), (2, 4, 6, 8, 10), 2)
+    size = sum(file.stat().st_size for file in models[0].glob("*.safetensors"))
+    read = sum(about["bytes"]["read"] for about in entries) / len(entries) / size
+    print(f"{len(entries)} trials of {len(models) - 1} experts of {size / 1e9:.2f} GB: seconds {seconds}")
+    print(f"read per trial: {read:.2f} times the base  (bar {BAR}: {'met' if read <= BAR else 'MISSED'})")
+    return read <= BAR
+
+
+def trials(
+    folder: Path, models: list[Path], methods: Sequence[str], sizes: Sequence[int], samples: int,
+    device: str = "cpu", documents: int = 4, **suite: Any,
+) -> tuple[list[dict[str, Any]], dict[str, float]]:  # fmt: skip
+    """A study of models on a task of random words: what the store says of its trials, and seconds by part."""
     from pipelines.study.sweep import run_study
 
     base, *experts = models
-    word_rows(folder / "words", 4)
-    ((config, _),) = compose([f"store={folder}/store", f"runs={folder}/runs", "executor.device=cpu", "name=real"])
+    word_rows(folder / "words", documents)
+    ((config, _),) = compose([f"store={folder}/store", f"runs={folder}/runs", f"executor.device={device}", "name=real"])
     pool = Pool(experts={path.name: Checkpoint(str(path)) for path in experts})
     pool.base.path = str(base)
-    config.pools, config.suite = {"real": pool}, Suite(tasks={"words": SuiteTask()}, include_path=str(folder / "words"))
-    config.methods = {name: {"method": name} for name in ("linear", "task_arithmetic", "model_stock")}
-    config.sampler.sizes, config.sampler.samples, config.sampler.singles = [2, 4, 6, 8, 10], 2, False
-    forget(models)
+    config.pools = {"real": pool}
+    config.suite = Suite(tasks={"words": SuiteTask()}, include_path=str(folder / "words"), max_length=2048, **suite)
+    config.methods = {name: {"method": name} for name in methods}
+    config.sampler.sizes, config.sampler.samples, config.sampler.singles = list(sizes), samples, False
     done = run_study(config)
-    entries = [entry.describe() for entry in Store(config.store).entries("results")]
-    size = sum(file.stat().st_size for file in base.glob("*.safetensors"))
-    read = sum(about["bytes"]["read"] for about in entries) / len(entries) / size
+    for failure in done.outcome.failures:
+        raise RuntimeError(f"{failure.trial.title}: {failure.reason}")
     seconds = {part: round(done.seconds.get(part, 0.0), 1) for part in ("plan", "merge", "evaluate", "commit")}
-    print(f"{len(entries)} trials of {len(experts)} experts of {size / 1e9:.2f} GB: seconds {seconds}")
-    print(f"read per trial: {read:.2f} times the base  (bar {BAR}: {'met' if read <= BAR else 'MISSED'})")
-    return read <= BAR and not done.outcome.failures
+    return [entry.describe() for entry in Store(config.store).entries("results")], seconds
 
 
 def main() -> None:

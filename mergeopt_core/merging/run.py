@@ -114,9 +114,11 @@ class BoundMethod:
                 more["factors"] = dict(zip(keys, factors)) if factors is not None else None
                 result = kernel.run(group, self.parameters, statistics=data, prepared=prepared, **more)
             else:
-                wide = [(key, expert.to(work)) for key, expert in given]
-                group = api.make_group(passed.to(work) if passed is not None else None, wide, tensor_name)
-                result = api.run_stock(info.name, group, self.parameters, self.seed)
+                # mergekit's random numbers come from the generator of the tensors' device: from the CPU's everywhere
+                where = torch.device("cpu") if info.random else tensors[0].device
+                wide = [(key, expert.to(where, work)) for key, expert in given]
+                group = api.make_group(passed.to(where, work) if passed is not None else None, wide, tensor_name)
+                result = api.run_stock(info.name, group, self.parameters, self.seed).to(tensors[0].device)
             check_result(result, self.parameters, members if late else (), tensor_name)
         return result
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -26,14 +27,38 @@ def kept_count(numel: int, density: float) -> int:
 def kth_largest(magnitudes: Tensor, k: int) -> float:
     """The k-th largest of ``[n]`` magnitudes (1 ≤ k ≤ n), by selection in O(n); they may be reordered in place."""
     if magnitudes.device.type != "cpu":
-        return kth_by_bits(magnitudes, k)
+        return kth_by_sample(magnitudes, k)
     position, array = magnitudes.numel() - k, magnitudes.numpy()
     array.partition(position)
     return float(array[position])
 
 
+SAMPLE = 1 << 18
+"""Entries of a sample that brackets a magnitude of a given rank."""
+
+
+def kth_by_sample(magnitudes: Tensor, k: int) -> float:
+    """The same on an accelerator, which sorts fast and has no selection: only what a sample leaves in doubt is sorted.
+
+    A sample's quantiles bracket the k-th largest to within six standard deviations of its rank among the sampled.
+    Where they do not (of a tensor that is far from random), it is found bit by bit.
+    """
+    step = max(1, magnitudes.numel() // SAMPLE)
+    sample = magnitudes[::step].sort(descending=True).values
+    rank, share = k / step, k / magnitudes.numel()
+    margin = 6 * (len(sample) * share * (1 - share)) ** 0.5 + 8
+    first, last = math.floor(rank - margin), math.ceil(rank + margin)
+    high = float(sample[first]) if first >= 0 else math.inf
+    low = float(sample[last]) if last < len(sample) else 0.0
+    above = int((magnitudes > high).sum())
+    doubtful = magnitudes[(magnitudes >= low) & (magnitudes <= high)]
+    if not above < k <= above + len(doubtful):
+        return kth_by_bits(magnitudes, k)
+    return float(doubtful.sort(descending=True).values[k - above - 1])
+
+
 def kth_by_bits(magnitudes: Tensor, k: int) -> float:
-    """The same bit by bit from the top, as an accelerator does it best: a pass of all of it for each, and no waiting.
+    """The same bit by bit from the top: a pass over all of it for each bit.
 
     Patterns of magnitudes order as their values do: the k-th largest is the largest pattern that k of them reach.
     """

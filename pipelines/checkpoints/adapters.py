@@ -20,7 +20,7 @@ from torch import Tensor
 from conf.errors import UserError
 from mergeopt_core.randomness import one_thread
 from mergeopt_core.spectral.low_rank import Low
-from pipelines.checkpoints.checkpoint import OpenCheckpoint
+from pipelines.checkpoints.checkpoint import OpenCheckpoint, Reader, reader_of
 from pipelines.checkpoints.headers import EMBEDDING, HEAD, Mismatch, TensorInfo, first
 
 PREFIX = "base_model.model."
@@ -137,6 +137,10 @@ class AdaptedCheckpoint:
         root = math.sqrt(abs(update.scale))
         b, a = b * math.copysign(root, update.scale), a * root
         return Low(a.T, b.T) if self._transposed(update) else Low(b, a)
+
+    def reader(self, name: str) -> Reader:
+        """What copies the bytes of the weight with its update."""
+        return reader_of(self.tensor(name))
 
     def release(self, name: str) -> None:
         """Give mapped pages back."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import pickle
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,20 @@ ADAPTER_TYPES: dict[str, Any] = {
     "use_rslora": bool, "use_dora": bool, "fan_in_fan_out": bool, "ensure_weight_tying": bool,
     "init_lora_weights": (bool, str),
 }  # fmt: skip
+
+
+Reader = Callable[[int, memoryview], None]
+"""Puts a tensor's bytes from an offset on into the given memory."""
+
+
+def reader_of(tensor: Tensor) -> Reader:
+    """What copies the bytes of a tensor that is in memory."""
+    flat = tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
+
+    def read(start: int, into: memoryview) -> None:
+        into[:] = flat[start : start + len(into)].data
+
+    return read
 
 
 class OpenCheckpoint:
@@ -76,6 +91,18 @@ class OpenCheckpoint:
         info, place = self._entries[name]
         return self._file(place.file).tensor(info, place)
 
+    def reader(self, name: str) -> Reader:
+        """What reads a tensor's bytes without mapping them. KeyError if unknown."""
+        place = self._entries[name][1]
+
+        def read(start: int, into: memoryview) -> None:
+            with place.file.open("rb", buffering=0) as stream:
+                stream.seek(place.start + start)
+                while into and (count := stream.readinto(into)):
+                    into = into[count:]
+
+        return read
+
     def release(self, name: str) -> None:
         """Give a tensor's mapped pages back; views of it stay valid."""
         if name in self._entries:
@@ -120,6 +147,10 @@ class PickledCheckpoint(OpenCheckpoint):
     def tensor(self, name: str) -> Tensor:
         """The tensor of that name. KeyError if unknown."""
         return self._tensors[name].contiguous()
+
+    def reader(self, name: str) -> Reader:
+        """What copies a tensor's bytes. KeyError if unknown."""
+        return reader_of(self.tensor(name))
 
     def release(self, name: str) -> None:
         """Nothing to give back."""

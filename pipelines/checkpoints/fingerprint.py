@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -34,6 +34,8 @@ BLOB = re.compile(r"^[0-9a-f]{64}$")
 SETTLED = 2.0
 """Seconds after its last change from which on a file's stamp is trusted to change with its content."""
 BLOCK = 1 << 22
+PINNED = 1 << 25
+"""Bytes that come from an accelerator at once."""
 
 
 def fingerprint(
@@ -108,13 +110,32 @@ class WeightHash:
 
     def __init__(self) -> None:
         self._digest = hashlib.sha256()
+        self._pinned: list[Tensor] = []
 
     def add(self, name: str, tensor: Tensor) -> None:
         """Take in one tensor ``[*shape]``, on any device."""
         dtype = str(tensor.dtype).removeprefix("torch.")
         self._digest.update(f"{name} {dtype} {list(tensor.shape)}\n".encode())
-        flat = tensor.detach().to("cpu").contiguous().reshape(-1)  # [count]
-        self._digest.update(flat.view(torch.uint8).numpy().data)
+        flat = tensor.detach().contiguous().reshape(-1).view(torch.uint8)  # [bytes]
+        for piece in [flat] if flat.device.type == "cpu" else self._pieces(flat):
+            self._digest.update(piece.numpy().data)
+
+    def _pieces(self, flat: Tensor) -> Iterator[Tensor]:
+        """An accelerator's bytes on the host, each piece while the next one is copied."""
+        if not self._pinned:
+            self._pinned = [torch.empty(PINNED, dtype=torch.uint8, pin_memory=True) for _ in range(2)]
+        waiting: tuple[Tensor, torch.cuda.Event] | None = None
+        for piece in flat.split(PINNED):
+            self._pinned.reverse()
+            copied, done = self._pinned[0][: len(piece)].copy_(piece, non_blocking=True), torch.cuda.Event()
+            done.record()
+            if waiting is not None:
+                waiting[1].synchronize()
+                yield waiting[0]
+            waiting = copied, done
+        if waiting is not None:
+            waiting[1].synchronize()
+            yield waiting[0]
 
     def hexdigest(self) -> str:
         """The hash so far, as 64 hex digits."""

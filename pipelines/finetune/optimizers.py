@@ -276,7 +276,7 @@ def wrap(
         if name != "mergopt":
             return (SAM if name == "sam" else ASAM)(base, **options)
         moving = sum(p.numel() for _, p in options["named_parameters"])
-        slow = next(model.parameters()).device.type == "cpu" and moving * steps < COMPILING_PAYS
-        return MergOPT(base, **options, seed=seed, kernel="plain" if slow else "compiled")
+        kernel = "plain" if moving * steps < COMPILING_PAYS else "compiled"
+        return MergOPT(base, **options, seed=seed, kernel=kernel)
     except ValueError as error:
         raise UserError(str(error), where="finetuning", do="see `mergebench methods` for names and values") from None

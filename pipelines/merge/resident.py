@@ -55,32 +55,32 @@ class DeviceTensors:
         with self._lock:
             held = self._held.get(model.path, {}).get(name)
         if held is None:
-            held = self._copy(model.tensor(name))
-            model.release(name)
+            held = self._copy(model, name)
             self._keep(model.path, name, held)
         made, ready = held
         torch.cuda.current_stream(self.device).wait_event(ready)
         return made
 
-    def _copy(self, tensor: Tensor) -> Held:
+    def _copy(self, model: Model, name: str) -> Held:
         """Piece by piece through this thread's two pinned buffers, on its own stream: one is filled as one is sent."""
         if not hasattr(self._own, "buffers"):
             pinned = (torch.empty(PIECE, dtype=torch.uint8, pin_memory=True) for _ in range(2))
             self._own.buffers = [(buffer, torch.cuda.Event()) for buffer in pinned]
-        made = torch.empty(tensor.shape, dtype=tensor.dtype, device=self.device)
-        source, target = (t.reshape(-1).view(torch.uint8) for t in (tensor.contiguous(), made))
-        stream = torch.cuda.current_stream(self.device)
-        for start in range(0, len(source), PIECE):
+        info, read = model.header[name], model.reader(name)
+        made = torch.empty(info.shape, dtype=getattr(torch, info.dtype), device=self.device)
+        target, stream = made.reshape(-1).view(torch.uint8), torch.cuda.current_stream(self.device)
+        for start in range(0, len(target), PIECE):
             (buffer, sent), _ = self._own.buffers
             self._own.buffers.reverse()
             sent.synchronize()
-            piece = source[start : start + PIECE]
-            target[start : start + PIECE].copy_(buffer[: len(piece)].copy_(piece), non_blocking=True)
+            piece = target[start : start + PIECE]
+            read(start, buffer[: len(piece)].numpy().data)
+            piece.copy_(buffer[: len(piece)], non_blocking=True)
             sent.record(stream)
         ready = torch.cuda.Event()
         ready.record(stream)
         with self._lock:
-            self.copied += tensor.nbytes
+            self.copied += made.nbytes
         return made, ready
 
     def _keep(self, path: str, name: str, held: Held) -> None:

@@ -6,9 +6,9 @@ import torch
 from golden_calls import merge_model
 from mergekit.merge_methods.api import merge_state_dicts
 
-from mergeopt_core.merging import merge_tensor, prepare
+from mergeopt_core.merging import merge_tensor, prepare, trimming
 from mergeopt_core.merging.ties import kept_globally, largest_agreeing
-from mergeopt_core.merging.trimming import global_thresholds, kth_by_bits, kth_largest
+from mergeopt_core.merging.trimming import global_thresholds, kth_by_bits, kth_by_sample, kth_largest
 
 
 def model(shapes, seed, dtype=torch.float32, scale=1.0):
@@ -54,12 +54,18 @@ def test_extreme_magnitudes():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_an_accelerator_finds_the_same_magnitude_bit_by_bit(dtype):
+@pytest.mark.parametrize("order", ["random", "sorted"])
+def test_an_accelerator_finds_the_same_magnitude_by_its_own_ways(dtype, order, monkeypatch):
+    monkeypatch.setattr(trimming, "SAMPLE", 100)
     values = torch.tensor([0.0, 1e-45, 1e-38, 3e38, 1.0, 1.0, 0.75, 2.0], dtype=dtype)
-    values = torch.cat([values, torch.randn(1000, dtype=dtype, generator=torch.Generator().manual_seed(0)).abs()])
+    values = torch.cat([values, torch.randn(5000, dtype=dtype, generator=torch.Generator().manual_seed(0)).abs()])
+    values = torch.cat([values, values.bfloat16().to(dtype)])  # many are equal
+    if order == "sorted":  # of which no regular sample is random
+        values = torch.cat([values[::2].sort().values, values[1::2].sort(descending=True).values])
     ranked = sorted(values.tolist(), reverse=True)
-    for k in (1, 2, 3, 10, 500, 1006, 1008):
-        assert kth_by_bits(values, k) == ranked[k - 1] == kth_largest(values.clone(), k)
+    for k in (1, 2, 3, 10, 1000, 5000, 10014, 10016):
+        expected = kth_largest(values.clone(), k)
+        assert kth_by_bits(values, k) == kth_by_sample(values, k) == expected == ranked[k - 1]
 
 
 def test_counts_follow_each_convention():
