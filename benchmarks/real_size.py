@@ -43,8 +43,8 @@ def watched(command: Sequence[object], limit: float) -> dict[str, float]:
     begun, most, cpu = time.perf_counter(), 0.0, 0.0
     process = psutil.Popen([str(word) for word in command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while process.poll() is None:
-        with contextlib.suppress(psutil.Error):
-            most = max(most, process.memory_full_info().uss / 1e9)
+        with contextlib.suppress(psutil.Error, OSError):
+            most = max(most, anonymous(process.pid))
             cpu = sum(process.cpu_times()[:2])
         if time.perf_counter() - begun > limit:
             process.kill()
@@ -52,6 +52,12 @@ def watched(command: Sequence[object], limit: float) -> dict[str, float]:
             return {"over": limit, "gb": most}
         time.sleep(0.2)
     return {"s": time.perf_counter() - begun, "cpu": cpu, "gb": most, "failed": process.returncode}
+
+
+def anonymous(pid: int) -> float:
+    """GB that a process holds and that lie in no file."""
+    status = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return sum(int(line.split()[1]) / 1e6 for line in status if line.startswith(("RssAnon", "RssShmem")))
 
 
 def merges(folder: Path, models: list[Path], methods: Sequence[str], alone: bool, limit: float) -> None:
