@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -33,6 +34,7 @@ class DeviceTensors:
         self.copied = self.bytes = 0
         """Bytes copied to the device so far, and those that are kept there now."""
         self._held: OrderedDict[str, dict[str, Held]] = OrderedDict()  # by checkpoint, least recently merged first
+        self._beside: int | None = None
         self._used: frozenset[str] = frozenset()
         self._lock, self._own = threading.Lock(), threading.local()
 
@@ -41,6 +43,31 @@ class DeviceTensors:
         self._used = frozenset(paths)
         for path in self._used & self._held.keys():
             self._held.move_to_end(path)
+
+    def fit(self, working: int, given: float | None = None) -> None:
+        """Set the room to what ``working`` bytes for merging, or what stands ``beside`` merges, leave; or to given GB.
+
+        Before anything stood beside them, half of what is free is left for it.
+        """
+        free, total = torch.cuda.mem_get_info(self.device)
+        unused = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+        free += unused + self.bytes - total // 20
+        others = free // 2 if self._beside is None else self._beside
+        self.room = max(0, free - max(working, others)) if given is None else int(given * 1e9)
+
+    @contextmanager
+    def beside(self) -> Iterator[None]:
+        """Measure the memory that something else takes inside: it is left free from now on, and a quarter more."""
+        before = torch.cuda.memory_allocated(self.device)
+        torch.cuda.reset_peak_memory_stats(self.device)
+        yield
+        taken = torch.cuda.max_memory_allocated(self.device) - before
+        self._beside = max(self._beside or 0, taken + taken // 4)
+
+    def give_way(self) -> bool:
+        """Give all memory back, for good; whether there was any."""
+        self._beside = torch.cuda.get_device_properties(self.device).total_memory
+        return self.clear()
 
     def clear(self) -> bool:
         """Give all memory back; whether there was any."""

@@ -110,6 +110,12 @@ class Merge:
         return merging.BoundMethod(self.recipe.method, self.parameters, self.ids, **more)
 
     @property
+    def working_bytes(self) -> int:
+        """Bytes that merging takes at most: float32 of the largest tensor, and its inputs and those loaded ahead."""
+        largest = max((info.count for info in self.layout.outputs.values()), default=0)
+        return 4 * largest * (2 * len(self.experts) + 4)
+
+    @property
     def update_norm(self) -> float | None:
         """‖θ − θ0‖₂ over all floating-point tensors of the merge, a tied head counted once, as its values are written.
 

@@ -9,8 +9,7 @@ import platform
 import re
 import time
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -56,8 +55,6 @@ class Worker:
         self.access, self.executor, self.progress = access, executor, progress
         self.device = find_device(executor.device)
         self.resident = DeviceTensors(self.device) if self.device.type == "cuda" else None
-        self._evaluating: int | None = None
-        """Bytes of the device that evaluating took at most so far, beside the model."""
         self._open = cache(access.open)
         self._evaluators: dict[str, Evaluator] = {}
         self._cache: tuple[str, MergeCache] | None = None
@@ -92,7 +89,7 @@ class Worker:
         evaluator = self.evaluator(trial, self._reader(trial, merge))
         if trial.suite.quantization:
             model = quantised(model, trial.suite.quantization)
-        with linearised(model, vector), self._evaluated():
+        with linearised(model, vector), self.resident.beside() if self.resident else nullcontext():
             evaluation = evaluator.evaluate(
                 model, name=trial.title, source=trial.source, progress=self.progress, make_room=self._make_room
             )
@@ -119,8 +116,9 @@ class Worker:
         """The live model, holding the trial's weights."""
         model = self._live_model(trial.base.path, trial.suite)
         merge = merge or self.merge(trial)
+        if self.resident is not None:
+            self.resident.fit(merge.working_bytes, self.executor.expert_memory)
         with threads(self.executor.threads):
-            self._set_room(merge)
             while True:
                 try:
                     merge_into(model, merge, progress=self.progress)
@@ -129,40 +127,9 @@ class Worker:
                     if not self._make_room():
                         raise
 
-    def _set_room(self, merge: Merge) -> None:
-        """Let experts stay on the device as far as the model, evaluating it and merging leave room for them.
-
-        Until a model has been evaluated they may take half of what is free.
-        """
-        if self.resident is None:
-            return
-        free, total = torch.cuda.mem_get_info(self.device)
-        free += torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
-        free += self.resident.bytes - total // 20
-        largest = max((info.count for info in merge.layout.outputs.values()), default=0)
-        working = 4 * largest * (2 * len(merge.experts) + 4)  # float32, and the stored ones of those that come next
-        needed = max(working, free // 2 if self._evaluating is None else self._evaluating)
-        given = self.executor.expert_memory
-        self.resident.room = max(0, free - needed) if given is None else int(given * 1e9)
-
     def _make_room(self) -> bool:
-        """Give the memory of resident experts back, for good; whether there was any."""
-        if self.resident is None or not self.resident.clear():
-            return False
-        self._evaluating = torch.cuda.get_device_properties(self.device).total_memory
-        return True
-
-    @contextmanager
-    def _evaluated(self) -> Iterator[None]:
-        """Measure the memory that is taken inside."""
-        if self.resident is None:
-            yield
-            return
-        before = torch.cuda.memory_allocated(self.device)
-        torch.cuda.reset_peak_memory_stats(self.device)
-        yield
-        taken = torch.cuda.max_memory_allocated(self.device) - before
-        self._evaluating = max(self._evaluating or 0, taken + taken // 4)
+        """Give the memory of resident experts back; whether there was any."""
+        return self.resident is not None and self.resident.give_way()
 
     def _traffic(self) -> dict[str, int]:
         """Bytes that this process has read from the disk (as far as the system tells) and copied to the device."""
