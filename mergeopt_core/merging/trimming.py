@@ -187,13 +187,17 @@ def global_thresholds(
     found = {key: float(value) for key in keys if (value := cache.get(places[key])) is not None}
     missing = set(keys) - set(found)
 
-    def histograms(bits: int, bin_of: Callable[[np.ndarray, str], np.ndarray]) -> dict[str, np.ndarray]:
+    def histograms(bits: int, bin_of: Callable[[Any, str], Any]) -> dict[str, np.ndarray]:
         counts = {key: np.zeros(1 << bits, dtype=np.int64) for key in missing}
         for name, base, experts in models() if missing else ():
             for key, delta in _deltas(base, keys, experts, missing):
                 delta = transform(delta, key, name) if transform else delta
-                patterns = delta.abs().flatten().contiguous().cpu().numpy().view(np.uint32)
-                counts[key] += np.bincount(bin_of(patterns, key), minlength=1 << bits)
+                values = delta.abs().flatten().contiguous()
+                if values.device.type == "cpu":
+                    counts[key] += np.bincount(bin_of(values.numpy().view(np.uint32), key), minlength=1 << bits)
+                else:
+                    there = torch.bincount(bin_of(values.view(torch.int32), key), minlength=1 << bits)
+                    counts[key] += there.cpu().numpy()
         return counts
 
     upper: dict[str, tuple[int, int]] = {}  # upper bits of the threshold, and its rank among those
@@ -205,7 +209,7 @@ def global_thresholds(
             found[key] = cache[places[key]] = float("inf")
     missing = set(upper)
 
-    def lower_bits(patterns: np.ndarray, key: str) -> np.ndarray:
+    def lower_bits(patterns: Any, key: str) -> Any:
         return patterns[(patterns >> _LOW_BITS) == upper[key][0]] & ((1 << _LOW_BITS) - 1)
 
     for key, counts in histograms(_LOW_BITS, lower_bits).items():
