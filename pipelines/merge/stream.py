@@ -152,8 +152,7 @@ class Merge:
         """
         self.check()
         where = torch.device(device)
-        if self.resident is None and where.type == "cuda":
-            self.resident = DeviceTensors(where)
+        self.resident = (self.resident or DeviceTensors(where)) if where.type == "cuda" else None
         if self.resident is not None:
             self.resident.begin(model.path for model in (self.base, *self.experts))
         prepared = self._prepared(where)
