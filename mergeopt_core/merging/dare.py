@@ -27,14 +27,15 @@ def mask_pieces(seed: int, expert: object, tensor: str, count: int, drop_rate: f
     ⌊2¹⁶ p⌋, and where they are equal to it with the probability that is still missing.
     """
     own = tensor_seed(seed, "dare", expert, tensor)
-    source, rest = np.random.SFC64(own), np.random.Generator(np.random.SFC64([own, 1]))
+    source, rest = (np.random.Generator(np.random.SFC64(seed)) for seed in (own, [own, 1]))
     limit, missing = int(drop_rate * 2**16), drop_rate * 2**16 % 1
     for start in range(0, count, BLOCK):
         size = min(BLOCK, count - start)
         if drop_rate <= 0 or drop_rate >= 1:
             yield torch.full((size,), drop_rate <= 0)
             continue
-        drawn = source.random_raw(-(-size // 4)).astype("<u8", copy=False).view("<u2")[:size]
+        words = source.integers(0, 1 << 64, -(-size // 4), dtype=np.uint64)  # those of random_raw, in less time
+        drawn = words.astype("<u8", copy=False).view("<u2")[:size]
         keep = drawn >= limit
         if missing and (close := np.flatnonzero(drawn == limit)).size:
             keep[close] = rest.random(close.size) >= missing

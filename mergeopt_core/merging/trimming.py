@@ -87,10 +87,10 @@ def trim_bounds(fill: Fill, n: int, k: int, like: Tensor) -> Bounds:
     for block in blocks(magnitudes) if wanted else ():
         piece = magnitudes[: block.stop - block.start]
         fill(piece, block.start)
-        equal = (piece == threshold).cpu().numpy()
-        here = int(np.count_nonzero(equal))
+        equal = piece == threshold
+        here = int(np.count_nonzero(equal.numpy()) if equal.device.type == "cpu" else equal.sum())
         if wanted <= here:
-            return threshold, block.start + int(np.flatnonzero(equal)[wanted - 1])
+            return threshold, block.start + int(torch.nonzero(equal)[wanted - 1])
         wanted -= here
     return threshold, n
 

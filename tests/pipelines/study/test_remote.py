@@ -226,14 +226,13 @@ def test_all_that_cannot_be_had_is_told_at_once(hub, tmp_path):
     config = config_of(tmp_path, "online=false", "sampler.sizes=[2]", experts=experts)
     plan = make_plan(config, access_of(config))
     whole = [f"{p.where}: {p.what}; {p.do}" for p in plan.problems]
-    assert [p.where for p in plan.problems] == ["base of wild", "e0 of wild", "e1 of wild", "e2 of wild"]
-    for name, line in zip(("org/base", *NAMES), whole):
-        assert f"{name} is neither a folder here nor in the local hub cache" in line
-    assert "no such folder" in whole[3]
-    assert str(tmp_path / "gone") in whole[3]
+    assert [p.where for p in plan.problems] == ["wild: base, e0, e1", "e2 of wild"]  # one line for what is alike
+    assert "3 checkpoints cannot be had; base: org/base is neither a folder here nor in the local hub" in whole[0]
+    assert "no such folder" in whole[1]
+    assert str(tmp_path / "gone") in whole[1]
     assert (plan.new, plan.blocked) == (0, 1 + 3 + 3)
     assert len(list(plan_parts(plan))) == 2
-    with pytest.raises(UserError, match=r"org/base.*and 3 more"):
+    with pytest.raises(UserError, match=r"org/base.*and 1 more"):
         run_study(config)
     assert Store(config.store).entries("results") == []
     assert hub.downloads == []
