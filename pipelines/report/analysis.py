@@ -132,7 +132,7 @@ def _average(values: NDArray, weights: NDArray | None) -> NDArray:
 
 
 def _merge_cell(panel: Panel, method: str, size: int, members: list[int], standings: dict[int, MergeStanding]) -> Cell:
-    weights = _alike(panel, members)
+    weights = panel.alike(members)
     draws = panel.cluster(members)
     missing = sum((row.method, len(row.experts)) == (method, size) for row in panel.incomplete)
     cell = _cell(panel, "merge", method, size, members, missing, weights, draws)
@@ -146,12 +146,6 @@ def _merge_cell(panel: Panel, method: str, size: int, members: list[int], standi
         row.constructive = Tally.of([j.standing.constructive for j in judged], confidence)
         row.significant = sum(j.p < 1 - confidence for j in judged)
     return cell
-
-
-def _alike(panel: Panel, members: list[int]) -> NDArray:
-    """Weights `[S]` under which every subset counts alike, however many orders and draws it has."""
-    subsets = [frozenset(panel.rows[m].experts) for m in members]
-    return np.array([1 / (subsets.count(s) * len(set(subsets))) for s in subsets])
 
 
 def _gap(
@@ -173,7 +167,7 @@ def share_kept(panel: Panel, method: str) -> list[tuple[int, Interval]]:
     for (name, size), members in sorted(panel.cells(m for m in panel.merges if np.isfinite(panel.kept[m])).items()):
         if name == method:
             draws = _average(panel.kept_replicates[members], panel.cluster(members))
-            found.append((size, panel.interval(float(_alike(panel, members) @ panel.kept[members]), draws)))
+            found.append((size, panel.interval(float(panel.alike(members) @ panel.kept[members]), draws)))
     return found
 
 

@@ -149,23 +149,30 @@ def by_recipe(panel: Panel) -> dict[tuple[str, tuple[str, ...], int, int, int], 
 
 
 def _compare(a: Panel, b: Panel) -> list[ComparisonRow]:
-    """All matched merges together, then the experts, then every method at every size; corrected but the first."""
+    """All matched merges together, then the experts, then every method at every size; corrected but the first.
+
+    The orders and draws of one subset count once.
+    """
     rows: list[ComparisonRow] = []
     both = [name for name in a.experts if name in b.experts]
     if both:
         match = [a.experts[n] for n in both], [b.experts[n] for n in both]
         rows += _own_skill(a, b, both)
-        rows.append(_line(a, b, "experts", "", 1, match, _gaps(a, b, match, _runs(a, len(both)))))
-    draws = []
+        alike = np.full(len(both), 1 / len(both))
+        rows.append(_line(a, b, "experts", "", 1, match, alike, _gaps(a, b, match, _runs(a, len(both)))))
+    draws, weights, counts = [], [], []
     matches = _matches(a, b)
     for (method, size), match in matches.items():
         draws.append(_gaps(a, b, match, a.cluster(match[0])))
-        rows.append(_line(a, b, "merges", method, size, match, draws[-1]))
+        weights.append(a.alike(match[0]))
+        counts.append(len({*a.subsets(match[0])}))
+        rows.append(_line(a, b, "merges", method, size, match, weights[-1], draws[-1]))
     _correct(rows)
     if len(matches) > 1:
         every = [m for mine, _ in matches.values() for m in mine], [m for _, t in matches.values() for m in t]
-        share = np.array([len(mine) for mine, _ in matches.values()]) / len(every[0])
-        rows.insert(0, _line(a, b, OVERALL, "", 0, every, share @ np.array(draws)))
+        share = np.array(counts) / sum(counts)
+        alike = np.concatenate([part * own for part, own in zip(share, weights)])
+        rows.insert(0, _line(a, b, OVERALL, "", 0, every, alike, share @ np.array(draws)))
     return rows
 
 
@@ -174,9 +181,11 @@ def _gaps(a: Panel, b: Panel, match: Match, weights: NDArray) -> NDArray:
     return ((b.replicates[match[1]] - a.replicates[match[0]]) * weights).sum(axis=0)
 
 
-def _line(a: Panel, b: Panel, what: str, method: str, size: int, match: Match, draws: NDArray) -> ComparisonRow:
+def _line(
+    a: Panel, b: Panel, what: str, method: str, size: int, match: Match, weights: NDArray, draws: NDArray
+) -> ComparisonRow:
     mine, theirs = match
-    before, after = float(a.scores[mine].mean()), float(b.scores[theirs].mean())
+    before, after = float(weights @ a.scores[mine]), float(weights @ b.scores[theirs])
     difference = a.interval(after - before, draws, a.differing(mine, theirs, b))
     return ComparisonRow(a.title, b.title, what, method, size, len(mine), before, after, difference)
 

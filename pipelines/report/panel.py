@@ -113,6 +113,15 @@ class Panel:
         theirs = (panel or self).samples.documents
         return sum(int((m[rows] != theirs[t][others]).any(axis=0).sum()) for t, m in self.samples.documents.items())
 
+    def subsets(self, rows: list[int]) -> list[frozenset[str]]:
+        """The experts that each row is of, whatever their order."""
+        return [frozenset(self.rows[row].experts) for row in rows]
+
+    def alike(self, rows: list[int]) -> NDArray:
+        """Weights `[rows]` that average the rows: every subset alike, however many orders and draws it has."""
+        found = self.subsets(rows)
+        return np.array([1 / (found.count(subset) * len({*found})) for subset in found])
+
     def cluster(self, rows: list[int]) -> NDArray:
         """Weights `[rows, B]` that average the rows, resampling the draw of their expert subsets.
 
@@ -120,8 +129,8 @@ class Panel:
         size are not resampled, as there was no draw. The same subsets get the same weights whatever the method.
         """
         groups: dict[frozenset[str], list[int]] = defaultdict(list)
-        for place, row in enumerate(rows):
-            groups[frozenset(self.rows[row].experts)].append(place)
+        for place, subset in enumerate(self.subsets(rows)):
+            groups[subset].append(place)
         subsets = sorted(groups, key=sorted)
         sizes = {len(s) for s in subsets}
         population = math.comb(self.pool_size, sizes.pop()) if len(sizes) == 1 else None

@@ -237,13 +237,14 @@ def _best_merging(panels: list[Panel]) -> str:
 
 
 def _mean(parts: list[tuple[Panel, list[int]]]) -> tuple[float, NDArray]:
-    """Mean over merges of panels, each merge alike, with its replicates; subsets of each size are resampled."""
-    count = sum(len(rows) for _, rows in parts)
-    point = sum(float(panel.scores[rows].sum()) for panel, rows in parts) / count
-    draws = np.zeros(parts[0][0].statistics.resamples)
-    for panel, rows in parts:
-        for own in panel.cells(rows).values():
-            draws += (panel.replicates[own] * panel.cluster(own)).sum(axis=0) * (len(own) / count)
+    """Mean over merges of panels, each subset alike, with its replicates; subsets of each size are resampled."""
+    cells = [(panel, own) for panel, rows in parts for own in panel.cells(rows).values()]
+    counts = [len({*panel.subsets(own)}) for panel, own in cells]
+    point, draws = 0.0, np.zeros(parts[0][0].statistics.resamples)
+    for (panel, own), count in zip(cells, counts):
+        share = count / sum(counts)
+        point += share * float(panel.alike(own) @ panel.scores[own])
+        draws += share * (panel.replicates[own] * panel.cluster(own)).sum(axis=0)
     return point, draws
 
 

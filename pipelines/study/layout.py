@@ -156,8 +156,8 @@ def check_study(config: Config) -> None:
         _check_method(label, method, list(sizes))
         for suite in suites if method.get("select") else ():
             check_selection(suite, method["select"], f"methods.{label}.select")
-    for pool in config.pools.values():
-        check_pairs(config.report.landscape, [*pool.experts, *pool.tasks], "report.landscape")
+    for name, pool in config.pools.items():
+        check_pairs(config.report.landscape, [*pool.experts, *pool.tasks], f"report.landscape, in pools.{name}")
     raise_all(check_views(config.report, view_columns(config)))
 
 

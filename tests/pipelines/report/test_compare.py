@@ -165,3 +165,21 @@ def test_draws_are_matched_by_seed_where_one_has_no_result():
     here, there = (by_recipe(panel) for panel in (one, two))
     pairs = [(one.rows[here[r]].provenance["seed"], two.rows[there[r]].provenance["seed"]) for r in here if r in there]
     assert sorted(pairs) == [(7, 7), (7, 7), (9, 9)]
+
+
+def test_the_draws_of_a_subset_count_once():
+    shape = {**SHAPE, "sizes": (2,), "samples": 1, "methods": {"dare": 0.0, "linear": 0.1}}
+
+    def pool(name, seed):
+        *rest, dare, linear = study(**shape, pool=name, seed=seed)
+        again = [study(**shape, pool=name, seed=seed + 10 * k)[-2] for k in (1, 2)]
+        return [*rest, *(replace(m, key=f"{name}{s}", provenance={"seed": s}) for s, m in enumerate([dare, *again])),
+                replace(linear, provenance={"seed": 0})]  # fmt: skip
+
+    one, two = pool("plain", 1), pool("mergopt", 2)
+    rows, _ = compare(panels(one, two))
+    mean = {m: np.mean([np.mean(list(r.scores.values())) for r in two if r.method == m]) for m in ("dare", "linear")}
+    lines = {(r.what, r.method): r for r in rows}
+    assert lines["merges", "dare"].matched == 3
+    assert lines["merges", "dare"].other_score == pytest.approx(mean["dare"])
+    assert lines["all merges", ""].other_score == pytest.approx((mean["dare"] + mean["linear"]) / 2)
