@@ -15,6 +15,7 @@ from mergeopt_core.merging import mergekit_api as api
 from mergeopt_core.merging.mergekit_api import PerExpert, method
 from mergeopt_core.merging.run import BoundMethod
 from mergeopt_core.merging.updates import Updates
+from mergeopt_core.merging.wrappers import depends_as_base
 from mergeopt_core.spectral.low_rank import Low, basis
 
 Space = Callable[[Sequence[Low]], tuple[Tensor, list[Tensor], Tensor | None]]
@@ -73,10 +74,6 @@ def _space_method(name: str, pretty: str, url: str, space: Space) -> Callable[[A
             raise ValueError(f"{what}: it is to need a base, no factors and no pass over the model, such as ties")
         api.check_parameters(info.name, parameters["base_parameters"], experts)
 
-    def depends(parameters: Mapping[str, Any], experts: int) -> tuple[bool, bool]:
-        base = api.check_parameters(parameters["base_method"], parameters["base_parameters"], experts)
-        return api.depends(parameters["base_method"], base, experts)
-
     def add(function: Any) -> Any:
         def kernel(
             updates: Updates,
@@ -96,7 +93,7 @@ def _space_method(name: str, pretty: str, url: str, space: Space) -> Callable[[A
             return updates.merged(_merge_updates(given, keys, deltas, tensor, seed), lambda_)
 
         kernel.__doc__ = function.__doc__
-        traits = {"random": True, "ordered": True, "check": check, "depends": depends}
+        traits = {"random": True, "ordered": True, "check": check, "depends": depends_as_base}
         method(name, pretty=pretty, url=url, factored=partial(_in_space, space), **traits)(kernel)
         return function
 

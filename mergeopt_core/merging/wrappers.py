@@ -38,6 +38,12 @@ class BaseMerge:
         return self._bound.merge(name, wide, [e.double() for e in experts], prepared=self.prepared) - wide
 
 
+def depends_as_base(parameters: Mapping[str, Any], experts: int) -> tuple[bool, bool]:
+    """``depends`` of a method that has a base method: that one's."""
+    base = api.check_parameters(parameters["base_method"], parameters["base_parameters"], experts)
+    return api.depends(parameters["base_method"], base, experts)
+
+
 def wrapper_method(
     name: str, *, pretty: str, url: str, learn: Learn | None = None, check: Callable[..., None] | None = None
 ) -> Callable[[Any], Any]:
@@ -60,10 +66,6 @@ def wrapper_method(
         if check:
             check(parameters, experts)
 
-    def depends(parameters: Mapping[str, Any], experts: int) -> tuple[bool, bool]:
-        base = api.check_parameters(parameters["base_method"], parameters["base_parameters"], experts)
-        return api.depends(parameters["base_method"], base, experts)
-
     def add(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def kernel(
             updates: Updates,
@@ -82,7 +84,7 @@ def wrapper_method(
             return updates.merged(function(updates, update, *learnt, **own), lambda_)
 
         join_signatures(kernel, function, before="seed")
-        traits = {"random": True, "ordered": True, "prepare": prepare, "check": check_base, "depends": depends}
+        traits = {"random": True, "ordered": True, "prepare": prepare, "check": check_base, "depends": depends_as_base}
         method(name, pretty=pretty, url=url, **traits)(kernel)
         return function
 

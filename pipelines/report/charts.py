@@ -192,7 +192,7 @@ def _ranks(plot: Plot) -> dict[str, Layers]:
     for name, own in panels_of(plot):
         rows = own.sort_values("y", kind="stable")
         line = alt.Y("line:N", sort=rows["line"].tolist(), title=None)
-        reach = rows.head(1).assign(end=rows["y"].min() + rows["critical"].fillna(0.0))
+        reach = rows.head(1).assign(end=(rows["y"].min() + rows["critical"].fillna(0.0)).clip(upper=high))
         shade = alt.Chart(reach).mark_rect(opacity=0.08, color=INK).encode(x=x, x2="end")
         bounds = alt.Chart(rows[rows["low"].notna()]).mark_rule(strokeWidth=1.3, opacity=0.8)
         bounds = bounds.encode(x=alt.X("low:Q", scale=scale), x2="high", y=line, color=color)
