@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -84,7 +83,7 @@ class Diagnosis:
             "pairs": [
                 {
                     "experts": [names[i], names[j]],
-                    "cosine": float(cosine[i, j]),
+                    "cosine": None if cosine[i, j].isnan() else float(cosine[i, j]),
                     "sign_conflict": float(self.opposed[i, j] / max(float(self.both[i, j]), 1.0)),
                     "subspace_overlap": float(shared[i, j]) if shared is not None else None,
                 }
@@ -205,7 +204,7 @@ def _of_pairs(numbers: dict[str, Any]) -> Iterator[Finding]:
     """What every two experts show."""
     for pair in numbers["pairs"]:
         subject, cosine = " and ".join(pair["experts"]), pair["cosine"]
-        if math.isnan(cosine):
+        if cosine is None:  # one of them is the base itself
             continue
         if cosine > 0.95:
             what = f"are nearly one model (cosine {cosine:.2f}): a sum counts it twice"
