@@ -264,6 +264,8 @@ class Pool:
     """Experts that exist, by name."""
     tasks: Dict[str, Task] = field(default_factory=dict)
     """Experts that are fine-tuned here, one per task."""
+    peers: Dict[str, Task] = field(default_factory=dict)
+    """Further tasks of a pool trained with offsets=pool or experts; their experts take part and are not merged."""
     finetuning: Dict[str, Any] = field(default_factory=lambda: {"method": "plain"})
     """How the experts of `tasks` are trained: method and its parameters."""
     optimizer: Optimizer = field(default_factory=Optimizer)
@@ -338,7 +340,8 @@ class Executor:
     threads: Optional[int] = None
     """CPU threads of torch; default: all cores."""
     workers: Optional[int] = None
-    """Ray actors; default: one per GPU, or one per two CPU cores."""
+    """Ray actors (default: one per GPU, or one per two CPU cores); local: processes that train experts (default: as
+    many as pay)."""
     address: Optional[str] = None
     """Address of a Ray cluster; default: this machine."""
     expert_memory: Optional[float] = None

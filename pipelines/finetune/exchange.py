@@ -110,6 +110,10 @@ class Exchange:
             raise UserError(f"{self.rounds} exchanges do not fit into {total} steps", where="finetuning.rounds", do=do)
         return [round(total * r / (self.rounds + 1)) for r in range(1, self.rounds + 1)]
 
+    def reached(self, round: int) -> bool:
+        """Whether the member has left its task vector of a round, or of a later one."""
+        return any(self.file(later, self.member).exists() for later in range(round, self.rounds + 1))
+
     def others(self, round: int) -> list[StoredVector]:
         """The other members' task vectors of a round; the member's own older one is removed: nobody needs it."""
         if round > 1:

@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -35,7 +35,7 @@ from pipelines.finetune.tokens import Collator, PackCollator, encode, pack
 from pipelines.finetune.trainer import ExpertTrainer, MetricsCallback, NotFiniteError, PeakMemory
 from pipelines.finetune.turns import Turns
 from pipelines.process import silence, threads, uncollected
-from pipelines.progress import SILENT, Progress
+from pipelines.progress import SILENT, Progress, Within
 
 SMALL = 2_000_000
 """Models below this many parameters are trained on one thread: faster, and the same bits whatever the thread count."""
@@ -135,7 +135,9 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def finetune_pool(members: Sequence[Mapping[str, Any]], folder: Path, rounds: int) -> list[dict[str, Any]]:
+def finetune_pool(
+    members: Sequence[Mapping[str, Any]], folder: Path, rounds: int, progress: Progress = SILENT
+) -> list[dict[str, Any]]:
     """Train the small experts of a pool in this process, side by side and on one thread, and write each.
 
     Args:
@@ -147,14 +149,14 @@ def finetune_pool(members: Sequence[Mapping[str, Any]], folder: Path, rounds: in
         What ``finetune`` returns for each.
     """
     names = tuple(str(place) for place in range(len(members)))
-    works: list[Callable[[], dict[str, Any]]] = []
-    turns = Turns(len(members))
+    given, turns = [], Turns(len(members))
     for place, (name, arguments) in enumerate(zip(names, members)):
         exchange = Exchange(folder, name, names, rounds, wait=partial(turns.next, place))
-        works.append(partial(finetune, **arguments, exchange=exchange))
+        given.append(partial(finetune, **arguments, exchange=exchange))
     try:
-        with _quiet(), random_state_restored(), threads(1):
-            return turns.run(works)
+        with _quiet(), random_state_restored(), threads(1), progress.step("fine-tune a pool") as bar:
+            shared = Within(lambda words: bar.advance(0, part=words))
+            return turns.run([partial(work, progress=shared) for work in given])
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
+import itertools
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
-from conf.errors import UserError
+from conf.errors import UserError, raise_all
 from conf.schema import Base, Checkpoint, Collect, Config, Suite, Training
 from mergeopt_core.geometry.information import diagonal_fisher, input_grams
 from pipelines.checkpoints.load import load_tokenizer
@@ -20,48 +22,73 @@ from pipelines.finetune.tokens import Example, encode
 from pipelines.process import fitting_threads, threads
 from pipelines.progress import SILENT, Progress
 from pipelines.store.store import Entry
+from pipelines.study.executors import Workers, open_workers
+from pipelines.study.experts import clear_exchanges, phases
 from pipelines.study.information import FILE, Expert, check_collect, information_key, needed_kinds, pool_experts
 from pipelines.study.sources import (
     Access,
+    ExpertRecipe,
     Source,
     Unmade,
     access_of,
     find_checkpoint,
     find_expert,
     make_base,
-    make_expert,
     named,
     pool_recipes,
     runs,
 )
 from pipelines.study.subsets import narrowed
 from pipelines.study.trial import Trial
-from pipelines.study.worker import Worker
+from pipelines.study.worker import Worker, find_device
 
 Tensors = tuple[dict[str, torch.Tensor], dict[str, str]]
 """Tensors by parameter name, and names that share another one's tensor."""
 
 
-def make_pools(config: Config, access: Access, progress: Progress = SILENT) -> list[tuple[Source, Expert]]:
+def make_pools(
+    config: Config, access: Access, progress: Progress = SILENT, workers: Callable[[], Workers] | None = None
+) -> list[tuple[Source, Expert]]:
     """Make every base, expert and piece of information of the study that the store does not hold yet.
 
-    Returns each pool's experts with their base.
+    ``workers`` gives those that make experts; default: the executor's, started for this alone. Returns each pool's
+    experts with their base.
     """
     config = narrowed(config)
     bases = {name: make_base(pool.base, access, progress) for name, pool in config.pools.items()}
     pools = [(name, run) for name, pool in config.pools.items() for run in runs(pool)]
-    recipes = [(name, recipe) for name, pool in pools for recipe in pool_recipes(pool).values()]
-    unmade = [(name, r) for name, r in recipes if isinstance(find_expert(r, bases[name], access), Unmade)]
-    if unmade:
-        with progress.step("experts", len(unmade)) as step:
-            for name, recipe in unmade:
-                make_expert(recipe, bases[name], access, progress, config.executor)
-                step.advance(1, expert=f"{recipe.name} of {name}")
+    recipes = [(bases[name], recipe) for name, pool in pools for recipe in pool_recipes(pool).values()]
+    unmade = [(base, r) for base, r in recipes if isinstance(find_expert(r, base, access), Unmade)]
+    _make_experts(unmade, access, config, progress, workers)
     experts = [(bases[name], e) for name, pool in pools for e in pool_experts(pool, access)]
     if kinds := needed_kinds(config.methods):
         access.fetch(progress, [expert.source.path for _, expert in experts])
         collect_information(experts, kinds, access, config, progress)
     return experts
+
+
+def _make_experts(
+    unmade: Sequence[tuple[Source, ExpertRecipe]], access: Access, config: Config, progress: Progress,
+    workers: Callable[[], Workers] | None,
+) -> None:  # fmt: skip
+    """Make experts on workers, phase by phase; UserError with all that went wrong in a phase, once that is over."""
+    if not unmade:
+        return
+    by_base: dict[Source, list[ExpertRecipe]] = {}
+    for base, recipe in unmade:
+        by_base.setdefault(base, []).append(recipe)
+    small = find_device(config.executor.device).type == "cpu"
+    planned = [phases(recipes, base, access, small) for base, recipes in by_base.items()]
+    with contextlib.ExitStack() as stack, progress.step("experts", len(unmade)) as step:
+        at_work = workers() if workers else stack.enter_context(open_workers(config.executor, access))
+        for phase in itertools.zip_longest(*planned, fillvalue=()):
+            jobs = [job for part in phase for job in part]
+            reasons = at_work.train(jobs, lambda job: step.advance(job.finished, expert=job.title), progress)
+            raise_all([UserError(reason) for reason in reasons])
+    for base, recipes in by_base.items():
+        clear_exchanges(recipes, base, access)
+        for recipe in recipes:
+            access.must_hold("experts", recipe.key(base, access))
 
 
 def collect_statistics(config: Config, progress: Progress = SILENT) -> list[Entry]:

@@ -18,6 +18,7 @@ from pipelines.process import threads
 from pipelines.progress import SILENT, Progress
 from pipelines.store.store import Entry
 from pipelines.study.executors import run_trials
+from pipelines.study.experts import make_expert
 from pipelines.study.information import Expert, need_information
 from pipelines.study.recipes import make_recipe
 from pipelines.study.sources import (
@@ -29,7 +30,6 @@ from pipelines.study.sources import (
     find_checkpoint,
     find_expert,
     make_base,
-    make_expert,
     named,
 )
 from pipelines.study.trial import Trial, open_merge
@@ -59,8 +59,8 @@ def finetune_expert(config: Config, progress: Progress = SILENT) -> Made:
     access.data_fingerprint(task)  # data that cannot be had are told before a base is made
     base = make_base(config.base, access, progress)
     new = isinstance(find_expert(recipe, base, access), Unmade)
-    expert = make_expert(recipe, base, access, progress, config.executor)
-    folder = Path(expert.path)
+    make_expert(recipe, base, access, progress, config.executor)
+    folder = Path(access.must_hold("experts", recipe.key(base, access)).path)
     entry = Entry("experts", folder.name, folder).describe()
     return Made(_copy_out(folder, config.out), entry, new)
 

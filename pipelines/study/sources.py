@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from conf.errors import UserError
-from conf.schema import Base, Checkpoint, Config, Executor, Optimizer, Pool, Task, Training
+from conf.schema import Base, Checkpoint, Config, Optimizer, Pool, Task, Training
 from pipelines.checkpoints.checkpoint import OpenCheckpoint, open_checkpoint
 from pipelines.checkpoints.fingerprint import READER_FILES
 from pipelines.checkpoints.folder import hub_id
@@ -203,23 +203,40 @@ class ExpertRecipe:
     optimizer: Optimizer
     training: Training
     seed: int
+    others: tuple[ExpertRecipe, ...] = ()
+    """The experts whose task vectors it is trained with: its pool's, or those of a first round, trained plainly."""
+
+    @property
+    def offsets(self) -> str:
+        """MergOPT's offsets: noise, pool or experts; noise for other methods too."""
+        return str(self.finetuning.get("offsets", "noise"))
 
     def key(self, base: Source, access: Access) -> str:
-        """Content key: base weights, data, fine-tuning method and parameters, optimizer, training, seed."""
+        """Content key: base weights, data, fine-tuning method and parameters, optimizer, training, seed, others'."""
         from pipelines.finetune import check_finetuning
 
+        method = check_finetuning(self.finetuning)
+        given = method.pop("experts", [])
+        others = self.other_keys(base, access) or sorted(
+            find_checkpoint(Checkpoint(e), access).fingerprint for e in given
+        )
         return content_key(
             {
                 "version": TRAINING_VERSION,
                 "base": base.fingerprint,
                 "data": access.data_fingerprint(self.task),
                 "task": fields_without(self.task, "name", "path", "skill", "finetuning"),
-                "finetuning": check_finetuning(self.finetuning),
+                "finetuning": method,
                 "optimizer": dataclasses.asdict(self.optimizer),
                 "training": fields_without(self.training, "reporters", "save_steps"),
                 "seed": self.seed,
+                **({"others": others} if others else {}),
             }
         )
+
+    def other_keys(self, base: Source, access: Access) -> list[str]:
+        """Keys of the others as they are without their own others, sorted: the order in which subsets are drawn."""
+        return sorted(replace(other, others=()).key(base, access) for other in self.others)
 
 
 def named(task: Task) -> Task:
@@ -232,12 +249,30 @@ def pool_recipes(pool: Pool) -> dict[str, ExpertRecipe]:
     steps = pool.training.steps if pool.training.steps is None else max(1, round(pool.training.steps * pool.budget))
     training = replace(pool.training, epochs=pool.training.epochs * pool.budget, steps=steps)
     recipes = {}
-    for name, task in pool.tasks.items():
+    for name, task in {**pool.tasks, **pool.peers}.items():
         epochs = None if task.epochs is None else task.epochs * pool.budget
         named = replace(task, name=task.name or name, epochs=epochs)
         method = task.finetuning or pool.finetuning
         recipes[name] = ExpertRecipe(name, pool.base, named, method, pool.optimizer, training, pool.seed)
-    return recipes
+    recipes = {name: replace(recipe, others=_others(recipe, recipes)) for name, recipe in recipes.items()}
+    return {name: recipe for name, recipe in recipes.items() if name in pool.tasks}
+
+
+def _others(recipe: ExpertRecipe, recipes: Mapping[str, ExpertRecipe]) -> tuple[ExpertRecipe, ...]:
+    """Whose task vectors an expert of a pool is trained with; UserError for a pool of one."""
+    rest = [other for other in recipes.values() if other.name != recipe.name]
+    if recipe.offsets == "pool":
+        rest = [other for other in rest if other.finetuning == recipe.finetuning]
+    elif recipe.offsets == "experts" and not recipe.finetuning.get("experts"):
+        rest = [replace(other, finetuning={"method": "plain"}) for other in rest]
+    else:
+        return ()
+    if not rest:
+        what = (
+            f"{recipe.name} is alone in its pool: there is no other expert whose task vector it could be trained with"
+        )
+        raise UserError(what, where="finetuning.offsets", do="give the pool two tasks or more, trained alike")
+    return tuple(rest)
 
 
 def runs(pool: Pool) -> list[Pool]:
@@ -251,37 +286,6 @@ def find_expert(recipe: ExpertRecipe, base: Source | Unmade, access: Access) -> 
         return Unmade(f"expert {recipe.name}", None)
     key = recipe.key(base, access)
     return access.stored("experts", key) or Unmade(f"expert {recipe.name}", key)
-
-
-def make_expert(recipe: ExpertRecipe, base: Source, access: Access, progress: Progress, executor: Executor) -> Source:
-    """The expert, fine-tuned now, on the executor's device, if the store does not hold it yet."""
-    found = find_expert(recipe, base, access)
-    if isinstance(found, Source):
-        return found
-    from pipelines.finetune import finetune
-
-    assert found.key is not None
-    with access.store.claim("experts", found.key):
-        if not access.store.has("experts", found.key):
-            about: dict[str, Any] = {
-                "name": recipe.name,
-                "task": recipe.task.name,
-                "finetuning": recipe.finetuning,
-                "optimizer": dataclasses.asdict(recipe.optimizer),
-                "training": dataclasses.asdict(recipe.training),
-                "epochs": recipe.task.epochs,
-                "seed": recipe.seed,
-                "base": dataclasses.asdict(base),
-            }
-            with access.store.commit("experts", found.key, about) as draft:
-                about["summary"] = finetune(
-                    Path(base.path), recipe.task, recipe.finetuning, recipe.optimizer, recipe.training, recipe.seed,
-                    draft, progress, name=recipe.name, datasets=access.datasets, online=access.online,
-                    checkpoints=access.store.root / "work" / found.key, base_name=recipe.base.name,
-                    device=executor.device, cpu_threads=executor.threads,
-                )  # fmt: skip
-                about["fingerprint"] = access.open(str(draft)).fingerprint()
-    return access.must_hold("experts", found.key)
 
 
 def find_checkpoint(checkpoint: Checkpoint, access: Access) -> Source:

@@ -134,7 +134,8 @@ def narrowed(config: Config) -> Config:
         if members:
             experts = {name: expert for name, expert in pool.experts.items() if name in members}
             tasks = {name: task for name, task in pool.tasks.items() if name in members}
-            pools[pool_name] = dataclasses.replace(pool, experts=experts, tasks=tasks)
+            rest = {name: task for name, task in pool.tasks.items() if name not in members}
+            pools[pool_name] = dataclasses.replace(pool, experts=experts, tasks=tasks, peers={**pool.peers, **rest})
     return dataclasses.replace(config, pools=pools)
 
 

@@ -7,7 +7,7 @@ import csv
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import cast
 
@@ -59,12 +59,18 @@ def run_study(config: Config, progress: Progress = SILENT) -> Sweep:
     Raises UserError when the plan finds something wrong, before anything is spent.
     """
     find_device(config.executor.device)
-    with tracking(config, progress) as trackers:
-        return _study(config, progress, trackers)
+    access = access_of(config)
+    with tracking(config, progress) as trackers, contextlib.ExitStack() as stack:
+        bar = _Bar(lambda trial: _tell([trial], access, trackers))
+        opened = open_workers(config.executor, access, Within(bar.part))
+        workers = cache(lambda: stack.enter_context(opened))  # those that make experts score them too
+        return _study(config, access, progress, trackers, bar, workers)
 
 
-def _study(config: Config, progress: Progress, trackers: Trackers) -> Sweep:
-    access, clock = access_of(config), _Clock()
+def _study(
+    config: Config, access: Access, progress: Progress, trackers: Trackers, bar: _Bar, workers: Callable[[], Workers]
+) -> Sweep:
+    clock = _Clock()
     plan = make_plan(config, access)
     plan.check()
     trackers.start(plan.name, config)
@@ -74,13 +80,13 @@ def _study(config: Config, progress: Progress, trackers: Trackers) -> Sweep:
         clock.lap("fetch")
     if plan.layout.unmade:
         record_study(config, plan, access)
-        make_pools(config, access, progress)
+        make_pools(config, access, progress, workers)
         clock.lap("make")
         plan = make_plan(config, access)
         plan.check()
         clock.lap("plan")
     record_study(config, plan, access)
-    plan, outcome = _run(config, plan, access, progress, trackers)
+    plan, outcome = _run(config, plan, access, progress, bar, workers)
     clock.seconds |= outcome.seconds
     clock.lap("trials")
     if kept := keep_merges(config, plan, access, progress):
@@ -135,21 +141,20 @@ def _tell(trials: Iterable[Trial], access: Access, trackers: Trackers) -> None:
             trackers.trial(trial.key, trial.title, access.store.entry("results", trial.key).describe())
 
 
-def _run(config: Config, plan: Plan, access: Access, progress: Progress, trackers: Trackers) -> tuple[Plan, Outcome]:
+def _run(
+    config: Config, plan: Plan, access: Access, progress: Progress, bar: _Bar, workers: Callable[[], Workers]
+) -> tuple[Plan, Outcome]:
     """Run what is new, then, on the same workers, what selections chose from it; the plan as it is then."""
-    outcome, bar, asked = Outcome(), _Bar(lambda trial: _tell([trial], access, trackers)), set[str]()
-    with contextlib.ExitStack() as stack:
-        workers: Workers | None = None
-        while new := {p.trial.key: p.trial for p in plan.todo if p.trial is not None and p.trial.key not in asked}:
-            asked.update(new)
-            workers = workers or stack.enter_context(open_workers(config.executor, access, Within(bar.part)))
-            with progress.step("trials", len(new)) as bar.step:
-                outcome.join(workers.run(by_inputs(list(new.values())), bar.on_trial))
-            if outcome.interrupted or not plan.layout.undecided:
-                break
-            plan = make_plan(config, access)
-            plan.cached -= outcome.done + outcome.elsewhere
-            record_study(config, plan, access)
+    outcome, asked = Outcome(), set[str]()
+    while new := {p.trial.key: p.trial for p in plan.todo if p.trial is not None and p.trial.key not in asked}:
+        asked.update(new)
+        with progress.step("trials", len(new)) as bar.step:
+            outcome.join(workers().run(by_inputs(list(new.values())), bar.on_trial))
+        if outcome.interrupted or not plan.layout.undecided:
+            break
+        plan = make_plan(config, access)
+        plan.cached -= outcome.done + outcome.elsewhere
+        record_study(config, plan, access)
     return plan, outcome
 
 

@@ -5,13 +5,14 @@ All take trials, tell of each as it ends, keep going past the ones that fail, an
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
 from conf.errors import UserError, nearest
 from conf.schema import Executor
 from pipelines.progress import SILENT, Progress
+from pipelines.study.experts import Job
 from pipelines.study.sources import Access
 from pipelines.study.trial import OnTrial, Outcome, Trial
 
@@ -21,6 +22,9 @@ class Workers(Protocol):
 
     def run(self, trials: Sequence[Trial], on_trial: OnTrial) -> Outcome:
         """Run trials; a failing one is tried ``executor.retries`` times more, then set aside."""
+
+    def train(self, jobs: Sequence[Job], ended: Callable[[Job], None], progress: Progress) -> list[str]:
+        """Make experts side by side where that pays; why jobs failed, where they did."""
 
     def shutdown(self) -> None:
         """End the workers."""

@@ -6,14 +6,28 @@ done, so that they share the work instead of repeating it.
 
 from __future__ import annotations
 
+import os
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+
+import psutil
 
 from conf.schema import Executor
 from pipelines.progress import Progress
+from pipelines.study.experts import STARTING, Job
 from pipelines.study.sources import Access
 from pipelines.study.trial import OnTrial, Outcome, Trial
 from pipelines.study.worker import Worker
+
+COPIES = 6
+"""Of a model's weights that a process holds which trains it: weights, gradients, two moments, moved weights, more."""
+OF_ITS_OWN = 1 << 29
+"""Bytes that a process holds beside."""
+
+
+def _attempt(job: Job, access: Access, executor: Executor) -> tuple[Job, str]:
+    return job, job.attempt(access, executor)
 
 
 class LocalWorker:
@@ -44,6 +58,33 @@ class LocalWorker:
         except KeyboardInterrupt:
             outcome.interrupted = True
         return outcome
+
+    def train(self, jobs: Sequence[Job], ended: Callable[[Job], None], progress: Progress) -> list[str]:
+        """Make experts here, or in as many processes as pay."""
+        access, executor, reasons = self.worker.access, self.worker.executor, []
+        count = self._processes(jobs)
+        attempts: Iterable[tuple[Job, str]] = ((job, job.attempt(access, executor, progress)) for job in jobs)
+        if count > 1:
+            from joblib import Parallel, delayed
+
+            executor = replace(executor, threads=executor.threads or max(1, (os.cpu_count() or 1) // count))
+            side_by_side = Parallel(count, return_as="generator_unordered", batch_size=1, pre_dispatch="all")
+            attempts = side_by_side(delayed(_attempt)(job, access, executor) for job in jobs)
+        for job, reason in attempts:
+            reasons += [reason] if reason else []
+            ended(job)
+        return reasons
+
+    def _processes(self, jobs: Sequence[Job]) -> int:
+        """As many as there are cores, and as fit into memory, where what they save is more than what they take."""
+        if self.worker.device.type != "cpu":
+            return 1
+        header = self.worker.access.headers(jobs[0].base.path).header
+        elements = sum(info.count for info in header.values())
+        most = int(psutil.virtual_memory().available // (COPIES * 4 * elements + OF_ITS_OWN))
+        count = min(len(jobs), self.worker.executor.workers or os.cpu_count() or 1, most)
+        seconds = sum(job.seconds(elements) for job in jobs)
+        return count if count > 1 and seconds * (1 - 1 / count) > STARTING else 1
 
     def shutdown(self) -> None:
         """Nothing to end: what the worker holds goes with it."""

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from conf.errors import UserError
 from conf.schema import Executor
+from pipelines.progress import Progress
+from pipelines.study.experts import Job
 from pipelines.study.order import Subset, inputs
 from pipelines.study.sources import Access
 from pipelines.study.trial import OnTrial, Outcome, Trial
@@ -101,6 +103,18 @@ class RayWorkers:
             outcome.interrupted = True
             return outcome
 
+    def train(self, jobs: Sequence[Job], ended: Callable[[Job], None], progress: Progress) -> list[str]:
+        """Make experts on actors; a failing job is tried again as a trial is."""
+
+        def on_job(job: Any, became: str, worker: int) -> None:
+            if became != "started":
+                ended(job)
+
+        outcome = self.run(jobs, on_job)  # type: ignore[arg-type]
+        if outcome.interrupted:
+            raise KeyboardInterrupt
+        return [failure.reason for failure in outcome.failures]
+
     def _get(self, ready: Any, slot: _Slot) -> tuple[str, str, dict[str, float]]:
         """What became of a trial; an actor that died, or could not be made, is replaced."""
         try:
@@ -135,8 +149,11 @@ class _Actor:
 
         self.worker = Worker(access, executor)
 
-    def attempt(self, trial: Trial) -> tuple[str, str, dict[str, float]]:
-        return self.worker.attempt(trial)
+    def attempt(self, trial: Trial | Job) -> tuple[str, str, dict[str, float]]:
+        if isinstance(trial, Trial):
+            return self.worker.attempt(trial)
+        reason = trial.attempt(self.worker.access, self.worker.executor)
+        return "failed" if reason else "done", reason, {}
 
 
 def _import_ray() -> Any:

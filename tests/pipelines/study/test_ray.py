@@ -11,6 +11,7 @@ import pytest
 from pipelines.store.store import Store
 from pipelines.study.executors.ray import _Queue, _Slot
 from pipelines.study.sweep import run_study
+from tests.pipelines.study.test_experts import LIVE
 from tests.pipelines.study.test_sweep import config_of, store, values  # noqa: F401
 
 pytest.importorskip("ray", reason="the extra mergebench[ray] is not installed")
@@ -81,7 +82,9 @@ def test_same_bits_as_local_though_a_worker_is_killed(tiny_pool, store, tmp_path
 def test_what_actors_chose_is_what_one_process_chooses(tiny_pool, store, tmp_path):  # noqa: F811
     more = ("~methods.ties", "~methods.dare", "~methods.linear", "sampler.sizes=[]", "sampler.subsets=[[add,dist]]")
     tuned = "+methods.ta={method:task_arithmetic,grid:{lambda:[0.2,1,3]},select:validation}"
-    there = run_study(config_of(tiny_pool, store, *more, tuned, "executor=ray", "executor.workers=2"))
+    more = (*more, *LIVE)  # in stretches there, at once here
+    apart = ("pools.tiny.training.save_steps=9", "executor=ray", "executor.workers=2", "executor.device=cpu")
+    there = run_study(config_of(tiny_pool, store, *more, tuned, *apart))
     here = run_study(config_of(tiny_pool, tmp_path / "here" / "store", *more, tuned))
     assert there.complete
     assert (there.outcome.done, here.outcome.done) == (3 + 3 + 1, 3 + 3 + 1)

@@ -1,0 +1,225 @@
+"""Making experts: one alone, a small pool in one process, or a large one in stretches side by side."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import shutil
+import tempfile
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from conf.errors import UserError
+from conf.schema import Checkpoint, Executor
+from pipelines.progress import SILENT, Progress
+from pipelines.store.store import content_key
+from pipelines.study.sources import Access, ExpertRecipe, Source, Unmade, find_checkpoint, find_expert
+
+SMALL = 2_000_000
+"""Parameters below which a pool is trained in one process: no more than its models is held."""
+PACE = 1e9
+"""Parameters × examples that a core trains on in a second, about (sequences of ten tokens)."""
+STARTING = 10.0
+"""Seconds that a further process takes until it trains."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """Experts that one worker makes."""
+
+    base: Source
+    recipes: tuple[ExpertRecipe, ...]
+    """One, or the members of a small pool."""
+    until: int | None = None
+    """Of an expert of a large pool: the exchange that this stretch ends with; None: the last stretch, or all."""
+
+    @property
+    def title(self) -> str:
+        """What is made, in messages."""
+        names = ", ".join(recipe.name for recipe in self.recipes)
+        return f"expert{'s' * (len(self.recipes) > 1)} {names}"
+
+    @property
+    def key(self) -> str:
+        """Tells the job from others."""
+        return f"{self.title} {self.recipes[0].seed} {self.until}"
+
+    @property
+    def finished(self) -> int:
+        """Experts that are whole when it is done."""
+        return 0 if self.until is not None else len(self.recipes)
+
+    def seconds(self, elements: int) -> float:
+        """About how long a core takes; infinite where that is not known."""
+        steps = [None if r.task.epochs else r.training.steps for r in self.recipes]
+        if None in steps:
+            return math.inf
+        batches = [r.training.batch_size * r.training.accumulation for r in self.recipes]
+        return sum(elements * (n or 0) * batch for n, batch in zip(steps, batches)) / PACE
+
+    def run(self, access: Access, executor: Executor, progress: Progress = SILENT) -> None:
+        """Make what the store does not hold."""
+        if len(self.recipes) > 1:
+            _make_pool(self.recipes, self.base, access, progress, executor)
+        else:
+            make_expert(self.recipes[0], self.base, access, progress, executor, self.until)
+
+    def attempt(self, access: Access, executor: Executor, progress: Progress = SILENT) -> str:
+        """Make them; why it failed, or nothing."""
+        try:
+            self.run(access, executor, progress)
+        except UserError as error:
+            return str(error)
+        except Exception as error:
+            where = traceback.extract_tb(error.__traceback__)[-1].name
+            return f"{self.title}: {type(error).__name__}: {error} [{where}]"
+        return ""
+
+
+def phases(recipes: Sequence[ExpertRecipe], base: Source, access: Access, in_process: bool) -> list[list[Job]]:
+    """The jobs that make experts of one base: those of a phase may run side by side, each phase needs the ones before.
+
+    ``in_process``: small pools are trained in one process each.
+    """
+    small = in_process and sum(info.count for info in access.headers(base.path).header.values()) < SMALL
+    first, second, stretches = dict[str, Job](), list[Job](), list[list[Job]]()
+    for recipe in recipes:
+        if recipe.offsets == "pool":
+            members = members_of(recipe, base, access)
+            if small and not any(r.training.reporters or r.training.save_steps for r in members.values()):
+                first.setdefault(min(members), Job(base, tuple(members.values())))
+                continue
+            rounds = int(recipe.finetuning.get("rounds", 5))
+            for place, until in enumerate([*range(1, rounds + 1), None]):
+                if len(stretches) <= place:
+                    stretches.append([])
+                new = [Job(base, (r,), until) for r in members.values()]
+                stretches[place] += [job for job in new if job not in stretches[place]]
+        elif recipe.others:
+            unmade = [o for o in recipe.others if isinstance(find_expert(o, base, access), Unmade)]
+            first |= {o.key(base, access): Job(base, (o,)) for o in unmade}
+            second.append(Job(base, (recipe,)))
+        else:
+            first.setdefault(recipe.key(base, access), Job(base, (recipe,)))
+    return [phase for phase in ([*first.values()], second, *stretches) if phase]
+
+
+def members_of(recipe: ExpertRecipe, base: Source, access: Access) -> dict[str, ExpertRecipe]:
+    """The members of an expert's pool by their keys without others, in the order in which subsets are drawn."""
+    rest, found = [recipe, *recipe.others], dict[str, ExpertRecipe]()
+    for one in rest:
+        own = dataclasses.replace(one, others=())
+        others = tuple(dataclasses.replace(o, others=()) for o in rest if o is not one)
+        found[own.key(base, access)] = dataclasses.replace(one, others=others)
+    return dict(sorted(found.items()))
+
+
+def make_expert(
+    recipe: ExpertRecipe, base: Source, access: Access, progress: Progress, executor: Executor,
+    until: int | None = None,
+) -> None:  # fmt: skip
+    """Fine-tune an expert, on the executor's device, if the store does not hold it yet.
+
+    One of a pool goes on from the exchange before ``until``, to that one; without ``until`` to the end.
+    """
+    from pipelines.finetune import finetune
+    from pipelines.finetune.exchange import Exchange
+
+    key, exchange = recipe.key(base, access), None
+    with access.store.claim("experts", key):
+        if recipe.offsets == "pool":
+            members = members_of(recipe, base, access)
+            own = dataclasses.replace(recipe, others=()).key(base, access)
+            folder, rounds = exchange_folder(members, access), int(recipe.finetuning.get("rounds", 5))
+            exchange = Exchange(folder, own, tuple(members), rounds, until)
+            if until is not None and exchange.reached(until):
+                return
+        if until is None and access.store.has("experts", key):
+            return
+        with _drafts([recipe], base, access) as ((draft, about),):
+            about["summary"] = finetune(**arguments(recipe, base, access, executor, draft), exchange=exchange,
+                                        progress=progress)  # fmt: skip
+            if until is not None:
+                raise _Unfinished
+            about["fingerprint"] = access.open(str(draft)).fingerprint()
+
+
+class _Unfinished(Exception):  # noqa: N818
+    """Nothing is committed yet."""
+
+
+def _make_pool(
+    recipes: Sequence[ExpertRecipe], base: Source, access: Access, progress: Progress, executor: Executor
+) -> None:
+    from pipelines.finetune.train import finetune_pool
+
+    keys = [recipe.key(base, access) for recipe in recipes]
+    with (
+        access.store.claim("experts", content_key(keys)),
+        tempfile.TemporaryDirectory(dir=access.store.root / "tmp") as at,
+    ):
+        if all(access.store.has("experts", key) for key in keys):
+            return
+        with _drafts(recipes, base, access) as drafts:
+            given = [arguments(r, base, access, executor, draft) for r, (draft, _) in zip(recipes, drafts)]
+            rounds = int(recipes[0].finetuning.get("rounds", 5))
+            summaries = finetune_pool(given, Path(at) / "exchange", rounds, progress)
+            for (draft, about), summary in zip(drafts, summaries):
+                about |= {"summary": summary, "fingerprint": access.open(str(draft)).fingerprint()}
+
+
+@contextlib.contextmanager
+def _drafts(
+    recipes: Sequence[ExpertRecipe], base: Source, access: Access
+) -> Iterator[list[tuple[Path, dict[str, Any]]]]:
+    """A folder to fill for each expert, with what its entry will say of it."""
+    with contextlib.suppress(_Unfinished), contextlib.ExitStack() as stack:
+        found = []
+        for recipe in recipes:
+            about: dict[str, Any] = {
+                "name": recipe.name,
+                "task": recipe.task.name,
+                "finetuning": recipe.finetuning,
+                "optimizer": dataclasses.asdict(recipe.optimizer),
+                "training": dataclasses.asdict(recipe.training),
+                "epochs": recipe.task.epochs,
+                "seed": recipe.seed,
+                "base": dataclasses.asdict(base),
+                **({"others": [other.name for other in recipe.others]} if recipe.others else {}),
+            }
+            found.append((stack.enter_context(access.store.commit("experts", recipe.key(base, access), about)), about))
+        yield found
+
+
+def arguments(recipe: ExpertRecipe, base: Source, access: Access, executor: Executor, out: Path) -> dict[str, Any]:
+    """What ``finetune`` is called with."""
+    key, others = recipe.key(base, access), list[str]()
+    if recipe.offsets == "experts":
+        made = [find_expert(other, base, access) for other in recipe.others]
+        given = [find_checkpoint(Checkpoint(path), access) for path in recipe.finetuning.get("experts", [])]
+        access.fetch(folders=[source.path for source in given])
+        order = {source.fingerprint: source.path for source in given}
+        keys = {other.key(base, access): one for other, one in zip(recipe.others, made)}
+        order |= {k: one.path for k, one in keys.items() if isinstance(one, Source)}
+        others = [order[name] for name in sorted(order)]
+    return {
+        "base": Path(base.path), "task": recipe.task, "finetuning": recipe.finetuning, "optimizer": recipe.optimizer,
+        "training": recipe.training, "seed": recipe.seed, "out": out, "name": recipe.name, "others": others,
+        "datasets": access.datasets, "online": access.online, "checkpoints": access.store.root / "work" / key,
+        "base_name": recipe.base.name, "device": executor.device, "cpu_threads": executor.threads,
+    }  # fmt: skip
+
+
+def exchange_folder(members: dict[str, ExpertRecipe], access: Access) -> Path:
+    """Where the experts of a large pool leave task vectors for each other."""
+    return access.store.root / "work" / f"{content_key(list(members))}.pool"
+
+
+def clear_exchanges(recipes: Sequence[ExpertRecipe], base: Source, access: Access) -> None:
+    """Remove the task vectors that the experts of finished pools left."""
+    for folder in {exchange_folder(members_of(r, base, access), access) for r in recipes if r.offsets == "pool"}:
+        shutil.rmtree(folder, ignore_errors=True)
