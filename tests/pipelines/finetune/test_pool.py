@@ -4,12 +4,13 @@ from functools import partial
 from itertools import product
 
 import pytest
+import torch
 
 from conf.errors import UserError
 from conf.schema import Base, Lora, Optimizer, Task, Training
 from mergeopt_core import MergOPT
 from pipelines.finetune import finetune
-from pipelines.finetune.exchange import Exchange
+from pipelines.finetune.exchange import Exchange, ExchangeCallback
 from pipelines.finetune.train import finetune_pool
 from pipelines.tiny.base import make_base
 
