@@ -310,6 +310,14 @@ class Sampler:
 
 
 @dataclass
+class References:
+    """Models that a study is read against, beside its bases and experts."""
+
+    joint: bool = False
+    """One model of every pool, trained plainly on all of its tasks together, as long as its experts in all."""
+
+
+@dataclass
 class Scale:
     """A small world that a study is run in, in place of its own: same methods, subsets and comparisons."""
 
@@ -377,7 +385,7 @@ class TableView:
     rows: List[str] = field(default_factory=lambda: ["method"])
     """Columns whose values make the rows."""
     also: List[str] = field(default_factory=list)
-    """Rows above them: base, experts (each on its own task), mean_expert, best_expert."""
+    """Rows above them: base, experts (each on its own task), mean_expert, best_expert, joint."""
     singles: bool = False
     """Experts stand in every row as merges of one: n = 1."""
     columns: List[str] = field(default_factory=list)
@@ -385,7 +393,7 @@ class TableView:
     measures: List[str] = field(default_factory=lambda: ["score"])
     """What stands in the cells."""
     reference: Any = "base"
-    """What change, difference, above and ratio are taken against: base, best_expert (of all tasks together), or
+    """What change, difference, above and ratio are taken against: base, best_expert (of all tasks together), joint, or
     {column: value} for the row that differs in nothing else."""
     mean: bool = False
     """One more column: the mean over the columns."""
@@ -426,7 +434,7 @@ class FigureView:
     reference: Any = "base"
     """What change, difference, above and ratio are taken against, as in a table."""
     references: List[str] = field(default_factory=list)
-    """Horizontal lines: base, experts (each on its own task), mean_expert, best_expert."""
+    """Horizontal lines: base, experts (each on its own task), mean_expert, best_expert, joint."""
     band: str = "interval"
     """Bounds of a point: interval (bootstrap), std (over subsets, as papers draw it), seeds (of training), none."""
     log: bool = False
@@ -576,6 +584,8 @@ class Config:
     combination a merge), draws (seeds of its own), select (split on which the best of these is chosen) (sweep)."""
     sampler: Sampler = field(default_factory=Sampler)
     """Expert subsets (sweep)."""
+    references: References = field(default_factory=References)
+    """Models that the study is read against (sweep)."""
     attacks: List[str] = field(default_factory=list)
     """Perturbations that every model is scored under too, beside suite.attack (sweep)."""
     scale: Scale = field(default_factory=Scale)

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,8 @@ class Run:
     online: bool
     checkpoints: Path
     """Where resumable checkpoints and the last good weights go."""
+    more: tuple[Task, ...] = ()
+    """Further tasks whose examples are mixed with the task's."""
     others: tuple[str, ...] = ()
     """Folders of the experts whose task vectors gradients are taken at."""
     exchange: Exchange | None = None
@@ -80,6 +83,7 @@ class Run:
             "optimizer": dataclasses.asdict(self.optimizer), "training": training, "seed": self.seed,
             "data": task_fingerprint(self.task, self.datasets, self.online),
             **({"others": self.others} if self.others else {}),
+            **({"more": [dataclasses.asdict(task) for task in self.more]} if self.more else {}),
         }  # fmt: skip
 
 
@@ -87,7 +91,7 @@ def finetune(
     base: Path, task: Task, finetuning: dict[str, Any], optimizer: Optimizer, training: Training, seed: int, out: Path,
     progress: Progress = SILENT, *, name: str | None = None, datasets: str | None = None, online: bool = True,
     checkpoints: Path | None = None, base_name: str | None = None, device: str = "auto", cpu_threads: int | None = None,
-    others: Sequence[str] = (), exchange: Exchange | None = None,
+    more: Sequence[Task] = (), others: Sequence[str] = (), exchange: Exchange | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Train one expert and write it to ``out``: weights, config, tokenizer, model card, ``metrics.jsonl``.
 
@@ -105,6 +109,8 @@ def finetune(
         base_name: The base's name on the card; default: its hub id or folder.
         device: auto, cpu or cuda.
         cpu_threads: Threads of a model that is not small; default: all cores.
+        more: Further tasks whose examples are mixed with the task's: then as many steps as all take one by one, unless
+            ``training.steps`` says how many.
         others: Folders of finished experts for MergOPT's ``offsets: experts``, in the order that draws go by.
         exchange: The part in a pool for ``offsets: pool``.
 
@@ -121,7 +127,7 @@ def finetune(
     checkpoints = checkpoints or out.with_name(out.name + ".checkpoints")
     run = Run(
         base, task, method, optimizer, training, seed, out, name or task.name, datasets, online, checkpoints,
-        tuple(others), exchange,
+        tuple(more), tuple(others), exchange,
     )  # fmt: skip
     _check_offsets(run)
     waits = exchange is not None and exchange.wait is not None
@@ -177,7 +183,7 @@ def _check_offsets(run: Run) -> None:
 
 def _make(run: Run, progress: Progress, base_name: str | None, device: str, cpu_threads: int | None) -> dict[str, Any]:
     begun, method, out = time.perf_counter(), run.method, run.out
-    rows = read_rows(run.task, run.seed, run.datasets, run.online)
+    rows = [read_rows(task, run.seed, run.datasets, run.online) for task in (run.task, *run.more)]
     loaded = load(run.base, run.training, method["method"], device)
     _check_room(run, loaded)
     out.mkdir(parents=True, exist_ok=True)
@@ -229,10 +235,11 @@ def _full_disk(folder: Path) -> Iterator[None]:
         raise
 
 
-def _fit(run: Run, loaded: Loaded, rows: list[Row], progress: Progress) -> dict[str, Any]:
+def _fit(run: Run, loaded: Loaded, rows: list[list[Row]], progress: Progress) -> dict[str, Any]:
     """Train ``loaded.model`` in place."""
     data, collator = _sequences(run, loaded, rows)
-    steps = total_steps(run.task, run.training, len(data), int(os.environ.get("WORLD_SIZE", "1")))
+    once = dataclasses.replace(run.task, epochs=None if run.training.steps else 1.0)  # all epochs are in the data
+    steps = total_steps(once if run.more else run.task, run.training, len(data), int(os.environ.get("WORLD_SIZE", "1")))
     resumable = run.resumable
     metrics = (run.checkpoints if resumable else run.out) / "metrics.jsonl"
     with tempfile.TemporaryDirectory() as scratch, _tensorboard_in(run.out, bool(run.training.reporters)):
@@ -252,7 +259,8 @@ def _fit(run: Run, loaded: Loaded, rows: list[Row], progress: Progress) -> dict[
         shutil.copyfile(metrics, run.out / "metrics.jsonl")
     _finish(run, loaded, trainer)
     last = {key: callback.last.get(key) for key in ("loss", "tokens")}
-    found = {"steps": trainer.state.global_step, **last, "examples": len(rows), "seconds": callback.before}
+    last |= callback.shortfall()
+    found = {"steps": trainer.state.global_step, **last, "examples": sum(map(len, rows)), "seconds": callback.before}
     return found | ({"total": steps} if run.exchange else {})
 
 
@@ -269,9 +277,13 @@ def _wrapped(run: Run, base: Any, model: Any, steps: int) -> tuple[Any, list[Any
     return method, take_part(run.exchange, method, AdapterOrigin(model) if lora else origin, given, steps)
 
 
-def _sequences(run: Run, loaded: Loaded, rows: list[Row]) -> tuple[list[Any], Any]:
-    """Training sequences and what makes batches of them."""
-    examples = encode(rows, loaded.tokenizer, run.task, run.training, loaded.context)
+def _sequences(run: Run, loaded: Loaded, rows: list[list[Row]]) -> tuple[list[Any], Any]:
+    """Training sequences and what makes batches of them; of several tasks each as often as its epochs say."""
+    examples: list[Any] = []
+    for task, own in zip((run.task, *run.more), rows):
+        found = encode(own, loaded.tokenizer, task, run.training, loaded.context)
+        passes = (task.epochs or run.training.epochs) if run.more and not run.training.steps else 1.0
+        examples += islice(cycle(found), round(passes * len(found)))
     if not run.training.packing:
         return list(examples), Collator(loaded.pad)
     length = min(run.training.max_length or loaded.context, loaded.context)

@@ -132,6 +132,12 @@ class MetricsCallback(TrainerCallback):
         rate = (self.trainer.tokens - tokens) / max(seconds, 1e-9)
         self.step.advance(loss=row["loss"], lr=row["lr"], tokens_per_second=rate, eta=eta, memory=_memory())
 
+    def shortfall(self) -> dict[str, float]:
+        """Mean losses of all steps at the sampled offset and at the worst that the ascent met, where there is one."""
+        rows = [json.loads(line) for line in self.file.read_text().splitlines()] if self.file else []
+        names = [name for name in ("loss_sampled", "loss_worst") if rows and name in rows[0]]
+        return {name: sum(row[name] for row in rows) / len(rows) for name in names}
+
     def _method(self) -> dict[str, Any]:
         """What the method reports of its latest step."""
         row: dict[str, Any] = {}

@@ -105,6 +105,8 @@ def build_cells(panel: Panel, standings: dict[int, MergeStanding]) -> list[Cell]
         missing = sum(row.kind == "expert" for row in panel.incomplete)
         cells.append(_cell(panel, "best expert", f"best expert ({panel.rows[best].experts[0]})", 1, [best]))
         cells.append(_cell(panel, "mean expert", "mean of experts", 1, singles, missing))
+    if panel.joint:
+        cells.append(_cell(panel, "joint", "joint training", 0, list(panel.joint.values())))
     merged = [_merge_cell(panel, method, size, members, standings) for (method, size), members in panel.cells().items()]
     return cells + sorted(merged, key=lambda c: -c.row.score.estimate)
 
@@ -175,7 +177,7 @@ def trial_lines(panel: Panel, standings: dict[int, MergeStanding]) -> list[dict[
     """Every trial of the panel as plain columns, best first within base, experts and merges; incomplete ones last."""
     tail = (1 - panel.statistics.confidence) / 2
     low, high = np.quantile(panel.replicates, [tail, 1 - tail], axis=1) if panel.rows else ([], [])
-    rank = {"base": 0, "expert": 1, "merge": 2}
+    rank = {"base": 0, "joint": 1, "expert": 2, "merge": 3}
     lines = []
     for i in sorted(range(len(panel.rows)), key=lambda i: (rank[panel.rows[i].kind], -panel.scores[i])):
         line = {"score": float(panel.scores[i]), "score_low": float(low[i]), "score_high": float(high[i])}

@@ -157,6 +157,10 @@ class Trials:
             found[[places[i] for i in order]] = drawn * (len(places) / len(cell.distinct))
         return found
 
+    def worst(self, trial: int, tasks: Sequence[str]) -> float:
+        """The lowest score of a trial on any of the tasks."""
+        return float(self._scores[self._row[trial], [self._column[task] for task in tasks]].min())
+
     def base(self, cell: Cell) -> Cell | None:
         """The base of every trial's pool, on the same tasks; None where one was not scored."""
         return self._instead(cell, [panel.base for panel in self._panels(cell)])
@@ -164,6 +168,15 @@ class Trials:
     def best_expert(self, cell: Cell) -> Cell | None:
         """The expert of every trial's pool with the highest mean over the suite, on the same tasks."""
         return self._instead(cell, [self.best(panel) for panel in self._panels(cell)])
+
+    def joint(self, cell: Cell) -> Cell | None:
+        """The model of every trial's pool and run that was trained on all tasks together, on the same tasks."""
+        places = [self.place[trial] for trial in cell.trials]
+        return self._instead(cell, [self.panels[p].joint.get(self.panels[p].rows[i].run) for p, i in places])
+
+    def named(self, name: str, cell: Cell) -> Cell | None:
+        """A reference by its name."""
+        return {"base": self.base, "best_expert": self.best_expert, "joint": self.joint}[name](cell)
 
     def clean(self, cell: Cell) -> Cell | None:
         """The same models without an attack; None where one was not scored so."""

@@ -18,7 +18,7 @@ from pipelines.report import words
 if TYPE_CHECKING:
     import pyarrow
 
-Kind = Literal["base", "expert", "merge"]
+Kind = Literal["base", "expert", "joint", "merge"]
 SCORES = ("task", "metric", "value", "stderr", "documents")
 """Columns of the tidy table that are of a task."""
 TOLERANCE = 1e-4
@@ -27,7 +27,7 @@ TOLERANCE = 1e-4
 
 @dataclass(frozen=True)
 class TrialRow:
-    """One scored model: a base, an expert or a merge."""
+    """One scored model: a base, an expert, a model trained on all tasks together, or a merge."""
 
     study: str
     pool: str
@@ -144,7 +144,7 @@ def _trial_columns(rows: Sequence[TrialRow]) -> pd.DataFrame:
     frame = pd.DataFrame(lines)
     same = ["study", "pool", "suite", "attack", "label", "parameters"]
     frame["draw"] = frame.groupby(same)["seed"].rank("dense").fillna(1).astype(int) - 1 if "seed" in frame else 0
-    frame["label"] = [row.method or (row.experts[0] if row.experts else "base") for row in rows]
+    frame["label"] = [row.method or (row.experts[0] if row.experts else row.kind) for row in rows]
     return frame
 
 

@@ -181,7 +181,7 @@ def _reference(cells: Mapping[Place, Cell], place: Place, grid: Grid, trials: Tr
     """What a cell is compared with; nothing for the reference itself."""
     wanted = grid.view.reference
     if isinstance(wanted, str):
-        found = trials.base(cell) if wanted == "base" else trials.best_expert(cell)
+        found = trials.named(wanted, cell)
         return None if found == cell else found
     blocks = several(grid.view.blocks)
     new = [tuple(wanted.get(name, value) for name, value in zip(names, key))

@@ -51,7 +51,7 @@ def _values(frame: pd.DataFrame, name: str) -> list[Any]:
 def models(trials: Trials, name: str, where: Mapping[str, Any]) -> pd.DataFrame:
     """Lines of the base, the experts (``experts``: each on the task of its name where tasks are named so, together as
     one model), or the best one, under those of a view's conditions that hold for them."""
-    frame = trials.frame[trials.frame["kind"] == ("base" if name == "base" else "expert")]
+    frame = trials.frame[trials.frame["kind"] == (name if name in ("base", "joint") else "expert")]
     if where.get("split") is not None:  # candidates alone are scored there
         return frame.iloc[:0]
     frame = select(frame, {key: value for key, value in where.items() if _shared(frame, key)})

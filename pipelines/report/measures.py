@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from mergeopt_core.statistics import performance_drop, wilson
 from pipelines.report.cells import NOTHING, Cell, Sample, Trials, Value
+from pipelines.report.panel import Panel
 from pipelines.report.views import RELATIVE
 
 PERCENT = 100.0
@@ -52,7 +53,28 @@ def _each(trials: Trials, measure: str, cell: Cell) -> NDArray:
     if measure == "constructive":
         standing = [trials.standings[p].get(i) for p, i in _places(trials, cell)]
         return np.array([math.nan if s is None else PERCENT * s.standing.constructive for s in standing])
+    if measure == "worst":
+        return np.array([trials.worst(trial, tasks) for trial, tasks in zip(cell.trials, cell.tasks)])
+    if measure == "expert_ratio":
+        return np.array([_expert_ratio(trials.panels[p], i) for p, i in _places(trials, cell)])
+    if measure == "joint_share":
+        base, joint = trials.base(cell), trials.joint(cell)
+        if base is None or joint is None:
+            return np.full(len(cell.trials), math.nan)
+        start = trials.scores(base)
+        return (trials.scores(cell) - start) / (trials.scores(joint) - start)
     return _column(trials, measure, cell)
+
+
+def _expert_ratio(panel: Panel, row: int) -> float:
+    """A merge's mean over its experts' own tasks, over that of these experts; NaN where one is not known."""
+    own, scores = panel.rows[row], panel.samples.scores
+    parents = [panel.experts.get((name, own.run)) for name in own.experts]
+    pairs = [(scores[task][row], scores[task][parent]) for task, parent in zip(own.experts, parents)
+             if task in scores and parent is not None]  # fmt: skip
+    return (
+        sum(pair[0] for pair in pairs) / sum(pair[1] for pair in pairs) if len(pairs) == len(parents) > 0 else math.nan
+    )
 
 
 def _column(trials: Trials, name: str, cell: Cell) -> NDArray:

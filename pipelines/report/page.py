@@ -115,7 +115,7 @@ def settings_lines(report: Report) -> list[str]:
 def _counts(report: Report) -> str:
     scored = {(line["kind"], line["key"]) for line in report.trials if "score" in line}  # a base of two pools is one
     kinds = [kind for kind, _ in scored]
-    parts = [words.count(kinds.count(kind), kind) for kind in ("base", "expert", "merge") if kind in kinds]
+    parts = [words.count(kinds.count(kind), kind) for kind in ("base", "expert", "joint", "merge") if kind in kinds]
     tasks = {name for line in report.trials for name in line if name.startswith("task.")}
     return f"{words.listed(parts)} scored on {words.count(len(tasks), 'task')}."
 

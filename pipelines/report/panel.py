@@ -47,6 +47,8 @@ class Panel:
     base: int | None = None
     experts: dict[tuple[str, int], int] = field(default_factory=dict)
     """Rows by name and training run."""
+    joint: dict[int, int] = field(default_factory=dict)
+    """Rows of the models trained on all tasks together, by training run."""
     merges: list[int] = field(default_factory=list)
     scores: NDArray = field(default_factory=lambda: np.empty(0))
     """Suite score of every row `[rows]`: the macro mean over tasks."""
@@ -65,6 +67,8 @@ class Panel:
                 self.base = i
             elif row.kind == "expert":
                 self.experts[row.experts[0], row.run] = i
+            elif row.kind == "joint":
+                self.joint[row.run] = i
             else:
                 self.merges.append(i)
 

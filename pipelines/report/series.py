@@ -118,7 +118,7 @@ def _value(
 ) -> Value:  # fmt: skip
     def reference(cell: Cell) -> Cell | None:
         if isinstance(view.reference, str):
-            return trials.base(cell) if view.reference == "base" else trials.best_expert(cell)
+            return trials.named(view.reference, cell)
         names = [*several(view.panels), *view.lines, *view.points], [view.x, view.y]
         first, second = (tuple(view.reference.get(n, v) for n, v in zip(of, part)) for of, part in zip(names, key))
         return None if (first, second) == key else cells.get((first, second))

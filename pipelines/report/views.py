@@ -44,20 +44,26 @@ MEASURES = {
     "kept": Measure("share of own-skill gain kept", 2, 1),
     "kept_each": Measure("mean of the single experts' shares kept", 2, 1),
     "constructive": Measure("share constructive in %", 0, 1),
+    "joint_share": Measure("share of joint training's gain reached", 2, 1),
+    "expert_ratio": Measure("merged ÷ experts on their own tasks", 2, 1),
+    "worst": Measure("score on the worst task", 3, 1),
     "models": Measure("models", 0),
     "update_norm": Measure("‖θ − θ0‖", 3),
     "seconds": Measure("seconds of merging and scoring", 1, -1),
     "train_seconds": Measure("seconds of training", 1, -1),
     "train_tokens": Measure("tokens trained on", 0),
     "train_memory": Measure("peak memory of training in bytes", 0, -1),
+    "loss_sampled": Measure("loss at sampled offsets", 3),
+    "loss_worst": Measure("largest loss that ascent met", 3),
+    "shortfall": Measure("how far the sampled loss falls short", 3),
 }
 RELATIVE = ("change", "difference", "above", "ratio", "reference")
 """Measures that are taken against the view's reference, of the measure named before them (score where none is)."""
 KINDS = ("lines", "bars", "scatter", "heat", "contour", "radar", "histogram", "ranks")
-MODELS = ("base", "experts", "mean_expert", "best_expert")
+MODELS = ("base", "experts", "mean_expert", "best_expert", "joint")
 """Rows and lines beside those of the trials selected."""
 NAMES = {"base": "pre-trained", "experts": "experts on their own tasks", "mean_expert": "mean of experts",
-         "best_expert": "best expert"}  # fmt: skip
+         "best_expert": "best expert", "joint": "joint training"}  # fmt: skip
 BANDS = ("interval", "std", "seeds", "none")
 GEOMETRY = ("norms", "cosines", "layers", "laplace")
 
@@ -98,14 +104,14 @@ def _words(view: TableView | FigureView, columns: Collection[str]) -> Iterator[t
     for key, names in _columns(view).items():
         yield from ((key, "column", name, columns) for name in names)
     for kind in [view.where["kind"]] if isinstance(view.where.get("kind"), str) else view.where.get("kind", []):
-        yield "where.kind", "kind of model", kind, ("base", "expert", "merge")
+        yield "where.kind", "kind of model", kind, ("base", "expert", "joint", "merge")
     yield "band", "band", view.band, BANDS
     if isinstance(view.reference, Mapping):
         names = list(view.reference)
         place = [*view.rows, *view.columns] if isinstance(view, TableView) else [*view.lines, view.x]
         yield from (("reference", "row or column of the view", name, place) for name in names)
     else:
-        yield "reference", "reference", view.reference, ("base", "best_expert")
+        yield "reference", "reference", view.reference, ("base", "best_expert", "joint")
     if isinstance(view, TableView):
         yield from (("also", "row", name, MODELS) for name in view.also)
         yield from (("measures", "measure", name, either) for name in view.measures)

@@ -100,7 +100,9 @@ def training_costs(folder: str) -> dict[str, float]:
     summary = _entry(Path(folder)).get("summary", {})
     memory = summary.get("device_memory") or summary.get("memory")
     found = {"seconds": summary.get("seconds"), "tokens": summary.get("tokens"), "memory": memory}
-    return {f"train_{name}": value for name, value in found.items() if value is not None}
+    sampled, worst = summary.get("loss_sampled"), summary.get("loss_worst")
+    losses = {"loss_sampled": sampled, "loss_worst": worst, "shortfall": worst - sampled} if sampled is not None else {}
+    return {f"train_{name}": value for name, value in found.items() if value is not None} | losses
 
 
 @lru_cache

@@ -33,6 +33,7 @@ from pipelines.study.sources import (
     access_of,
     find_checkpoint,
     find_expert,
+    joint_recipe,
     make_base,
     named,
     pool_recipes,
@@ -58,6 +59,8 @@ def make_pools(
     bases = {name: make_base(pool.base, access, progress) for name, pool in config.pools.items()}
     pools = [(name, run) for name, pool in config.pools.items() for run in runs(pool)]
     recipes = [(bases[name], recipe) for name, pool in pools for recipe in pool_recipes(pool).values()]
+    if config.references.joint:
+        recipes += [(bases[name], joint) for name, pool in pools if (joint := joint_recipe(pool))]
     unmade = [(base, r) for base, r in recipes if isinstance(find_expert(r, base, access), Unmade)]
     _make_experts(unmade, access, config, progress, workers)
     experts = [(bases[name], e) for name, pool in pools for e in pool_experts(pool, access)]

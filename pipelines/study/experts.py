@@ -110,12 +110,10 @@ def phases(recipes: Sequence[ExpertRecipe], base: Source, access: Access, in_pro
 
 def members_of(recipe: ExpertRecipe, base: Source, access: Access) -> dict[str, ExpertRecipe]:
     """The members of an expert's pool by their keys without others, in the order in which subsets are drawn."""
-    rest, found = [recipe, *recipe.others], dict[str, ExpertRecipe]()
-    for one in rest:
-        own = dataclasses.replace(one, others=())
-        others = tuple(dataclasses.replace(o, others=()) for o in rest if o is not one)
-        found[own.key(base, access)] = dataclasses.replace(one, others=others)
-    return dict(sorted(found.items()))
+    alone = [dataclasses.replace(one, others=()) for one in (recipe, *recipe.others)]
+    found = dict(sorted(((one.key(base, access), one) for one in alone), key=lambda pair: pair[0]))
+    others = {own: tuple(one for key, one in found.items() if key != own) for own in found}
+    return {key: dataclasses.replace(one, others=others[key]) for key, one in found.items()}
 
 
 def make_expert(
@@ -182,7 +180,7 @@ def _drafts(
         for recipe in recipes:
             about: dict[str, Any] = {
                 "name": recipe.name,
-                "task": recipe.task.name,
+                "task": " + ".join(task.name for task in (recipe.task, *recipe.more)),
                 "finetuning": recipe.finetuning,
                 "optimizer": dataclasses.asdict(recipe.optimizer),
                 "training": dataclasses.asdict(recipe.training),
@@ -209,8 +207,8 @@ def arguments(recipe: ExpertRecipe, base: Source, access: Access, executor: Exec
     return {
         "base": Path(base.path), "task": recipe.task, "finetuning": recipe.finetuning, "optimizer": recipe.optimizer,
         "training": recipe.training, "seed": recipe.seed, "out": out, "name": recipe.name, "others": others,
-        "datasets": access.datasets, "online": access.online, "checkpoints": access.store.root / "work" / key,
-        "base_name": recipe.base.name, "device": executor.device, "cpu_threads": executor.threads,
+        "more": recipe.more, "datasets": access.datasets, "online": access.online, "base_name": recipe.base.name,
+        "checkpoints": access.store.root / "work" / key, "device": executor.device, "cpu_threads": executor.threads,
     }  # fmt: skip
 
 

@@ -33,6 +33,7 @@ from pipelines.study.sources import (
     find_base,
     find_checkpoint,
     find_expert,
+    joint_recipe,
     pool_recipes,
     runs,
 )
@@ -203,6 +204,7 @@ class _Parts:
     """What a pool's models are made of; information by kind and expert, None where it is not known how to make it."""
 
     base: Part
+    joint: Part | None
     experts: dict[str, Part]
     information: dict[str, dict[str, Part | None]]
 
@@ -216,6 +218,13 @@ def _parts(name: str, pool: Pool, config: Config, access: Access, layout: StudyL
     for label, recipe in recipes.items():
         found_expert = partial(find_expert, recipe, base, access)  # type: ignore[arg-type]
         experts[label] = base if isinstance(base, Lost) else _or_lost(f"{label} of {name}", found_expert)
+    recipe, joint = joint_recipe(pool) if config.references.joint else None, None
+    if recipe is not None:
+        joint = (
+            base
+            if isinstance(base, Lost)
+            else _or_lost(f"joint training of {name}", partial(find_expert, recipe, base, access))
+        )
     if isinstance(base, Unmade) and base not in layout.unmade:
         layout.unmade.append(base)
     information: dict[str, dict[str, Part | None]] = {kind: {} for kind in needed_kinds(config.methods)}
@@ -223,10 +232,10 @@ def _parts(name: str, pool: Pool, config: Config, access: Access, layout: StudyL
         for label, expert in experts.items():
             task = recipes[label].task if label in recipes else None
             found_of[label] = _information(kind, label, expert, task, config, access)
-    made = [*experts.values(), *(part for found_of in information.values() for part in found_of.values())]
+    made = [joint, *experts.values(), *(part for found_of in information.values() for part in found_of.values())]
     layout.unmade += [Unmade(f"{part.what} of {name}", part.key) for part in made if isinstance(part, Unmade)]
     layout.lost += [part for part in dict.fromkeys((base, *experts.values())) if isinstance(part, Lost)]
-    return _Parts(base, experts, information)
+    return _Parts(base, joint, experts, information)
 
 
 def _or_lost(what: str, find: Callable[[], Source | Unmade]) -> Part:
@@ -283,6 +292,8 @@ class _PoolLayout:
         sampler = self.config.sampler
         if sampler.base and self.run == 0:  # there is one base
             self._single(_Model("base", "base"), None)
+        if self.parts.joint:
+            self._single(_Model("joint", "joint"), None)
         for label in self.parts.experts if sampler.singles else ():
             self._single(_Model("expert", label, (label,)), label)
         for method in study_methods(self.config.methods):
@@ -368,7 +379,11 @@ def _planned(pool: str, run: int, model: _Model, parts: _Parts, suite: Suite, fi
     """A model on a suite, with its trial where nothing that it is made of is missing."""
     kind, experts, recipe = model.kind, model.experts, model.recipe
     information = parts.information[needed] if recipe and (needed := describe(recipe.method).statistics) else None
-    used = [parts.base, *(parts.experts[e] for e in experts)]
+    used = [
+        parts.base,
+        *([parts.joint] if kind == "joint" and parts.joint else []),
+        *(parts.experts[e] for e in experts),
+    ]
     extra = [information[e] for e in experts] if information else []
     sources = [part for part in used if isinstance(part, Source)]
     planned = Planned(
@@ -386,5 +401,6 @@ def _planned(pool: str, run: int, model: _Model, parts: _Parts, suite: Suite, fi
     if len(sources) < len(used) or any(isinstance(part, Unmade) for part in extra):
         return planned
     known = () if None in extra else tuple(part for part in extra if isinstance(part, Source))
-    trial = Trial(kind, sources[0], tuple(sources[1:]), suite, fingerprint, recipe, experts, known)
+    kind, names = ("expert", ("joint",)) if kind == "joint" else (kind, experts)
+    trial = Trial(kind, sources[0], tuple(sources[1:]), suite, fingerprint, recipe, names, known)
     return dataclasses.replace(planned, trial=trial)

@@ -205,6 +205,8 @@ class ExpertRecipe:
     seed: int
     others: tuple[ExpertRecipe, ...] = ()
     """The experts whose task vectors it is trained with: its pool's, or those of a first round, trained plainly."""
+    more: tuple[Task, ...] = ()
+    """Further tasks that it is trained on, mixed with its own."""
 
     @property
     def offsets(self) -> str:
@@ -224,19 +226,26 @@ class ExpertRecipe:
             {
                 "version": TRAINING_VERSION,
                 "base": base.fingerprint,
-                "data": access.data_fingerprint(self.task),
-                "task": fields_without(self.task, "name", "path", "skill", "finetuning"),
+                **self._data(self.task, access),
                 "finetuning": method,
                 "optimizer": dataclasses.asdict(self.optimizer),
                 "training": fields_without(self.training, "reporters", "save_steps"),
                 "seed": self.seed,
                 **({"others": others} if others else {}),
+                **({"more": [self._data(task, access) for task in self.more]} if self.more else {}),
             }
         )
 
+    def _data(self, task: Task, access: Access) -> dict[str, Any]:
+        aside = ("name", "path", "skill", "finetuning")
+        return {"data": access.data_fingerprint(task), "task": fields_without(task, *aside)}
+
     def other_keys(self, base: Source, access: Access) -> list[str]:
         """Keys of the others as they are without their own others, sorted: the order in which subsets are drawn."""
-        return sorted(replace(other, others=()).key(base, access) for other in self.others)
+        if not self.others:
+            return []
+        keys = {replace(one, others=()).key(base, access) for one in self.others}
+        return sorted(keys - {replace(self, others=()).key(base, access)})
 
 
 def named(task: Task) -> Task:
@@ -256,6 +265,17 @@ def pool_recipes(pool: Pool) -> dict[str, ExpertRecipe]:
         recipes[name] = ExpertRecipe(name, pool.base, named, method, pool.optimizer, training, pool.seed)
     recipes = {name: replace(recipe, others=_others(recipe, recipes)) for name, recipe in recipes.items()}
     return {name: recipe for name, recipe in recipes.items() if name in pool.tasks}
+
+
+def joint_recipe(pool: Pool) -> ExpertRecipe | None:
+    """One model trained plainly on all tasks of a pool, as long as its experts in all; None without tasks."""
+    recipes = [*pool_recipes(replace(pool, finetuning={"method": "plain"})).values()]
+    if not recipes:
+        return None
+    first, training = recipes[0], recipes[0].training
+    training = training if training.steps is None else replace(training, steps=training.steps * len(recipes))
+    more = tuple(recipe.task for recipe in recipes[1:])
+    return replace(first, name="joint", finetuning={"method": "plain"}, others=(), more=more, training=training)
 
 
 def _others(recipe: ExpertRecipe, recipes: Mapping[str, ExpertRecipe]) -> tuple[ExpertRecipe, ...]:

@@ -84,6 +84,7 @@ def test_a_second_round_is_trained_against_a_plain_first_one(config):
     assert plain.items() <= found.items()
 
 
+@pytest.mark.benchmark  # processes that import torch
 def test_processes_give_the_same_experts(config, monkeypatch):
     alone, apart = config("a", "executor.workers=1"), config("b", "executor.workers=2")
     monkeypatch.setattr(local, "STARTING", 0.0)
