@@ -19,14 +19,22 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from mergeopt_core import ASAM, SAM, MergOPT
 from mergeopt_core.finetuning import MasterWeights, sampling
+from mergeopt_core.finetuning.weights import Origin
+from pipelines.finetune.exchange import Exchange, StoredVector
+
+MEASURED = ("adamw", "mergopt", "mergopt pool", "sam", "asam")
+"""Methods whose memory is measured."""
+SCRATCH = tempfile.TemporaryDirectory()
 
 METHODS = {
     "adamw": lambda base, more: base,
@@ -35,9 +43,30 @@ METHODS = {
     "mergopt compiled": lambda base, more: MergOPT(base, kernel="compiled", **more),
     "mergopt fitted": lambda base, more: MergOPT(base, kernel="plain", scale="fitted", **more),
     "mergopt exact": lambda base, more: MergOPT(base, kernel="plain", own_vector="exact", **more),
+    "mergopt pool": lambda base, more: MergOPT(base, others=exchanged(more["named_parameters"]), **more),
     "sam": lambda base, more: SAM(base, **more),
     "asam": lambda base, more: ASAM(base, **more),
 }
+
+
+def exchanged(named: list[tuple[str, torch.Tensor]], others: int = 6) -> list[StoredVector]:
+    """Task vectors of other experts in files, as a pool of seven leaves them."""
+    folder, found = Path(SCRATCH.name), []
+    for j in range(others):
+        file = folder / f"{j}.safetensors"
+        if not file.exists():
+            save_file({name: 1e-4 * torch.randn(p.shape) for name, p in named}, file)
+        found.append(StoredVector(file))
+    return found
+
+
+def exchange_seconds(bench: Bench) -> float:
+    """Process time of one exchange: the own task vector written, six others mapped."""
+    theta0, named = Origin(list(bench.model.parameters())), list(bench.model.named_parameters())
+    begun = time.process_time()
+    Exchange(Path(SCRATCH.name) / "exchange", "0", ("0",), 1).leave(1, bench.optimizer, theta0)
+    bench.optimizer.exchange(exchanged(named))
+    return time.process_time() - begun
 
 
 class Bench:
@@ -57,7 +86,8 @@ class Bench:
             self.model = LlamaForCausalLM(config).to(dtype)
         base = torch.optim.AdamW(self.model.parameters(), lr=2e-5, fused=True)
         base = MasterWeights(base) if masters else base
-        more = {"masters": base.masters} if masters else {}
+        more = {"named_parameters": list(self.model.named_parameters())}
+        more |= {"masters": base.masters} if masters else {}
         self.optimizer = METHODS[method](base, more)
         self.ids = torch.randint(0, config.vocab_size, (8, 512 if large else 128), device=device)
         self.device = device
@@ -151,13 +181,16 @@ def main() -> None:
     skip = set() if args.compiled or args.device == "cuda" else {"mergopt compiled"}
     methods = args.methods or [m for m in METHODS if m not in skip]
     methods = list(dict.fromkeys(["adamw", *methods]))
-    memory = {name: peak(name, args.device, masters) for name in ("adamw", "mergopt", "sam", "asam") if name in methods}
+    memory = {name: peak(name, args.device, masters) for name in MEASURED if name in methods}
     found = times(methods, args.device, masters, args.rounds)
     size = sum(p.numel() for p in Bench("adamw", args.device, masters).model.parameters())
     kept = "bf16 weights, float32 masters" if masters else "float32"
     print(f"Llama of {size / 1e6:.1f}M parameters, {kept}, {args.device}, {args.rounds} rounds")
     if args.compiled:
         print(f"largest difference of the compiled noise: {same_bits()}")
+    if "mergopt pool" in methods:
+        seconds = exchange_seconds(Bench("mergopt pool", args.device, masters))
+        print(f"one exchange: {seconds:.3f} s")
     print(f"\n| method | s a step | against AdamW | peak MB | copies of the weights more |\n|{'---|' * 5}")
     copy = size * (2 if masters else 4) / 1e6
     for name, seconds in found.items():

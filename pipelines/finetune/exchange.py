@@ -21,20 +21,24 @@ from transformers import TrainerCallback
 from conf.errors import UserError
 from mergeopt_core.finetuning.weights import Origin
 from pipelines.checkpoints.checkpoint import MappedFile, OpenCheckpoint
-from pipelines.checkpoints.headers import TensorInfo, read_safetensors_header
+from pipelines.checkpoints.headers import Place, TensorInfo, read_safetensors_header
 from pipelines.checkpoints.write import Shard, ShardWriter
 
 FILE = "task_vector.safetensors"
 
 
 class StoredVector(Mapping[str, Tensor]):
-    """Δ of an expert in a file of its own, mapped."""
+    """Δ of an expert in a file of its own, mapped: a tensor's pages are given back when the next one is read."""
 
     def __init__(self, file: Path):
         self._entries, self._file = read_safetensors_header(file), MappedFile(file)
+        self._last: Place | None = None
 
     def __getitem__(self, name: str) -> Tensor:
-        return self._file.tensor(*self._entries[name])
+        if self._last is not None:
+            self._file.release(self._last)
+        info, self._last = self._entries[name]
+        return self._file.tensor(info, self._last)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
@@ -50,7 +54,10 @@ class GivenVector(Mapping[str, Tensor]):
         self.expert, self.base = expert, base
 
     def __getitem__(self, name: str) -> Tensor:
-        return self.expert.tensor(name).float() - self.base.tensor(name).float()
+        delta = self.expert.tensor(name).float() - self.base.tensor(name).float()
+        for checkpoint in (self.expert, self.base):
+            checkpoint.release(name)
+        return delta
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.base.header)
