@@ -12,10 +12,11 @@ def standard(trials: Trials) -> Views:
     """The views of every study that has trials for them; every setting of a grid is a line of its own."""
     frame = trials.frame
     method = "setting" if "setting" in frame and frame["setting"].notna().any() else "method"
+    joint = ["joint"] if (frame["kind"] == "joint").any() else []
     tables = {
         "by_task": TableView(
             title="Mean score by task", where=CLEAN, blocks="pool", rows=["method", "n"], columns=["task"],
-            also=["base", "mean_expert", "best_expert"], mean=True,
+            also=["base", "mean_expert", "best_expert", *joint], mean=True,
         ),
         "experts": TableView(
             title="Experts on their own task, against the base, and over the whole suite", where={"kind": "expert"},
@@ -34,7 +35,7 @@ def standard(trials: Trials) -> Views:
     figures = {
         "score_by_experts": FigureView(
             title="Mean score by number of experts merged", lines=[method], panels="panel",
-            references=["base", "best_expert", "mean_expert"],
+            references=["base", "best_expert", "mean_expert", *joint],
         ),
         "kept_by_experts": FigureView(
             title="Share of own-skill gain kept by number of experts merged", y="kept", lines=[method], panels="panel",
