@@ -124,6 +124,7 @@ class Evaluator:
             seconds=seconds,
             versions={**scorer.describe(self.settings, model), **({"attack": found} if found else {})},
             lm_eval=lm_eval_layout(summary, self.suite, scorer, model, source, seconds),
+            answer_length=summary.answer_length,
         )
 
     def _name_apart(self, task: BuiltTask) -> None:

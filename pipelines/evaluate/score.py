@@ -62,6 +62,8 @@ class Evaluation:
     """Packages, tasks, fingerprint of each task's prompts, device, dtype, seed."""
     lm_eval: dict[str, Any] = field(default_factory=dict)
     """The same in lm-eval's own JSON layout (its ``results_*.json``)."""
+    answer_length: float = math.nan
+    """Characters of a generated answer, averaged over a task's answers, then over tasks; NaN where none was."""
 
     @property
     def errors(self) -> dict[str, str]:
@@ -156,6 +158,7 @@ class Summary:
         self.scores: dict[str, TaskScore] = {}
         for task in tasks:
             self.scores[task.key] = self._score(task)
+        self.answer_length = self._answer_length()
 
     def documents(self) -> pa.Table:
         """Every document's value of every metric."""
@@ -168,6 +171,14 @@ class Summary:
                         parts = _numbers(value, metric_name(metric, filter_name))
                         rows.extend((task.key, f"{prefix}{index}", part, number) for part, number in parts)
         return document_table(rows)
+
+    def _answer_length(self) -> float:
+        means = []
+        for task in self.tasks:
+            requests = [r for leaf in task.leaves for of_document in leaf.instances for r in of_document]
+            told = [len(answer) for r in requests if r.request_type == "generate_until" for answer in r.resps]
+            means += [sum(told) / len(told)] if told else []
+        return sum(means) / len(means) if means else math.nan
 
     def _score(self, task: BuiltTask) -> TaskScore:
         if task.key not in self.errors:

@@ -47,6 +47,7 @@ MEASURES = {
     "joint_share": Measure("share of joint training's gain reached", 2, 1),
     "expert_ratio": Measure("merged ÷ experts on their own tasks", 2, 1),
     "worst": Measure("score on the worst task", 3, 1),
+    "answer_length": Measure("characters of a generated answer", 0),
     "models": Measure("models", 0),
     "update_norm": Measure("‖θ − θ0‖", 3),
     "seconds": Measure("seconds of merging and scoring", 1, -1),

@@ -33,11 +33,10 @@ def view_columns(config: Config) -> set[str]:
 
 
 def measured(trial: Trial, about: Mapping[str, Any]) -> dict[str, Any]:
-    """``base_method`` (the method that mixup is put before, or the merge's own), the norm of a model's update, and what
-    the training of an expert took, where the store tells."""
+    """``base_method`` (the method that mixup is put before, or the merge's own), the norm of a model's update, its
+    answers' length, and what the training of an expert took, where the store tells."""
     found: dict[str, Any] = {}
     if trial.merge is not None:
         found["base_method"] = trial.merge.parameters.get("base_method") or trial.merge.method
-    if about.get("update_norm") is not None:
-        found["update_norm"] = about["update_norm"]
+    found |= {name: about[name] for name in ("update_norm", "answer_length") if about.get(name) is not None}
     return found | (training_costs(trial.experts[0].path) if trial.kind == "expert" else {})

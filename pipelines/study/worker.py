@@ -259,4 +259,5 @@ def _account(evaluation: Evaluation) -> dict[str, Any]:
         "batch_size": evaluation.batch_size,
         "versions": evaluation.versions,
         "incomplete": any(task["error"] for task in tasks.values()),
+        **({} if math.isnan(evaluation.answer_length) else {"answer_length": evaluation.answer_length}),
     }

@@ -84,6 +84,7 @@ def test_generation_gives_lm_evals_own_text(folder, mirror, model, monkeypatch):
     theirs = run_lm_eval(folder, mirror, ["gsm8k"], chosen(evaluator), monkeypatch, num_fewshot=0)
     rows = [s for s in theirs["samples"]["gsm8k"] if s["filter"] == "flexible-extract"]
     assert heard == [s["resps"][0][0] for s in rows]
+    assert ours.answer_length == sum(len(s["resps"][0][0]) for s in rows) / len(rows) > 0
     assert ours.tasks["gsm8k"].metric == "exact_match,flexible-extract"
     assert ours.tasks["gsm8k"].value == theirs["results"]["gsm8k"]["exact_match,flexible-extract"]
 
