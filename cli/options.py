@@ -104,8 +104,8 @@ HERE = "executor.device executor.threads"
 MERGE = "experts method dtype vocab strict collect.task seed"
 POOLS = "pools experiment scale name about"
 COLLECT = "collect.examples collect.labels collect.seed"
-STUDY = f"{POOLS} methods sampler attacks suite statistics geometry report keep trackers dtype vocab strict seed"
-STUDY += f" executor {COLLECT} collect.task"
+STUDY = f"{POOLS} methods sampler references attacks suite statistics geometry report keep trackers dtype vocab strict"
+STUDY += f" seed executor {COLLECT} collect.task"
 SEARCH = f"{MERGE} suite search statistics name executor"
 
 READS = {
