@@ -218,13 +218,11 @@ def _parts(name: str, pool: Pool, config: Config, access: Access, layout: StudyL
     for label, recipe in recipes.items():
         found_expert = partial(find_expert, recipe, base, access)  # type: ignore[arg-type]
         experts[label] = base if isinstance(base, Lost) else _or_lost(f"{label} of {name}", found_expert)
-    recipe, joint = joint_recipe(pool) if config.references.joint else None, None
-    if recipe is not None:
-        joint = (
-            base
-            if isinstance(base, Lost)
-            else _or_lost(f"joint training of {name}", partial(find_expert, recipe, base, access))
-        )
+    mixed = joint_recipe(pool) if config.references.joint else None
+    joint: Part | None = None
+    if mixed is not None:
+        found_joint = partial(find_expert, mixed, base, access)  # type: ignore[arg-type]
+        joint = base if isinstance(base, Lost) else _or_lost(f"joint training of {name}", found_joint)
     if isinstance(base, Unmade) and base not in layout.unmade:
         layout.unmade.append(base)
     information: dict[str, dict[str, Part | None]] = {kind: {} for kind in needed_kinds(config.methods)}

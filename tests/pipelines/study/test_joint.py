@@ -15,7 +15,7 @@ from pipelines.study.sweep import run_study
 
 SUITE = ("suite=custom", *(f"+suite.tasks.{t}.skill={t}" for t in ("add", "dist", "count")), "suite.limit=16")
 VIEW = (
-    "+report.tables.joint={measures:[score,joint_share,expert_ratio,worst,ratio],also:[joint,base],reference:joint,"
+    "+report.tables.joint={measures:[score,ratio,joint_share,expert_ratio,worst],also:[joint,base],reference:joint,"
     "where:{n:2},band:none,digits:6}"
 )
 
@@ -81,6 +81,6 @@ def test_the_reference_and_what_is_read_against_it(study):
     mean = lambda values: sum(values) / len(values)  # noqa: E731
     expected = {"joint_share": mean(share), "expert_ratio": mean(ratio), "worst": mean(worst)}
     expected["ratio"] = mean([scores.loc[m, "score"] for m in merges]) / joint["score"]
-    assert {name: row[name] for name in expected} == pytest.approx(expected, rel=1e-5)
+    assert {name: row[name] for name in expected} == pytest.approx(expected, rel=1e-4)
     assert table.loc["joint training", "joint_share"] == pytest.approx(1.0)
     assert "joint training" in json.dumps(pd.read_csv(study.folder / "leaderboard.csv").to_dict())
