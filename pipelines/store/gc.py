@@ -96,7 +96,7 @@ def _drafts(store: Store, live: set[str]) -> list[Waste]:
     or that no study wants.
     """
     states = sorted((store.root / "work").glob("*"))
-    states = [path for path in states if path.name not in live or store.has("experts", path.name)]
+    states = [path for path in states if path.stem not in live or store.has("experts", path.stem)]
     drafts = [
         (path, path.lstat().st_mtime, "left behind by a killed process") for path in (store.root / "tmp").iterdir()
     ]

@@ -132,7 +132,7 @@ def make_expert(
         if recipe.offsets == "pool":
             members = members_of(recipe, base, access)
             own = dataclasses.replace(recipe, others=()).key(base, access)
-            folder, rounds = exchange_folder(members, access), int(recipe.finetuning.get("rounds", 5))
+            folder, rounds = exchange_folder(members, base, access), int(recipe.finetuning.get("rounds", 5))
             exchange = Exchange(folder, own, tuple(members), rounds, until)
             if until is not None and exchange.reached(until):
                 return
@@ -212,12 +212,12 @@ def arguments(recipe: ExpertRecipe, base: Source, access: Access, executor: Exec
     }  # fmt: skip
 
 
-def exchange_folder(members: dict[str, ExpertRecipe], access: Access) -> Path:
-    """Where the experts of a large pool leave task vectors for each other."""
-    return access.store.root / "work" / f"{content_key(list(members))}.pool"
+def exchange_folder(members: dict[str, ExpertRecipe], base: Source, access: Access) -> Path:
+    """Where the experts of a large pool leave task vectors for each other, under the first one's key."""
+    return access.store.root / "work" / f"{min(one.key(base, access) for one in members.values())}.pool"
 
 
 def clear_exchanges(recipes: Sequence[ExpertRecipe], base: Source, access: Access) -> None:
     """Remove the task vectors that the experts of finished pools left."""
-    for folder in {exchange_folder(members_of(r, base, access), access) for r in recipes if r.offsets == "pool"}:
+    for folder in {exchange_folder(members_of(r, base, access), base, access) for r in recipes if r.offsets == "pool"}:
         shutil.rmtree(folder, ignore_errors=True)
