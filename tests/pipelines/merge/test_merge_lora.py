@@ -57,6 +57,21 @@ def test_an_adapter_is_what_peft_merges_it_to(pool, tmp_path, variant):
         torch.testing.assert_close(merged[name], tensor, rtol=1e-5, atol=1e-6, msg=name)
 
 
+def test_bytes_are_read_in_pieces_as_they_are_mapped(pool, tmp_path):
+    base = open_checkpoint(str(pool[0]))
+    folder, _ = make_adapter(pool[0], tmp_path / "lora")
+    (tmp_path / "config.json").write_text((pool[0] / "config.json").read_text())
+    torch.save(weights(pool[0]), tmp_path / "pytorch_model.bin")
+    pickled = open_checkpoint(str(tmp_path), allow_pickle=True)
+    for model in (base, pickled, AdaptedCheckpoint(base, open_checkpoint(str(folder)))):
+        for name in list(model.header)[:3] + [name for name in model.header if "q_proj" in name][:1]:
+            tensor, into = model.tensor(name), memoryview(bytearray(model.header[name].size))
+            read = model.reader(name)
+            read(0, into[:6])
+            read(6, into[6:])
+            assert bytes(into) == tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
 def test_a_fan_in_fan_out_layer(tmp_path):
     torch.manual_seed(0)
     config = GPT2Config(n_embd=16, n_layer=2, n_head=2, n_positions=32, vocab_size=40, bos_token_id=0, eos_token_id=0)
