@@ -5,8 +5,11 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-UNSEEN = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Control characters but the line break, those that change a line's direction, and halves of surrogate pairs."""
+UNSEEN = re.compile(
+    "[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2066-\u2069"  # not the line break
+    "\ud800-\udfff\ufffe\uffff]"  # halves of surrogate pairs, and what XML may not hold
+)
+"""Control characters, and those that change a line's direction or are none of a text."""
 
 
 class UserError(Exception):
@@ -44,6 +47,12 @@ def no_yaml(error: Exception, where: str) -> UserError:
 def printable(text: str) -> str:
     """Text whose control characters, but for line breaks, are spelt out, so that a terminal does nothing by them."""
     return UNSEEN.sub(lambda found: found[0].encode("unicode_escape", "backslashreplace").decode(), text)
+
+
+def markdown_text(value: object) -> str:
+    """One line of Markdown, a cell of a table too, in which a text from outside is no markup."""
+    line = " ".join(printable(str(value)).split("\n")).replace("|", "\\|")
+    return re.sub("<(?=[a-zA-Z/!?])", "&lt;", line)
 
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:

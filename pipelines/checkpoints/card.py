@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from conf.errors import markdown_text
 from conf.schema import Optimizer, Task, Training
 
 FLAG = "tangent.json"
@@ -39,9 +40,10 @@ def write_card(
     ]
     lines = [
         "---", "library_name: transformers", "pipeline_tag: text-generation",
-        "tags: [mergebench, model-merging, expert]", "---", "", f"# {name}", "",
-        f"An expert for merging: {base} fine-tuned on {_data(task)}.", "",
-        f"- task: {task.name}", f"- base: {base}", f"- method: {method['method']} ({label})", f"- seed: {seed}",
+        "tags: [mergebench, model-merging, expert]", "---", "", f"# {markdown_text(name)}", "",
+        f"An expert for merging: {markdown_text(base)} fine-tuned on {markdown_text(_data(task))}.", "",
+        f"- task: {markdown_text(task.name)}", f"- base: {markdown_text(base)}",
+        f"- method: {method['method']} ({label})", f"- seed: {seed}",
     ]  # fmt: skip
     for title, values in tables:
         if values:
@@ -62,7 +64,7 @@ def linearised_at(folder: str | Path) -> str | None:
 
 
 def _cell(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, (list, dict)) else str(value)
+    return markdown_text(json.dumps(value, ensure_ascii=False) if isinstance(value, (list, dict)) else value)
 
 
 def _data(task: Task) -> str:

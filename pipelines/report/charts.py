@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import altair as alt
 import pandas as pd
 from altair.vegalite import SCHEMA_URL
 
+from conf.errors import printable
 from pipelines.report import maps
-from pipelines.report.plot import GAP, INK, SHOWN, Layers, Plot, View, axes, axis_title, by_dash, panels_of, tidy
+from pipelines.report.plot import GAP, INK, SHOWN, Layers, Plot, View, axes, axis_title, by_dash, panels_of, spelt, tidy
 from pipelines.report.styles import REFERENCES, Style, styles
 
 
@@ -35,7 +37,8 @@ def specification(
     frame = tidy(data)
     refs = pd.DataFrame(columns=["panel", "name", "y"]) if references is None else references.fillna({"panel": ""})
     known = styles(frame["line"].unique())
-    plot = Plot(view, frame, refs, {**known, **(names or {})})
+    given = {printable(name): style for name, style in (names or {}).items()}
+    plot = Plot(replace(view, title=printable(view.title)), frame, spelt(refs), {**known, **given})
     kinds: dict[str, Callable[[Plot], dict[str, Layers]]] = {
         "lines": _lines, "bars": _bars, "scatter": _scatter, "histogram": _histogram,
         "ranks": _ranks,

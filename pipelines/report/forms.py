@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from conf.errors import markdown_text
 from pipelines.report import tables, words
 from pipelines.report.cells import Value
 from pipelines.report.grids import Grid, marks
@@ -74,13 +75,13 @@ def markdown(grid: Grid) -> str:
     if any(grid.blocks):
         head[0] = " · ".join(grid.names[: len(grid.names) - len(grid.view.rows)])
     body = [
-        [*([line.block] if any(grid.blocks) else []), *line.labels,
-         *(around[mark].format(cell) for cell, mark in zip(line.cells, line.marks))]
+        [*([markdown_text(line.block)] if any(grid.blocks) else []), *map(markdown_text, line.labels),
+         *(around[mark].format(markdown_text(cell)) for cell, mark in zip(line.cells, line.marks))]
         for line in lines(grid)
     ]  # fmt: skip
-    rows = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in (head, *body)]
+    rows = ["| " + " | ".join(row) + " |" for row in (map(markdown_text, head), *body)]
     rows.insert(1, "|" + "---|" * (len(head) - len(headings(grid))) + "---:|" * len(headings(grid)))
-    return "\n".join([f"**{grid.title}**", "", *rows, "", *grid.notes, *([""] if grid.notes else [])])
+    return "\n".join([f"**{markdown_text(grid.title)}**", "", *rows, "", *grid.notes, *([""] if grid.notes else [])])
 
 
 def latex(grid: Grid) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
+from conf.errors import markdown_text, printable
 from pipelines.report import forms, tables, words
 from pipelines.report.compare import OVERALL
 from pipelines.report.tables import Report
@@ -40,10 +41,12 @@ def render(report: Report, kept: Path | None = None) -> dict[str, str]:
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=select_autoescape(["html.jinja"]),
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+        finalize=_shown,
     )  # fmt: skip
     environment.filters.update(small=_small, inline=_inline, data=_data, number=words.number)
     environment.filters.update(markdown=tables.markdown, columns=tables.columns, side=_side)
     environment.filters.update(told=lambda value: f"{value:.4g}" if isinstance(value, float) else value)
+    environment.filters.update(text=markdown_text)
     environment.filters.update(headings=forms.headings, lines=forms.lines, grid_markdown=forms.markdown)
     drawn = any(name.endswith(".vl.json") for name in report.paths)
     scripts = [*([_vega(kept)] if drawn else []), (HERE / "report.js").read_text(encoding="utf-8")]
@@ -96,12 +99,16 @@ def _trials(report: Report) -> dict[str, Any]:
     return {"columns": [name.removeprefix("task.") for name in columns], "rows": rows, "wide": WIDE, "first": FIRST}
 
 
+def _shown(value: Any) -> Any:
+    return printable(value) if type(value) is str else value  # not of what is markup already
+
+
 def _plain(value: Any) -> Any:
     if value is None or value == "" or (isinstance(value, float) and not math.isfinite(value)):
         return None
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return float(f"{value:.6g}") if isinstance(value, float) else value
+    return float(f"{value:.6g}") if isinstance(value, float) else _shown(value)
 
 
 def settings_lines(report: Report) -> list[str]:
@@ -128,7 +135,7 @@ def _side(row: Any, heading: str) -> str:
 
 def _small(text: Any) -> str:
     """Text of a cell, escaped; an interval in brackets is set smaller."""
-    return re.sub(r"(\[[^\]]*\])", r"<small>\1</small>", escape(str(text)))
+    return re.sub(r"(\[[^\]]*\])", r"<small>\1</small>", escape(printable(str(text))))
 
 
 def _inline(path: Path, section: str, alt: str) -> str:

@@ -12,6 +12,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
+from conf.errors import printable
 from pipelines.report.styles import Style
 from pipelines.report.views import MEASURES
 
@@ -128,7 +129,14 @@ def tidy(data: pd.DataFrame) -> pd.DataFrame:
     for name in ("low", "high"):
         frame[name] = frame[name].astype(float) if name in frame else math.nan
     frame["at"] = frame["x"]
-    return frame[np.isfinite(frame["z" if "z" in frame else "y"].astype(float))].reset_index(drop=True)
+    return spelt(frame[np.isfinite(frame["z" if "z" in frame else "y"].astype(float))].reset_index(drop=True))
+
+
+def spelt(frame: pd.DataFrame) -> pd.DataFrame:
+    """The same texts without characters that no SVG may hold: what draws it would end the process."""
+    texts = [name for name in frame if not pd.api.types.is_numeric_dtype(frame[name])]
+    spelt_out = {str(n): frame[n].map(lambda v: printable(v) if isinstance(v, str) else v) for n in texts}
+    return frame.assign(**spelt_out)
 
 
 def row_lengths(panels: int, most: int) -> list[int]:

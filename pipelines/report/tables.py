@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from conf.errors import markdown_text
 from conf.schema import Statistics
 from mergeopt_core.statistics import Interval
 from pipelines.report import words
@@ -150,7 +151,7 @@ def columns(rows: Sequence[Any]) -> list[Column]:
 def markdown(rows: Sequence[Any]) -> str:
     """The rows as a Markdown table."""
     shown = columns(rows)
-    lines = [[name for name, _ in shown], *([str(cell(row)).replace("|", "\\|") for _, cell in shown] for row in rows)]
+    lines = [[name for name, _ in shown], *([markdown_text(cell(row)) for _, cell in shown] for row in rows)]
     head, *body = ("| " + " | ".join(line) + " |" for line in lines)
     return "\n".join([head, "|" + "---|" * len(shown), *body]) + "\n"
 

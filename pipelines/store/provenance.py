@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 import conf
-from conf.errors import UserError
+from conf.errors import UserError, markdown_text
 from conf.schema import Lora, Optimizer, Training
 from pipelines.checkpoints.card import base_name
 from pipelines.store.integrity import ENTRY, read_entry
@@ -157,7 +157,9 @@ def said(columns: Mapping[str, Any]) -> str:
 
 def markdown(columns: Mapping[str, Any]) -> str:
     """Columns as a table of a model card, without those that are not known."""
-    rows = [f"| {name.replace('_', ' ')} | {value} |" for name, value in columns.items() if value is not None]
+    rows = [
+        f"| {name.replace('_', ' ')} | {markdown_text(value)} |" for name, value in columns.items() if value is not None
+    ]
     return "\n".join(["| how | |", "|---|---|", *rows, ""])
 
 

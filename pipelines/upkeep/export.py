@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from conf.errors import UserError
+from conf.errors import UserError, markdown_text
 from conf.schema import Config
 from pipelines.checkpoints.fingerprint import WeightHash
 from pipelines.merge.card import model_card
@@ -86,8 +86,13 @@ def _scores(about: dict[str, Any], records: list[Record]) -> str:
     for task, score in about["tasks"].items():
         value = "failed" if score["value"] is None else f"{score['value']:.4f}"
         half = "" if score["stderr"] is None else f" ± {1.96 * score['stderr']:.4f}"
-        rows.append(f"| {task} | {score['metric']} | {value}{half} | {score['n']} |")
-    head = [f"## Scores on {about['suite']}", "", "| task | metric | score, 95 % | documents |", "|---|---|---|---|"]
+        rows.append(f"| {markdown_text(task)} | {score['metric']} | {value}{half} | {score['n']} |")
+    head = [
+        f"## Scores on {markdown_text(about['suite'])}",
+        "",
+        "| task | metric | score, 95 % | documents |",
+        "|---|---|---|---|",
+    ]
     how = {"pool": pools_of(about["key"], records), **provenance(about)}
     return "\n".join([*head, *rows, "", markdown(how)])
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from conf.errors import UserError
+from conf.errors import UserError, markdown_text
 from conf.schema import Config
 from pipelines.checkpoints.card import base_name
 from pipelines.checkpoints.folder import HUB_ID, hub_id
@@ -144,7 +144,7 @@ def _front(about: Mapping[str, Any], repo: str, hub: list[str], licence: str | N
 
 def _body(entry: Entry, about: Mapping[str, Any], repo: str, names: list[str]) -> str:
     recipe = about.get("recipe")
-    lines = [f"# {repo.partition('/')[2]}", "", title(about), "", f"- base: {names[0]}"]
+    lines = [f"# {repo.partition('/')[2]}", "", markdown_text(title(about)), "", f"- base: {names[0]}"]
     if recipe:
         lines += [f"- method: {recipe['method']}, seed {recipe['seed']}", "- experts, in order:"]
         lines += [f"  - {name}" for name in names[1:]]
@@ -154,13 +154,14 @@ def _body(entry: Entry, about: Mapping[str, Any], repo: str, names: list[str]) -
     if "trial" in about:
         lines += [
             "",
-            f"## Scores on {about['suite']}",
+            f"## Scores on {markdown_text(about['suite'])}",
             "",
             "| task | metric | score | documents |",
             "|---|---|---|---|",
         ]
         lines += [
-            f"| {task} | {s['metric']} | {'failed' if s['value'] is None else format(s['value'], '.4f')} | {s['n']} |"
+            f"| {markdown_text(task)} | {s['metric']} | "
+            f"{'failed' if s['value'] is None else format(s['value'], '.4f')} | {s['n']} |"
             for task, s in about["tasks"].items()
         ]
         lines += ["", markdown(provenance(about))]

@@ -154,6 +154,7 @@ def test_compare_takes_what_results_wrote(call, swept):  # noqa: F811
         (("evaluate", "model=a", "suite=skils"), ["skills"]),
         (("finetune", "base.path=base", "task.path=mine.jsonl", "finetuning=mergop"), ["mergopt"]),
         (("merge", "base=base", "experts=[a]", "out=m"), ["base.path=base"]),
+        (("merge", "base.path=base", "experts=a", "out=m"), ["'experts=[a]'"]),
         (("merge", "base=tinny", "experts=[a]", "out=m"), ["did you mean tiny"]),
         (("finetune", "base=org/base", "task.path=mine.jsonl"), ["base.path=org/base"]),
         (("finetune", "base.path=base", "task=mine.jsonl"), ["task.path=mine.jsonl"]),

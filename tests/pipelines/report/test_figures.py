@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from conf.errors import printable
 from pipelines.report.charts import specification
 from pipelines.report.figures import draw
 from pipelines.report.maps import _contours
@@ -60,7 +61,7 @@ def test_a_figure_is_drawn_again_where_it_would_be_another_one(tmp_path, monkeyp
 
 
 FIGURES = {
-    "lines": (points(), references()),
+    "lines": (points(("a", "b\x1b[1m"), ("ties", "da\x00re")), references(("a", "b\x1b[1m"))),
     "bars": (points(xs=("gsm8k", "mbpp")), references()),
     "scatter": (points(xs=(1.5, 2.5), setting="λ=0.1"), None),
     "radar": (points(xs=("gsm8k", "mbpp", "alpaca_eval")), None),
@@ -73,16 +74,15 @@ FIGURES = {
 @pytest.mark.parametrize("kind", FIGURES)
 def test_every_kind_is_drawn_the_same_each_time(kind, tmp_path):
     data, refs = FIGURES[kind]
-    first, again = (
-        draw(View("Figure <b> & more", kind, "n", "score"), data, refs, tmp_path / name / "figure") for name in "ab"
-    )
+    view = View("Figure <b> & more\ufffe", kind, "n", "score")
+    first, again = (draw(view, data, refs, tmp_path / name / "figure") for name in "ab")
     assert [p.name for p in first] == ["figure.png", "figure.svg", "figure.csv", "figure.vl.json"]
     assert [p.read_bytes() for p in first] == [p.read_bytes() for p in again]
     assert first[0].read_bytes().startswith(b"\x89PNG")
     told = "".join(ElementTree.fromstring(first[1].read_text()).itertext())
-    assert "Figure <b> & more" in told
-    for name in data["panel"].unique() if "panel" in data else ():
-        assert name in told
+    assert "Figure <b> & more\\ufffe" in told
+    for name in (*data.get("panel", ()), *(data.get("line", ()) if kind == "lines" else ())):
+        assert printable(name) in told  # what no SVG may hold would end the process
     kept = pd.read_csv(first[2])
     measured = "z" if "z" in data else "y"
     np.testing.assert_allclose(kept[measured], data[measured], rtol=1e-5, atol=1e-12)

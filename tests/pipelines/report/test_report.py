@@ -21,7 +21,7 @@ STATISTICS = Statistics(resamples=500)
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
     rows = study(skills=4, n=50, sizes=(2, 3, 4), samples=3)
-    rows += study(skills=4, n=50, sizes=(2, 3, 4), samples=3, pool="mergopt & <co>", seed=1)
+    rows += study(skills=4, n=50, sizes=(2, 3, 4), samples=3, pool="mergopt & <co>\n|x\x1b[1m", seed=1)
     return write_report(rows, tmp_path_factory.mktemp("report"), statistics=STATISTICS, title="Does it pay?")
 
 
@@ -54,6 +54,7 @@ def test_markdown_tables_are_rectangular(report):
         lines = [line for line in text.splitlines() if line.startswith("|")]
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1
         assert len(lines) > 2
+        assert name != "leaderboard.md" or any(r"| mergopt & &lt;co> \|x\x1b[1m |" in line for line in lines)
 
 
 class Page(HTMLParser):

@@ -23,7 +23,7 @@ def test_a_study_reports_the_geometry_of_its_pools(small_study):
     assert set(tables["norm_accuracy"].query("n == 2")["method"]) == {"linear", "dare_linear"}
 
 
-def test_the_geometry_of_every_pool_stands_in_the_page(small_study, monkeypatch):
+def test_the_geometry_of_every_pool_stands_in_the_page(small_study, monkeypatch, drawn):
     other = "+pools.other={base:{name:tiny,steps:10},tasks:{add:{skill:add}},training:{steps:2}}"
     config = small_study(
         "report.geometry=[cosines,layers,laplace]", other, "sampler.subsets=[[add,dist]]", "sampler.sizes=[]",

@@ -20,6 +20,7 @@ import torch
 from rich.console import Console
 
 from cli import terminal
+from cli.app import main
 from conf.compose import compose
 from conf.errors import UserError
 from pipelines.merge.live import merge_into
@@ -75,7 +76,7 @@ def values(store: Path) -> dict[str, dict]:
     return {e.key: e.describe()["tasks"] for e in Store(store).entries("results")}
 
 
-def test_run_repeat_extend(tiny_pool, store, monkeypatch):
+def test_run_repeat_extend(tiny_pool, store, monkeypatch, drawn):
     config = config_of(tiny_pool, store)
     plan = make_plan(config, access_of(config))
     assert (plan.new, plan.cached, plan.problems) == (1 + 3 + 3 * 4, 0, [])
@@ -226,20 +227,16 @@ def test_two_processes_share_a_store(tiny_pool, store):
     assert logs.count("became done") == 16, "a trial was computed by both"
 
 
-def test_json_says_what_ran(tiny_pool, store):
-    command = [
-        sys.executable,
-        "-c",
-        "from cli.app import main; main()",
-        "-q",
-        "sweep",
-        *overrides(tiny_pool, store),
-        "--json",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    told = json.loads(done.stdout)[0]
-    assert (told["run"], told["complete"]) == (16, True)
-    assert done.stderr == ""
+def test_json_says_what_ran(tiny_pool, store, monkeypatch, capfd):
+    monkeypatch.setattr(sys, "argv", ["mergebench", "-q", "sweep", *overrides(tiny_pool, store), "--json"])
+    try:
+        with pytest.raises(SystemExit) as done:
+            main()
+    finally:
+        terminal.set_verbosity(terminal.NORMAL)
+    out, err = capfd.readouterr()
+    told = json.loads(out)[0]
+    assert (done.value.code or 0, told["run"], told["complete"], err) == (0, 16, True, "")
 
 
 def test_a_swept_value_makes_studies_that_are_reported_together(tiny_pool, store):

@@ -105,7 +105,7 @@ def scored(report):
         return {line["key"]: line for line in csv.DictReader(file)}
 
 
-def test_every_trial_and_the_report_are_told(tiny_pool, store, installed, monkeypatch, capsys):  # noqa: F811
+def test_every_trial_and_the_report_are_told(tiny_pool, store, installed, monkeypatch, capsys, drawn):  # noqa: F811
     wandb, trackio, mlflow = WandbLike("wandb"), WandbLike("trackio"), MlflowLike()
     installed(wandb, trackio, mlflow)
     monkeypatch.setenv("WANDB_PROJECT", "mine")
