@@ -220,7 +220,7 @@ def _subsets(plot: Plot, own: pd.DataFrame, place: Mapping[str, Any]) -> Layers:
     rows = own[own["subset"] != ""]
     if rows.empty:
         return []
-    points = alt.Chart(rows).mark_point(filled=True, size=14, opacity=0.55)
+    points = alt.Chart(rows).mark_point(filled=True, size=20, opacity=0.7)
     points = points.encode(**place, color=plot.color(), tooltip=_tooltip(plot, rows))
     return [points.transform_filter(f"subsets && {SHOWN}")]
 

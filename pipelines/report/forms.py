@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from conf.errors import markdown_text
+from conf.errors import markdown_text, printable
 from pipelines.report import tables, words
 from pipelines.report.cells import Value
 from pipelines.report.grids import Grid, marks
@@ -109,7 +109,7 @@ def _row(cells: Sequence[str]) -> str:
 
 def escaped(told: str) -> str:
     """Text with what means something to LaTeX written out."""
-    return "".join(LATEX.get(character, character) for character in told)
+    return "".join(LATEX.get(character, character) for character in printable(told))
 
 
 def write(grid: Grid, folder: Path) -> list[Path]:

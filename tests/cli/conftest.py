@@ -1,20 +1,32 @@
 """The command line as a person runs it."""
 
-import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+
+from cli import terminal
+from cli.app import main
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(scope="session")
-def run():
-    """Run ``mergebench ARGS`` in a process of its own; returns the finished process."""
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run ``mergebench ARGS``; returns its exit code and what it said, as of a finished process."""
 
-    def call(*args: str, cwd: Path = ROOT, timeout: int = 240) -> subprocess.CompletedProcess:
-        command = [sys.executable, "-c", "from cli.app import main; main()", *args]
-        return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=timeout)
+    def call(*args: str, cwd: Path = ROOT) -> SimpleNamespace:
+        monkeypatch.chdir(cwd)
+        monkeypatch.setattr(sys, "argv", ["mergebench", *args])
+        code = 0
+        try:
+            main()
+        except SystemExit as done:
+            code = int(done.code or 0)
+        finally:
+            terminal.set_verbosity(terminal.NORMAL)
+        out = capsys.readouterr()
+        return SimpleNamespace(returncode=code, stdout=out.out, stderr=out.err)
 
     return call
