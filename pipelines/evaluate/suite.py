@@ -39,6 +39,9 @@ TASKS_VERSION = 2
 ATTACK_VERSION = 1
 """Raised when a searched attack would find other instructions; edits of documents go with EVALUATION_VERSION."""
 
+ATTENTIONS = {"sdpa", "eager", "flex_attention", *(f"flash_attention_{version}" for version in (2, 3, 4))}
+"""transformers' own kinds of attention; others are kernels of the hub (OWNER/NAME) or paged (paged|sdpa)."""
+
 QUANTIZATIONS = ("8bit", "4bit")
 """How bitsandbytes may quantise a model that is scored."""
 
@@ -150,6 +153,8 @@ def _check_settings(suite: Suite) -> list[str]:
     if not isinstance(suite.chat_template, (bool, str)):
         problems.append(f"chat_template is {suite.chat_template}; it has to be true, false or a template's name")
     problems += _check_quantization(suite)
+    if (attention := suite.attn_implementation) and not ATTENTIONS & {attention} and not set("/|") & set(attention):
+        problems.append(f"no attn_implementation is called {attention!r}; {nearest(attention, ATTENTIONS)}")
     problems += (f"{name} is {n}; it has to be 1 or more" for name, n in numbers.items() if n is not None and n < 1)
     if suite.samples not in ("all", "none") and not (isinstance(suite.samples, int) and suite.samples >= 0):
         problems.append(f"samples is {suite.samples}; it has to be all, none or a number of documents")
@@ -171,7 +176,7 @@ def _check_quantization(suite: Suite) -> list[str]:
     if suite.linearised is True:
         return ["a linearised model cannot be quantised; leave suite.quantization or suite.linearised out"]
     absent = [name for name in ("bitsandbytes", "accelerate") if importlib.util.find_spec(name) is None]
-    return [f"quantization={suite.quantization} needs the package {name}, which is not installed" for name in absent]
+    return [f"quantization={suite.quantization} needs the package {name}: pip install {name}" for name in absent]
 
 
 def _is_limit(n: Any) -> bool:

@@ -176,7 +176,9 @@ def _columns(row: Row, task: Task, where: str) -> Row:
     wanted = {"messages": task.messages} if task.messages else {"prompt": task.prompt, "completion": task.completion}
     for name, column in wanted.items():
         if column not in row:
-            raise UserError(f"no column {column!r}", where=where, do=f"set task.{name}: {nearest(str(column), row)}")
+            do = f"set task.{name}: {nearest(str(column), row)}"
+            do = "for rows of chats, task.messages=messages" if "messages" in row else do
+            raise UserError(f"no column {column!r}", where=where, do=do)
     out: Row = {name: row[str(column)] for name, column in wanted.items()}
     if task.messages:
         return {"messages": _messages(out["messages"], where)}

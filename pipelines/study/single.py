@@ -111,7 +111,8 @@ def evaluate_model(config: Config, progress: Progress = SILENT) -> Entry:
     """
     _check_out(config.out)
     if problems := check_suite(config.suite, config.datasets):
-        do = "mend the suite, or name a mirror with datasets=DIR"
+        data = "data set" in problems[0] or "MIRROR" in problems[0]
+        do = "name a mirror with datasets=DIR, or mend the suite" if data else "mend the suite"
         raise UserError(problems[0], where=f"suite {config.suite.name}", do=do)
     find_device(config.executor.device)
     access = access_of(config)

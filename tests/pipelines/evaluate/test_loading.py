@@ -215,4 +215,6 @@ def test_what_cannot_be_quantised_is_told(picky, monkeypatch):
     assert "needs the package bitsandbytes" in check_suite(dataclasses.replace(picky, quantization="8bit"))[0]
     told = check_suite(dataclasses.replace(picky, quantization="8bit", linearised=True))
     assert "linearised" in told[0]
+    told = check_suite(dataclasses.replace(picky, attn_implementation="eagre"))
+    assert told == ["no attn_implementation is called 'eagre'; did you mean eager?"]
     assert "template's name" in check_suite(dataclasses.replace(picky, chat_template=3))[0]
