@@ -10,7 +10,7 @@ from conf.errors import printable
 from pipelines.report.charts import specification
 from pipelines.report.figures import draw
 from pipelines.report.maps import _contours
-from pipelines.report.plot import View, row_lengths
+from pipelines.report.plot import View, row_lengths, spelt
 from pipelines.report.styles import COLORS, styles
 
 METHODS = ["task_arithmetic", "ties", "dare", "average", "model_stock", "tsv_m", "iso_c", "task_arithmetic_sb",
@@ -102,7 +102,7 @@ def test_points_of_lines_are_the_data():
     spec = specification(View("t", "lines", "n", "score"), *FIGURES["lines"])
     drawn = pd.concat([rows for layer, rows in marks(spec, "point")])
     pd.testing.assert_frame_equal(
-        drawn[["panel", "line", "x", "y", "low", "high"]].reset_index(drop=True), FIGURES["lines"][0]
+        drawn[["panel", "line", "x", "y", "low", "high"]].reset_index(drop=True), spelt(FIGURES["lines"][0])
     )
     heights = [rows["y"].tolist() for _, rows in marks(spec, "rule")]
     assert heights == [[0.3, 0.6]] * 2
