@@ -86,7 +86,7 @@ def _make_experts(
         at_work = workers() if workers else stack.enter_context(open_workers(config.executor, access))
         for phase in itertools.zip_longest(*planned, fillvalue=()):
             jobs = [job for part in phase for job in part]
-            reasons = at_work.train(jobs, lambda job: step.advance(job.finished, expert=job.title), progress)
+            reasons = at_work.train(jobs, lambda job: step.advance(job.finished, expert=job.names), progress)
             raise_all([UserError(reason) for reason in reasons])
     for base, recipes in by_base.items():
         clear_exchanges(recipes, base, access)

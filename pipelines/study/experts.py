@@ -40,8 +40,12 @@ class Job:
     @property
     def title(self) -> str:
         """What is made, in messages."""
-        names = ", ".join(recipe.name for recipe in self.recipes)
-        return f"expert{'s' * (len(self.recipes) > 1)} {names}"
+        return f"expert{'s' * (len(self.recipes) > 1)} {self.names}"
+
+    @property
+    def names(self) -> str:
+        """Names of the experts."""
+        return ", ".join(recipe.name for recipe in self.recipes)
 
     @property
     def key(self) -> str:
@@ -105,7 +109,8 @@ def phases(recipes: Sequence[ExpertRecipe], base: Source, access: Access, in_pro
             second.append(Job(base, (recipe,)))
         else:
             first.setdefault(recipe.key(base, access), Job(base, (recipe,)))
-    return [phase for phase in ([*first.values()], second, *stretches) if phase]
+    long_first = sorted(first.values(), key=lambda job: -len(job.recipes))
+    return [phase for phase in (long_first, second, *stretches) if phase]
 
 
 def members_of(recipe: ExpertRecipe, base: Source, access: Access) -> dict[str, ExpertRecipe]:
