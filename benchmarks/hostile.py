@@ -1,12 +1,15 @@
 """Broken and hostile input, counted: how many commands end in a traceback, a hang, a kill or too much memory.
 
-``python benchmarks/hostile.py checkpoints|overrides|sample [PART/PARTS] [--show]``
+``python benchmarks/hostile.py checkpoints|overrides|stores|sample [PART/PARTS] [k=TEXT] [--show]``
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections import Counter
@@ -16,7 +19,7 @@ from pathlib import Path
 os.environ.update(OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1", COLUMNS="200")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tests import hostile, hostile_overrides, hostile_runs
+from tests import hostile_attacks, hostile_overrides, hostile_runs, hostile_store
 from tests.cli.world import make_world
 
 SUITE = ("suite=custom", "suite.include_path=tasks", "+suite.tasks.sums.limit=4", "suite.batch_size=4")
@@ -27,21 +30,26 @@ CHECKPOINT_COMMANDS = {
     "evaluate": ("evaluate", "model=bad", *SUITE),
     "evaluate as expert": ("evaluate", "base.path=base", "experts=[bad,b]", *SUITE),
     "finetune": ("finetune", "base.path=bad", *TRAIN),
+    "merge as pickle": ("merge", "base.path=base", "experts=[bad,b]", "out=out", "allow_pickle=true"),
+    "evaluate as chat": ("evaluate", "model=bad", *SUITE, "suite.chat_template=true", "allow_pickle=true"),
 }
+
+OWN = {"merge as pickle": "pickle", "evaluate as chat": ("template", "pickle")}
+"""Commands that only some kinds of checkpoints are for."""
 
 Case = tuple[str, hostile_runs.Ran, list[str]]
 
 
 def checkpoints(world: Path, few: bool = False) -> Iterator[Case]:
     """Every kind of checkpoint in every command that reads one (with ``few`` in one command)."""
-    for number, kind in enumerate(mine(list(hostile.KINDS))):
-        commands = list(CHECKPOINT_COMMANDS.items())
-        for name, args in commands[number % 5 :][:1] if few else commands:
+    for number, kind in enumerate(mine(list(hostile_attacks.KINDS))):
+        commands = [c for c in CHECKPOINT_COMMANDS.items() if c[0] not in OWN or kind.startswith(OWN[c[0]])]
+        for name, args in commands[number % len(commands) :][:1] if few else commands:
             place = world / "case"
             place.mkdir()
             for good in ("base", "a", "b", "a.jsonl", "tasks", "mine.jsonl"):
                 (place / good).symlink_to(world / good)
-            hostile.make(kind, world / "base" if "base" in name else world / "a", place / "bad")
+            hostile_attacks.make(kind, world / "base" if "base" in name else world / "a", place / "bad")
             before = {path.name for path in place.iterdir()}
             ran = hostile_runs.run(args, place)
             yield f"{kind} · {name}", ran, surprises(place, before, args)
@@ -64,12 +72,51 @@ def overrides(world: Path) -> Iterator[Case]:
         shutil.rmtree(place)
 
 
+def stores(world: Path) -> Iterator[Case]:
+    """Every damage to a store in every command that reads one; a study run again gives what it gave before."""
+    for args in (("sweep", *hostile_store.STUDY), ("search", *hostile_store.SEARCH)):
+        made = hostile_runs.run(args, world)
+        assert made.code == 0, made.err
+    store, place = world / "store", world / "case"
+    before, commands = scores(store), hostile_store.commands(store)
+    for damage, name in mine([(damage, name) for damage in hostile_store.DAMAGES for name in commands]):
+        place.mkdir()
+        shutil.copytree(store, place / "store")
+        hostile_store.DAMAGES[damage](place / "store")
+        ran = hostile_runs.run(commands[name], place)
+        found = surprises(place, {"store", "secret.txt"}, commands[name])
+        told = [line for line in ran.err.splitlines() if line.startswith("warning: ")]
+        found += ["told twice"] if len(set(told)) < len(told) else []
+        if name == "sweep" and ran.code == 0 and scores(place / "store").items() < before.items():
+            found.append("other scores")
+        if name == "verify" and ran.code != (0 if damage in hostile_store.SOUND else 1):
+            found.append(f"verify {ran.code}")
+        yield f"{damage} · {name}", ran, found
+        subprocess.run(["chmod", "-R", "u+rwX", place], check=True)
+        shutil.rmtree(place)
+
+
+def scores(store: Path) -> dict[str, str]:
+    """The scores of all results that can be read, by key."""
+    found = {}
+    for entry in (store / "results").iterdir():
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            found[entry.name] = str(json.loads((entry / "entry.json").read_text())["tasks"])
+    return found
+
+
 def sample(world: Path) -> Iterator[Case]:
-    """A few of each, for the tests."""
-    sys.argv[2:] = ["3/120"]
+    """A few of each, and of the stops of kills.py, for the tests."""
+    from benchmarks import kills
+
     hostile_runs.SECONDS = 120.0  # a busy machine is no hang
+    sys.argv[2:] = ["3/150"]
     yield from checkpoints(world, few=True)
     yield from overrides(world)
+    sys.argv[2:] = ["7/997"]
+    yield from stores(world)
+    for case, faults in kills.stops(3, 3, ("merge", "geometry", "report")):
+        yield case, hostile_runs.Ran((), 0, "", "", 0.0, 0), faults
 
 
 def surprises(place: Path, before: set[str], args: Sequence[str]) -> list[str]:
@@ -107,14 +154,15 @@ def main() -> None:
     most = slowest = 0.0
     with tempfile.TemporaryDirectory() as folder:
         make_world(Path(folder))
-        for name, ran, left in globals()[sys.argv[1]](Path(folder)):
-            faults = [fault for fault in (ran.fault, *left) if fault]
-            counts.update(faults or [f"code {ran.code}"])
-            counts["runs"] += 1
-            most, slowest = max(most, ran.memory), max(slowest, ran.seconds)
-            if faults or "--show" in sys.argv:
-                told = f"{', '.join(faults) or ran.code} | {name} | {' | '.join(last_lines(ran))[:400]}"
-                print(f"{told} | {ran.seconds:.1f} s, {ran.memory >> 20} MiB", flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            for name, ran, left in globals()[(*sys.argv[1:], "sample")[0]](Path(folder)):
+                faults = [fault for fault in (ran.fault, *left) if fault]
+                counts.update(faults or [f"code {ran.code}"])
+                counts["runs"] += 1
+                most, slowest = max(most, ran.memory), max(slowest, ran.seconds)
+                if faults or "--show" in sys.argv:
+                    told = f"{', '.join(faults) or ran.code} | {name} | {' | '.join(last_lines(ran))[:400]}"
+                    print(f"{told} | {ran.seconds:.1f} s, {ran.memory >> 20} MiB", flush=True)
     print(dict(counts), f"most memory {most / 2**30:.2f} GiB, slowest {slowest:.1f} s")
     sys.exit(any(not name.startswith("code") and name != "runs" for name in counts))
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version as version_of
@@ -18,7 +18,7 @@ from rich.markup import escape
 from cli import terminal
 from cli.completion import answer_bash
 from cli.options import app
-from conf.errors import UserError
+from conf.errors import UserError, disk_full, redacted
 
 from cli import models, studies, geometry, compare, help, store  # isort: skip  # noqa: F401  # the order of their commands in help
 
@@ -118,12 +118,25 @@ def _run() -> int:
         return 2
     except BrokenPipeError:
         return 1
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if not full and error.filename is None:
-            raise
-        what = "the disk is full" if full else f"cannot read or write: {error.strerror}"
-        do = "free some space" if full else "name another place"
-        _say(UserError(what, where=str(error.filename or "")[:300], do=f"{do}; what was finished is kept"))
-        return 1 if full else 2
+    except Exception as error:
+        told = _cause(error)
+        if told is None:
+            sys.stderr.write(redacted(traceback.format_exc()))
+            return 1
+        _say(told[0])
+        return told[1]
     return 0
+
+
+def _cause(error: Exception) -> tuple[UserError, int] | None:
+    """Line and exit code for a full disk, too little memory and a place that cannot be used; None for another error."""
+    where, kept = str(getattr(error, "filename", None) or "")[:300], "what was finished is kept"
+    if disk_full(error):
+        return UserError("the disk is full", where=where, do=f"free some space; {kept}"), 1
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "allocate memory" in str(error):
+        reason = str(error).partition("\n")[0][:300]
+        do = "choose a smaller model or batch, bfloat16, or another device"
+        return UserError("out of memory", where=reason, do=f"{do}; {kept}"), 1
+    if isinstance(error, OSError) and error.filename is not None:
+        return UserError(f"cannot read or write: {error.strerror}", where=where, do=f"name another place; {kept}"), 2
+    return None

@@ -14,6 +14,8 @@ from pipelines.store.store import KINDS, Entry, Store, title
 
 PLAIN: dict[str, Any] = {"box": None, "pad_edge": False}
 """The look of tables with many columns."""
+MOST = 1000
+"""Entries of a kind in a table, the newest: a terminal takes a millisecond for each."""
 DATE = "%Y-%m-%d %H:%M"
 
 
@@ -24,14 +26,14 @@ def listed(
 
     Of a result also its pool and provenance as plain columns.
     """
-    from pipelines.store.provenance import provenance, training_of
+    from pipelines.store.provenance import provenance, training_told
     from pipelines.store.results import pools_of
 
     records, found = studies(store), []
     for entry, about in [pair for kind in KINDS if kind in kinds for pair in store.read_all(kind)]:
         if "trial" in about:
             about["provenance"] = {"pool": pools_of(entry.key, records), **provenance(about)}
-        trained = (training_of(str(entry.folder)) or {}).get("how", "")
+        trained = (training_told(about) or {}).get("how", "")
         how = " ".join(map(str, (*about.get("provenance", {}).values(), trained)))
         if all(text.lower() in f"{entry.key} {title(about)} {how}".lower() for text in texts):
             found.append((entry, about))
@@ -40,7 +42,7 @@ def listed(
 
 def entries_table(entries: Sequence[tuple[Entry, dict[str, Any]]], root: str) -> Any:
     """Entries by kind: what tells them apart in each row, and below what all of a kind share."""
-    from pipelines.store.provenance import apart, said, training_of
+    from pipelines.store.provenance import apart, said, training_told
 
     table = terminal.table(
         f"{len(entries)} entries in {escape(root)}", ("kind", "key", "what", "how", "mean", "made"), **PLAIN
@@ -48,10 +50,13 @@ def entries_table(entries: Sequence[tuple[Entry, dict[str, Any]]], root: str) ->
     shared = []
     for kind in dict.fromkeys(entry.kind for entry, _ in entries):
         own, rows = [(entry, about) for entry, about in entries if entry.kind == kind], []
-        for entry, about in own:
+        if len(own) > MOST:
+            shared.append(f"{len(own) - MOST} older {kind} are not shown: narrow them by words, or see --json")
+            own = own[-MOST:]
+        for _, about in own:
             how: dict[str, Any] = {"what": title(about), "pool": None, "training": None}
             how |= about.get("provenance", {})
-            if kind != "results" and (trained := training_of(str(entry.folder))):
+            if kind != "results" and (trained := training_told(about)):
                 how |= {"training": trained["how"], "training_seed": trained["seed"]}
             rows.append(how)
         lines, same = apart(rows, ["what", "pool", "training"])
@@ -89,7 +94,7 @@ def entry_card(entry: Entry, about: Mapping[str, Any]) -> Iterator[Any]:
 
 def _origin(entry: Entry, about: Mapping[str, Any]) -> dict[str, Any]:
     """Recipe, training and evaluation settings as lines, of what has them."""
-    from pipelines.store.provenance import provenance, said, training_of
+    from pipelines.store.provenance import provenance, said, training_told
 
     facts: dict[str, Any] = {}
     if recipe := about.get("recipe"):
@@ -99,7 +104,7 @@ def _origin(entry: Entry, about: Mapping[str, Any]) -> dict[str, Any]:
         facts["experts"] = ", ".join(about["names"])
     if "trial" in about:
         facts |= {"how": said(provenance(about))}
-    elif trained := training_of(str(entry.folder)):
+    elif trained := training_told(about):
         facts |= {"base": about["base"]["path"], "training": f"{trained['how']}, seed {trained['seed']}"}
     elif spec := about.get("spec"):
         facts["made from"] = said(spec)

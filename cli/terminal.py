@@ -17,7 +17,7 @@ from rich.errors import MarkupError
 from rich.table import Table
 from rich.text import Text
 
-from conf.errors import printable
+from conf.errors import printable, redacted
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -62,7 +62,7 @@ def set_verbosity(level: int) -> None:
 
 def print_json(payload: Any) -> None:
     """One JSON document on standard output."""
-    sys.stdout.write(json.dumps(payload, indent=2, default=str) + "\n")
+    sys.stdout.write(redacted(json.dumps(payload, indent=2, default=str)) + "\n")
 
 
 def show(*parts: Any, **style: Any) -> None:

@@ -27,9 +27,10 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+from omegaconf.resolvers import oc
 from yaml import YAMLError
 
-from conf.errors import UserError, nearest, no_yaml
+from conf.errors import NAMED_SECRET, UserError, nearest, no_yaml
 from conf.files import check_files
 from conf.scaling import apply_scale
 from conf.schema import Config
@@ -47,6 +48,16 @@ Node = dict[str, Any]
 
 VALUES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
 """What a key of OmegaConf's kinds takes."""
+
+
+def _environment(name: str, *default: str) -> str | None:
+    """The value of an environment variable for ``${oc.env:NAME}``. ValueError for what may be a secret."""
+    if NAMED_SECRET.search(name):
+        raise ValueError(f"{name} may be a secret, and a configuration is told to others")
+    return oc.env(name, *default)
+
+
+OmegaConf.register_new_resolver("oc.env", _environment, replace=True)
 FAULTS = (
     HydraException,
     OmegaConfBaseException,

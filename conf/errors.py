@@ -1,8 +1,11 @@
 """The one error that is meant for people."""
 
 import difflib
+import errno
+import os
 import re
 from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import Any
 
 UNSEEN = re.compile(
@@ -10,6 +13,37 @@ UNSEEN = re.compile(
     "\ud800-\udfff\ufffe\uffff]"  # halves of surrogate pairs, and what XML may not hold
 )
 """Control characters, and those that change a line's direction or are none of a text."""
+
+
+SECRET = re.compile(
+    r"""\bhf_\w{16,}|\bsk-[\w-]{16,}|(?<=://)[^\s/@"']+@|(?i:\bbearer\s+)[\w.~+/=-]{8,}"""
+    r"""|(?<=[?&])\w*(?:token|key|secret|password|signature)=[^\s&#"']+"""
+)
+"""Tokens of the hub and of model services, user and password in an address, and secrets in its query."""
+NAMED_SECRET = re.compile(r"(TOKEN|KEY|SECRET|PASSWORD|PASSWD)$")
+"""Environment variables whose values are told nowhere."""
+SHORTEST = 12
+"""Characters of such a value at least: shorter ones may be words."""
+
+
+def redacted(text: str) -> str:
+    """Text without secrets: those of this process's environment, and whatever has the form of one."""
+    for secret in _secrets():
+        text = text.replace(secret, "***")
+    return SECRET.sub("***", text)
+
+
+@cache
+def _secrets() -> list[str]:
+    found = [value for name, value in os.environ.items() if NAMED_SECRET.search(name) and len(value) >= SHORTEST]
+    return sorted(found, key=len, reverse=True)
+
+
+def disk_full(error: BaseException) -> bool:
+    """Whether an error of any library says that the disk is full."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return any(words in str(error).lower() for words in ("no space left", "os error 28", "disk quota exceeded"))
 
 
 class UserError(Exception):
@@ -20,9 +54,11 @@ class UserError(Exception):
     """
 
     def __init__(self, what: str, *, where: str = "", do: str = "", others: Sequence["UserError"] = ()):
-        self.what, self.where, self.do, self.others = what, where, do, tuple(others)
+        self.what, self.where, self.do = redacted(what), redacted(where), redacted(do)
+        self.others = tuple(others)
         more = f" (and {len(self.others)} more; -v lists them all)" if self.others else ""
-        super().__init__(what + (f" ({where})" if where else "") + (f": {do}" if do else "") + more)
+        where, do = (f" ({self.where})" if where else ""), (f": {self.do}" if do else "")
+        super().__init__(self.what + where + do + more)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything that is wrong, for machines."""
@@ -45,8 +81,8 @@ def no_yaml(error: Exception, where: str) -> UserError:
 
 
 def printable(text: str) -> str:
-    """Text whose control characters, but for line breaks, are spelt out, so that a terminal does nothing by them."""
-    return UNSEEN.sub(lambda found: found[0].encode("unicode_escape", "backslashreplace").decode(), text)
+    """Text for a terminal or log: control characters, but for line breaks, are spelt out, and secrets left out."""
+    return UNSEEN.sub(lambda found: found[0].encode("unicode_escape", "backslashreplace").decode(), redacted(text))
 
 
 def markdown_text(value: object) -> str:

@@ -22,9 +22,10 @@ RANGES: dict[str, tuple[float, float]] = {
     "sampler.samples": (1, 100_000), "sampler.orders": (1, 1000), "sampler.draws": (1, 1000),
     "sampler.sizes": (1, 1000),
     "statistics.confidence": (0.01, 0.9999), "statistics.resamples": (1, 1_000_000),
-    "optimizer.lr": (0, 1e6), "optimizer.weight_decay": (0, 1e6), "optimizer.eps": (0, 1), "optimizer.momentum": (0, 1),
-    "optimizer.betas": (0, 1), "lora.rank": (0, 65_536), "lora.dropout": (0, 1), "lora.alpha": (0, 1e6),
-    "training.steps": (1, 10**9), "training.epochs": (0, 1e6), "training.batch_size": (1, 10**6),
+    "optimizer.lr": (0, 1e38), "optimizer.weight_decay": (0, 1e6), "optimizer.eps": (0, 1),
+    "optimizer.momentum": (0, 1), "optimizer.betas": (0, 1),
+    "lora.rank": (0, 65_536), "lora.dropout": (0, 1), "lora.alpha": (0, 1e6),
+    "training.steps": (1, 10**9), "training.epochs": (1e-9, 1e6), "training.batch_size": (1, 10**6),
     "training.accumulation": (1, 10**6),
     "training.clip": (0, 1e9), "training.warmup_steps": (0, 10**9), "training.max_length": (1, 10**8),
     "training.save_steps": (1, 10**9),
@@ -32,15 +33,18 @@ RANGES: dict[str, tuple[float, float]] = {
     "num_fewshot": (0, 10_000),
     "budget": (1e-6, 1e6), "scale.lr": (1e-12, 1e12), "scale.batch_size": (1e-6, 1e6), "scale.offset": (1e-12, 1e12),
     "collect.examples": (1, 10**9), "base.hidden": (1, 65_536), "base.layers": (1, 1000), "base.steps": (0, 10**9),
-    "search.trials": (1, 1_000_000), "search.points": (1, 10_000), "search.startup": (0, 1_000_000),
+    "search.trials": (1, 1_000_000), "search.points": (1, 10_000), "search.startup": (1, 1_000_000),
     "search.batch": (1, 10_000), "search.top": (1, 10_000),
 }  # fmt: skip
 """Smallest and largest value, by the end of the key; of a list that of each entry."""
 
 
-def check_values(config: Any) -> None:
-    """UserError for the first value that means nothing: told with its key and what it may be."""
-    for key, value in _leaves(config, ""):
+def check_values(config: Any, part: str = "") -> None:
+    """UserError for the first value that means nothing: told with its key and what it may be.
+
+    ``part`` is the key of a part of a configuration, such as training.
+    """
+    for key, value in _leaves(config, part):
         if isinstance(value, str):
             _check_text(key, value)
         elif isinstance(value, (int, float)) and not isinstance(value, bool):

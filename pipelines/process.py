@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from torch import nn
 
@@ -40,6 +41,25 @@ def threads(count: int | None) -> Iterator[None]:
 def fitting_threads(model: nn.Module) -> int | None:
     """One thread for a model whose matrices are too small to be worth sharing out; None (all) for others."""
     return 1 if sum(p.numel() for p in model.parameters()) < TINY else None
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the memory of the host or of a device ran out."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "allocate memory" in str(error)  # torch's allocator on the CPU
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free on a device, or in the host for the CPU."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+
+
+def give_back() -> None:
+    """Give back what is held but not in use, of the host and of the device."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def random_states() -> tuple[Any, ...]:

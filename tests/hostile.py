@@ -622,10 +622,3 @@ ADAPTERS: dict[str, Damage] = {
 }
 
 KINDS: dict[str, Damage] = {**HEADERS, **INDEXES, **CONFIGS, **OTHERS, **ADAPTERS}
-
-
-def make(kind: str, good: Path, folder: Path) -> Path:
-    """A damaged copy of a good checkpoint, at ``folder``."""
-    shutil.copytree(good, folder)
-    KINDS[kind](folder)
-    return folder

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import math
 import os
 import resource
 import signal
@@ -51,16 +53,18 @@ class Ran:
 
 
 def warm() -> None:
-    """Import what commands import, so that forks need not."""
+    """Import what commands import, so that forks need not; figures are not drawn, which would take most of the time."""
     import datasets  # noqa: F401
     import lm_eval.evaluator
     import lm_eval.models.huggingface  # noqa: F401
     import peft  # noqa: F401
     import torch
     import transformers  # noqa: F401
+    import vl_convert
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, Trainer  # noqa: F401
 
     import cli.app  # noqa: F401
+    import conf.compose  # noqa: F401
     import mergeopt_core.merging  # noqa: F401
     import pipelines.evaluate.evaluator
     import pipelines.finetune.train
@@ -70,12 +74,15 @@ def warm() -> None:
     import pipelines.upkeep.export
     import pipelines.upkeep.verify  # noqa: F401
 
+    vl_convert.vegalite_to_svg, vl_convert.svg_to_png = (lambda spec: "<svg >"), (lambda svg, scale: b"")
     torch.set_num_threads(1)
+    gc.collect()
+    gc.freeze()  # what is there already is not touched, and so not copied, by forks
 
 
-def run(args: Sequence[str], cwd: Path) -> Ran:
-    """Run ``mergebench ARGS`` in a fork of this process, in the folder ``cwd``."""
-    out, err = cwd / ".out.txt", cwd / ".err.txt"
+def run(args: Sequence[str], cwd: Path, stop: int = 0, at: float = math.inf, texts: Path | None = None) -> Ran:
+    """Run ``mergebench ARGS`` in a fork of this process, in the folder ``cwd``, stopped by a signal ``at`` seconds."""
+    out, err = ((texts or cwd) / name for name in (".out.txt", ".err.txt"))
     start = time.perf_counter()
     child = os.fork()
     if child == 0:
@@ -86,15 +93,18 @@ def run(args: Sequence[str], cwd: Path) -> Ran:
         done, status, found = os.wait4(child, os.WNOHANG)
         if done:
             code, usage = os.waitstatus_to_exitcode(status), found
+        elif time.perf_counter() - start > at:
+            os.kill(child, stop)
+            at = math.inf
         elif time.perf_counter() - start > SECONDS:
             os.kill(child, signal.SIGKILL)
             usage = os.wait4(child, 0)[2]
         else:
             time.sleep(0.005)
-    texts = [file.read_text(errors="backslashreplace") for file in (out, err)]
+    said = [file.read_text(errors="backslashreplace") for file in (out, err)]
     for file in (out, err):
         file.unlink()
-    return Ran(tuple(args), code, *texts, time.perf_counter() - start, usage.ru_maxrss * 1024)
+    return Ran(tuple(args), code, *said, time.perf_counter() - start, usage.ru_maxrss * 1024)
 
 
 def _become(args: Sequence[str], cwd: Path, out: Path, err: Path) -> None:
@@ -110,10 +120,12 @@ def _become(args: Sequence[str], cwd: Path, out: Path, err: Path) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
         sys.argv = ["mergebench", *args]
         sys.stdout, sys.stderr = (os.fdopen(stream, "w", buffering=1, closefd=False) for stream in (1, 2))
-        from cli import app, terminal
+        from mergebench import main
+
+        from cli import terminal
 
         terminal.out.file, terminal.err.file = sys.stdout, sys.stderr
-        app.main()
+        main()
         code = 0
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)

@@ -5,6 +5,8 @@ sight of other programs; importing ``mergebench`` puts that folder on the module
 ``import pipelines`` works as it does in a checkout. ``mergebench.study`` and its like are in ``api``.
 """
 
+import os
+import signal
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -36,10 +38,18 @@ def __dir__() -> list[str]:
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line; a stop while it still loads ends it in one line, too."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _leave)
     from cli.app import main
 
     main()
+
+
+def _leave(number: int, frame: object) -> None:
+    sys.stderr.write("interrupted: nothing was begun\n")
+    sys.stderr.flush()
+    os._exit(128 + number)
 
 
 def set_up_worker() -> None:

@@ -313,6 +313,8 @@ def run_stock(name: str, group: TensorGroup, parameters: Mapping[str, Any], seed
         raise
     except (RuntimeError, ValueError, IndexError) as error:
         reason = str(error).splitlines()[0]
+        if "allocate memory" in reason:
+            raise
         raise ValueError(f"{group.metadata.name}: mergekit's {name} cannot merge it: {reason}") from error
 
 

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from conf.errors import markdown_text
+from conf.errors import markdown_text, redacted
 from conf.schema import Optimizer, Task, Training
 
 FLAG = "tangent.json"
@@ -49,7 +49,7 @@ def write_card(
         if values:
             lines += ["", f"## {title}", "", "| | |", "|---|---|"]
             lines += [f"| {name} | {_cell(value)} |" for name, value in values.items()]
-    (out / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (out / "README.md").write_text(redacted("\n".join(lines) + "\n"), encoding="utf-8")
 
 
 def write_flag(out: Path, base: Path) -> None:

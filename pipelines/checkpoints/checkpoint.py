@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import mmap
-import pickle
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -15,8 +14,8 @@ from torch import Tensor
 from conf.errors import UserError
 from pipelines.checkpoints.fingerprint import fingerprint
 from pipelines.checkpoints.folder import ADAPTER, locate, weight_files
-from pipelines.checkpoints.headers import HEAD, Place, TensorInfo, first, read_safetensors_header
-from pipelines.checkpoints.untrusted import check_folder, check_types, read_json
+from pipelines.checkpoints.headers import CODES, HEAD, Place, TensorInfo, first, read_safetensors_header
+from pipelines.checkpoints.untrusted import check_file, check_folder, check_types, read_json
 
 CONFIG_TYPES: dict[str, Any] = {
     "model_type": str, "text_config": dict, "quantization_config": dict, "tie_word_embeddings": bool,
@@ -62,7 +61,14 @@ class OpenCheckpoint:
 
     @cached_property
     def _entries(self) -> dict[str, tuple[TensorInfo, Place]]:
-        return {name: entry for file in self.files for name, entry in read_safetensors_header(file).items()}
+        found: dict[str, tuple[TensorInfo, Place]] = {}
+        for file in self.files:
+            entries = read_safetensors_header(file)
+            if twice := sorted(found.keys() & entries.keys()):
+                what = f"{twice[0]} is in {found[twice[0]][1].file.name} and in {file.name}"
+                raise UserError(what, where=str(self.folder), do="take one of them out, or fetch it again")
+            found.update(entries)
+        return found
 
     @cached_property
     def header(self) -> dict[str, TensorInfo]:
@@ -132,11 +138,16 @@ class PickledCheckpoint(OpenCheckpoint):
         tensors: dict[str, Tensor] = {}
         for file in self.files:
             try:
+                check_file(file, most=1 << 62)
                 state = torch.load(file, map_location="cpu", weights_only=True, mmap=_zipped(file))
-            except pickle.UnpicklingError as error:
-                what = f"{file.name} holds more than weights and is not loaded"
+                weights = state.get("state_dict", state)
+                if wrong := next((name for name, value in weights.items() if not _plain(value, file)), None):
+                    raise ValueError(f"{str(wrong)[:80]!r} is no plain tensor")
+            except Exception as error:  # whatever unpickling raises
+                reason = str(error).partition("\n")[0][:200]
+                what = f"{file.name} holds more than weights, or none, and is not loaded: {reason}"
                 raise UserError(what, where=str(self.folder), do="convert it") from error
-            tensors.update(state.get("state_dict", state))
+            tensors.update(weights)
         return tensors
 
     @cached_property
@@ -154,6 +165,13 @@ class PickledCheckpoint(OpenCheckpoint):
 
     def release(self, name: str) -> None:
         """Nothing to give back."""
+
+
+def _plain(value: Any, file: Path) -> bool:
+    """Whether a value is a dense tensor that takes no more than its file holds (a stride of 0 makes any size of it)."""
+    if not isinstance(value, Tensor) or value.layout != torch.strided or value.device.type != "cpu":
+        return False
+    return str(value.dtype).removeprefix("torch.") in CODES and value.nbytes <= file.stat().st_size
 
 
 def _zipped(file: Path) -> bool:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import re
 import shutil
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pipelines.checkpoints.hashes import file_hash
 from pipelines.checkpoints.untrusted import read_json
 
 CONFIGS = ("config.json", "generation_config.json", "adapter_config.json")
@@ -30,10 +28,6 @@ COPIED = ("tokenizer*", "vocab*", "*.model", "chat_template*", "*.tiktoken", "ad
 """Further files that go with a tokenizer wherever it is copied."""
 SAYS_NOTHING = ("_name_or_path", "transformers_version", "_from_model_config", "base_model_name_or_path")
 """Fields of configs that say where a file came from, not what the model is."""
-BLOB = re.compile(r"^[0-9a-f]{64}$")
-SETTLED = 2.0
-"""Seconds after its last change from which on a file's stamp is trusted to change with its content."""
-BLOCK = 1 << 22
 PINNED = 1 << 25
 """Bytes that come from an accelerator at once."""
 
@@ -51,7 +45,7 @@ def fingerprint(
     others = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
     files = [*weights, *others]
     with ThreadPoolExecutor(max_workers=min(4, len(files) or 1)) as pool:
-        hashes = list(pool.map(lambda file: known.get(file.name) or _file_hash(file, cache), files))
+        hashes = list(pool.map(lambda file: known.get(file.name) or file_hash(file, cache), files))
     lines = [f"{file.name} {digest}" for file, digest in zip(files, hashes)]
     lines += [f"{file.name} {_config_hash(file)}" for file in configs]
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
@@ -70,39 +64,6 @@ def _config_hash(file: Path) -> str:
     fields = read_json(file)
     kept = {key: value for key, value in fields.items() if key not in SAYS_NOTHING}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
-
-
-def _file_hash(file: Path, cache: Path | None) -> str:
-    """Hash of a file's bytes, from the cache where its stamp is known."""
-    real = file.resolve()
-    if real.parent.name == "blobs" and BLOB.match(real.name):
-        return real.name
-    stat = real.stat()
-    stamp = f"{real}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ino}"
-    known = cache / hashlib.sha256(stamp.encode()).hexdigest()[:40] if cache else None
-    if known and known.is_file() and BLOB.match(digest := known.read_text(encoding="utf-8")):
-        return digest
-    digest = _read_hash(real)
-    if known and time.time() - stat.st_mtime > SETTLED:
-        _write_whole(known, digest)
-    return digest
-
-
-def _read_hash(file: Path) -> str:
-    digest, buffer = hashlib.sha256(), bytearray(BLOCK)
-    view = memoryview(buffer)
-    with file.open("rb", buffering=0) as stream:
-        while count := stream.readinto(buffer):
-            digest.update(view[:count])
-    return digest.hexdigest()
-
-
-def _write_whole(file: Path, text: str) -> None:
-    """Write beside the place and rename, so that a reader sees all or nothing."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    beside = file.with_name(f"{file.name}.{os.getpid()}.part")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, file)
 
 
 class WeightHash:

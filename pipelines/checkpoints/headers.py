@@ -98,7 +98,7 @@ def read_safetensors_header(file: Path) -> dict[str, tuple[TensorInfo, Place]]:
             (length,) = struct.unpack("<Q", stream.read(8))
             if length > min(size - 8, HEADER):
                 raise ValueError(f"its header would take {length} bytes")
-            header = parse_json(stream.read(length), unique=True)
+            header = parse_json(stream.read(length), strict=True)
         header.pop("__metadata__", None)
         tensors = {name: _entry(file, name, entry, 8 + length) for name, entry in header.items()}
         _check_places(tensors, 8 + length, size)

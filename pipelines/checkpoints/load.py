@@ -14,6 +14,7 @@ import torch
 from conf.errors import UserError
 from pipelines.checkpoints.checkpoint import open_checkpoint
 from pipelines.checkpoints.code import check_code, runs_code
+from pipelines.checkpoints.tokenizer import check_templates, check_tokenizer
 from pipelines.checkpoints.untrusted import read_json
 
 NUMBERS = re.compile(r"^num_|layers?$|^n_layer")
@@ -43,9 +44,11 @@ def load_tokenizer(folder: Path | str, trust: Sequence[str] = ()) -> Any:
     """transformers' tokenizer of a checkpoint folder. Raises UserError where there is none that can be read."""
     from transformers import AutoTokenizer
 
+    check_tokenizer(Path(folder))
     local = _local(folder, trust)
     tokenizer = _sound("tokenizer", folder, lambda: AutoTokenizer.from_pretrained(folder, **local), BESIDE)
     _sound("tokenizer", folder, lambda: tokenizer("a b"), BESIDE)
+    check_templates(tokenizer.chat_template, Path(folder))
     return tokenizer
 
 

@@ -40,10 +40,14 @@ def read_json(file: Path, kind: type = dict, do: str = AGAIN) -> Any:
         raise UserError(f"{file.name} cannot be read: {reason}", where=str(file.parent), do=do) from error
 
 
-def parse_json(data: bytes, kind: type = dict, unique: bool = False) -> Any:
-    """What JSON text holds. Raises ``ValueError``, in words, for anything that is not a sound value of ``kind``."""
+def parse_json(data: bytes, kind: type = dict, strict: bool = False) -> Any:
+    """What JSON text holds; ``strict``: with no name twice and no NaN or Infinity.
+
+    Raises ``ValueError``, in words, for anything that is not a sound value of ``kind``.
+    """
+    hooks: dict[str, Any] = {"object_pairs_hook": _without_doubles, "parse_constant": _no_number} if strict else {}
     try:
-        value = json.loads(data.decode("utf-8"), object_pairs_hook=_without_doubles if unique else None)
+        value = json.loads(data.decode("utf-8"), **hooks)
         if b"\\u" in data:
             json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no text
     except UnicodeError:
@@ -68,6 +72,10 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(table) < len(pairs):
         raise ValueError("it holds a name twice")
     return table
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"it holds {text}")
 
 
 def check_folder(folder: Path) -> None:

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from conf.errors import UserError, nearest
 from conf.schema import Statistics
 from mergeopt_core.statistics import detectable, documents_needed, holm, mcnemar, paired_bootstrap, sign_flip
-from pipelines.compare.scores import choose_metric, read_scores
+from pipelines.compare.scores import choose_metric, of_result, read_scores
+from pipelines.store.samples import read_table
 from pipelines.store.store import Store, title
 
 MEAN = "mean"
@@ -79,7 +80,7 @@ def compare_results(
     """
     if len(names) < 2:
         raise UserError("it takes two results to compare", where="compare", do="name two or more folders or keys")
-    frames = [read_scores(_folder(name, store)) for name in names]
+    frames = [_scores(name, store) for name in names]
     labels = _labels(names, store)
     notes: list[str] = []
     matrices = _pair(labels, frames, metric, tasks, notes)
@@ -98,9 +99,16 @@ def compare_results(
     return Comparison(scores, _corrected(rows) + (_corrected(overall) if len(matrices) > 1 else []), notes)
 
 
-def _folder(name: str, store: Store) -> Path:
+def _scores(name: str, store: Store) -> pd.DataFrame:
+    """The scores in a folder, or of the result that a key of the store begins."""
     path = Path(name).expanduser()
-    return path if path.is_dir() else store.find(name).folder
+    if path.is_dir():
+        return read_scores(path)
+    entry = store.find(name)
+    if entry.kind != "results":
+        do = "name a result, as `mergebench ls --kind results` lists them"
+        raise UserError(f"{name} is in the store's {entry.kind}, which have no scores", where="compare", do=do)
+    return of_result(entry.describe(), read_table(store, entry).to_pandas())
 
 
 def _labels(names: Sequence[str], store: Store) -> list[str]:

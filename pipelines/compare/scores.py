@@ -44,10 +44,13 @@ def _ours(folder: Path) -> Iterator[pd.DataFrame]:
     entry, documents = folder / "entry.json", folder / "documents.parquet"
     if not (entry.is_file() and documents.is_file()):
         return
-    chosen = {name: task["metric"] for name, task in json.loads(entry.read_text())["tasks"].items()}
-    frame = pd.read_parquet(documents)
-    first = frame["metric"] == frame["task"].map(chosen)
-    yield pd.concat([frame[first], frame[~first]]).assign(digest="")
+    yield of_result(json.loads(entry.read_text(encoding="utf-8")), pd.read_parquet(documents))
+
+
+def of_result(about: Mapping[str, Any], frame: pd.DataFrame) -> pd.DataFrame:
+    """The scores of one of our results, from what its entry says and its table; each task's own metric first."""
+    first = frame["metric"] == frame["task"].map({name: task["metric"] for name, task in about["tasks"].items()})
+    return pd.concat([frame[first], frame[~first]]).assign(digest="")[COLUMNS]
 
 
 def _lm_eval(folder: Path) -> Iterator[pd.DataFrame]:

@@ -7,7 +7,6 @@ import dataclasses
 from random import Random
 from typing import Any
 
-import torch
 from lm_eval.api import metrics
 from lm_eval.api.instance import Instance
 from torch import nn
@@ -19,7 +18,7 @@ from pipelines.evaluate.attacks.instruction import BREAK, HOLE, Instruction, str
 from pipelines.evaluate.build import BuiltTask, Leaf, reason
 from pipelines.evaluate.requests import LiveLM, NotFiniteError, Scorer, Tick
 from pipelines.evaluate.score import per_document
-from pipelines.process import restore
+from pipelines.process import out_of_memory, restore
 
 
 def attacked(
@@ -36,9 +35,11 @@ def attacked(
         try:
             searches = [_Search(task, leaf, suite, lm, model, batch_size, tick) for leaf in task.leaves]
             out.append(dataclasses.replace(task, leaves=[search.run(found) for search in searches]))
-        except (torch.OutOfMemoryError, NotFiniteError):
+        except NotFiniteError:
             raise
         except Exception as error:
+            if out_of_memory(error):
+                raise
             out.append(dataclasses.replace(task, leaves=[], error=reason(error)))
     return out, found
 

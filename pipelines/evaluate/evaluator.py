@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from lm_eval.api.instance import Instance
 from torch import nn
 
@@ -28,6 +27,7 @@ from pipelines.process import (
     fitting_threads,
     fresh_maps,
     offline,
+    out_of_memory,
     random_states,
     restore,
     silence,
@@ -108,7 +108,9 @@ class Evaluator:
                     tasks, scorer, found = self._asked(model, who, progress)
                     failed = self._answers(tasks, scorer, model, who, progress)
                     break
-                except torch.OutOfMemoryError:
+                except Exception as error:
+                    if not out_of_memory(error):
+                        raise
                     if not make_room():
                         self.scorer.halve(who)
             summary = Summary(tasks, failed, self.suite)
@@ -225,12 +227,12 @@ class Evaluator:
                     try:
                         for leaf in task.leaves:
                             scorer.run(leaf, model, step.advance)
-                    except torch.OutOfMemoryError:
-                        raise
                     except NotFiniteError as error:
                         where = f"{who}, task {task.key}"
                         raise UserError(str(error), where=where, do="the weights are broken") from None
                     except Exception as error:
+                        if out_of_memory(error):
+                            raise
                         failed[task.key] = reason(error)
         return failed
 

@@ -126,9 +126,14 @@ def _values(inline: str, listed: str) -> list[str]:
     return [part.strip().strip("'\"") for part in parts if part.strip()]
 
 
+def user_cache() -> Path:
+    """The person's own folder for what is slow to make and never changes: what is run is not taken from a store."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mergebench"
+
+
 def _installed() -> TaskIndex:
     root, version = lm_eval_tasks(), lm_eval_version()
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mergebench" / f"lm_eval_{version}.json"
+    cache = user_cache() / f"lm_eval_{version}.json"
     try:
         cached = json.loads(cache.read_text(encoding="utf-8"))
         if cached.pop("root") == str(root):

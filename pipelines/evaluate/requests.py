@@ -23,6 +23,7 @@ from pipelines.checkpoints.load import load_config
 from pipelines.evaluate.build import Leaf
 from pipelines.evaluate.engine import Answer, Batch, Pair, batches, can_share, forest, log_likelihoods
 from pipelines.evaluate.reader import open_tokenizer
+from pipelines.process import give_back
 
 Tick = Callable[[int], None]
 
@@ -166,8 +167,7 @@ class Scorer:
         if self.batch_size == 1:
             raise UserError(f"out of memory at batch size 1 ({who})", do="use a larger device or suite.max_length")
         self.batch_size //= 2
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        give_back()
 
     def run(self, leaf: Leaf, model: nn.Module, tick: Tick) -> None:
         """Answer a leaf's requests and pass the answers through its filters."""

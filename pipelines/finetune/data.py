@@ -8,14 +8,26 @@ import json
 import random
 import re
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from conf.errors import UserError, nearest
 from conf.schema import Task
+from pipelines.checkpoints.hashes import read_hash
+from pipelines.checkpoints.untrusted import check_file
 from pipelines.tiny import skills
 
 Row = dict[str, Any]
+
+WHOLE = 256 << 20
+"""Bytes of a file at most that is parsed as one; .jsonl is read line by line."""
+LINE = 64 << 20
+"""Characters of a line at most."""
+ROWS = 20_000_000
+"""Rows of a Parquet file at most."""
 
 
 def task_fingerprint(task: Task, datasets: str | None = None, online: bool = True) -> str:
@@ -32,7 +44,7 @@ def task_fingerprint(task: Task, datasets: str | None = None, online: bool = Tru
         return f"hub:{task.path}:{task.subset or ''}:{_hub_commit(task, online)}"
     digest = hashlib.sha256()
     for file in files:
-        digest.update(hashlib.sha256(file.read_bytes()).digest())
+        digest.update(bytes.fromhex(read_hash(file)))
     return f"files:{digest.hexdigest()[:32]}"
 
 
@@ -89,16 +101,16 @@ def _find_files(task: Task, datasets: str | None) -> list[Path] | None:
         if place.exists() and place == places[0] and (task.subset or task.revision):
             name = "subset" if task.subset else "revision"
             raise UserError(f"local files have no {name}", where=f"task.{name}", do="leave it out")
-        if place.is_file():
+        if place.exists() and not place.is_dir():
             if place.suffix not in READERS:
                 do = f"give a file of one of these kinds: {', '.join(READERS)}"
                 raise UserError(f"cannot read {place.name}", where=str(place), do=do)
             if task.split != Task.split:
                 do = f"leave it out, or give a folder that holds {task.split}{place.suffix}"
                 raise UserError(f"the one file {place.name} has no splits", where=f"task.split={task.split}", do=do)
-            return [place]
+            return _checked([place])
         if place.is_dir():
-            return _split_files(place, task.split)
+            return _checked(_split_files(place, task.split))
     if Path(task.path).suffix in READERS or task.path.startswith((".", "/", "~")):
         raise UserError(f"no such file: {task.path}", where=f"task {task.name}", do="check task.path")
     return None
@@ -120,16 +132,38 @@ def _read_file(file: Path) -> Iterator[tuple[int, Row]]:
         yield from READERS[file.suffix](file)
     except UnicodeDecodeError as error:
         raise UserError(f"{file.name} is not UTF-8", where=f"byte {error.start}", do="save it as UTF-8") from None
+    except (OSError, ValueError, csv.Error) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"cannot read {file.name}: {reason}", where=str(file), do="check the file") from None
+
+
+def _checked(files: list[Path]) -> list[Path]:
+    for file in files:
+        try:
+            check_file(file.resolve(), most=WHOLE if file.suffix == ".json" else _room())
+        except (OSError, ValueError) as error:
+            what = f"cannot read {file.name}: {getattr(error, 'strerror', None) or error}"
+            raise UserError(what, where=str(file), do="name another file, or split it") from None
+    return files
+
+
+def _room() -> int:
+    """Bytes of a file at most: its rows are held in memory."""
+    return psutil.virtual_memory().total // 4
 
 
 def _read_jsonl(file: Path) -> Iterator[tuple[int, Row]]:
-    for i, line in enumerate(file.read_text(encoding="utf-8").split("\n"), 1):
-        if not line.strip():
-            continue
-        row = _parse(line, f"line {i} of {file.name} is no JSON", f"{file}:{i}")
-        if not isinstance(row, dict):
-            raise UserError(f"line {i} of {file.name} is no JSON object", where=f"{file}:{i}", do="write {…} a line")
-        yield i, row
+    with file.open(encoding="utf-8") as lines:
+        for i, line in enumerate(iter(partial(lines.readline, LINE), ""), 1):
+            if len(line) == LINE:
+                raise ValueError(f"line {i} is longer than {LINE:,} characters")
+            if not line.strip():
+                continue
+            row = _parse(line, f"line {i} of {file.name} is no JSON", f"{file}:{i}")
+            if not isinstance(row, dict):
+                what = f"line {i} of {file.name} is no JSON object"
+                raise UserError(what, where=f"{file}:{i}", do="write {…} a line")
+            yield i, row
 
 
 def _read_json(file: Path) -> Iterator[tuple[int, Row]]:
@@ -145,9 +179,14 @@ def _read_json(file: Path) -> Iterator[tuple[int, Row]]:
 
 def _parse(text: str, what: str, where: str | None) -> Any:
     try:
-        return json.loads(text)
+        value = json.loads(text)
+        if "\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no text
+        return value
     except json.JSONDecodeError as error:
         raise UserError(what, where=where or f"line {error.lineno}", do=f"mend it: {error.msg}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(what, where=where or "", do=f"mend it: {error}") from None
 
 
 def _read_csv(file: Path) -> Iterator[tuple[int, Row]]:
@@ -162,6 +201,10 @@ def _read_parquet(file: Path) -> Iterator[tuple[int, Row]]:
     from pyarrow import ArrowException
 
     try:
+        about = pq.read_metadata(file)
+        size = sum(about.row_group(i).total_byte_size for i in range(about.num_row_groups))
+        if about.num_rows > ROWS or size > _room():
+            raise OSError(f"it holds {about.num_rows:,} rows of {size:,} bytes")
         rows = pq.read_table(file).to_pylist()
     except (ArrowException, OSError) as error:
         raise UserError(f"cannot read {file.name}", where=str(error).splitlines()[0], do="check the file") from None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from conf.errors import UserError, nearest
 from conf.schema import Optimizer, Task, Training
+from conf.values import check_values
 
 if TYPE_CHECKING:
     import torch
@@ -160,17 +161,7 @@ def check_training(training: Training, method: str) -> None:
     def refuse(what: str, name: str, do: str) -> None:
         raise UserError(what, where=f"training.{name}", do=do)
 
-    for names, valid, do in (
-        (("steps", "batch_size", "accumulation", "save_steps", "max_length"), lambda v: v >= 1, "give 1 or more"),
-        (("epochs",), lambda v: v > 0, "give more than 0"),
-        (("clip", "warmup_steps"), lambda v: v >= 0, "give 0 or more"),
-    ):
-        for name in names:
-            value = getattr(training, name)
-            if value is not None and not valid(value):
-                refuse(f"{name} is {value}", name, do)
-    if training.lora.rank < 0:
-        refuse(f"the rank is {training.lora.rank}", "lora.rank", "give 0 or more")
+    check_values(training, "training")
     for name, known in (("schedule", SCHEDULES), ("precision", PRECISIONS)):
         if getattr(training, name) not in known:
             refuse(f"unknown {name} {getattr(training, name)!r}", name, nearest(getattr(training, name), known))
@@ -205,11 +196,7 @@ def base_optimizer(spec: Optimizer, model: nn.Module, masters: bool = False) -> 
     """
     from mergeopt_core.finetuning import MasterWeights
 
-    if not spec.lr >= 0 or math.isinf(spec.lr):
-        raise UserError(f"the learning rate is {spec.lr}", where="optimizer.lr", do="give a number, 0 or more")
-    if not spec.weight_decay >= 0:
-        what = f"the weight decay is {spec.weight_decay}"
-        raise UserError(what, where="optimizer.weight_decay", do="give a number, 0 or more")
+    check_values(spec, "optimizer")
     base = _make(spec, _groups(model.parameters(), spec.weight_decay))
     return MasterWeights(base) if masters else base
 

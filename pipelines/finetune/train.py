@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
 import json
 import os
 import shutil
@@ -19,7 +18,7 @@ from typing import Any
 
 from transformers import TrainingArguments
 
-from conf.errors import UserError
+from conf.errors import UserError, disk_full
 from conf.schema import Optimizer, Task, Training
 from mergeopt_core.finetuning import MasterWeights
 from mergeopt_core.randomness import random_state_restored
@@ -35,7 +34,7 @@ from pipelines.finetune.tangent import delinearise
 from pipelines.finetune.tokens import Collator, PackCollator, encode, pack
 from pipelines.finetune.trainer import ExpertTrainer, MetricsCallback, NotFiniteError, PeakMemory
 from pipelines.finetune.turns import Turns
-from pipelines.process import silence, threads, uncollected
+from pipelines.process import out_of_memory, silence, threads, uncollected
 from pipelines.progress import SILENT, Progress, Within
 
 SMALL = 2_000_000
@@ -228,8 +227,7 @@ def _full_disk(folder: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if full or "no space left" in str(error).lower() or "os error 28" in str(error).lower():
+        if disk_full(error):
             do = "free some room and give the command again"
             raise UserError("the disk is full", where=str(folder), do=do) from None
         raise
@@ -345,6 +343,15 @@ def _train(run: Run, loaded: Loaded, trainer: ExpertTrainer, newest: Path | None
         what, where = f"{run.name}: {error}", f"last good weights: {_keep(run, loaded, trainer)}"
         do = "lower optimizer.lr, set training.clip, or look at the data of that step"
         raise UserError(what, where=where, do=do) from None
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        loaded.model.zero_grad(set_to_none=True)
+        size, more = run.training.batch_size, 2 * run.training.accumulation
+        halved = f"training.batch_size={size // 2} training.accumulation={more} (the same step), " if size > 1 else ""
+        what = f"{run.name}: out of memory with {size} examples at once ({str(error).partition(chr(10))[0]})"
+        do = f"give {halved}training.gradient_checkpointing=true, a smaller training.max_length or lora.rank=16"
+        raise UserError(what, where=f"on {loaded.device}", do=do) from None
 
 
 def _keep(run: Run, loaded: Loaded, trainer: ExpertTrainer) -> str:

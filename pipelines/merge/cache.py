@@ -12,6 +12,7 @@ import threading
 import uuid
 from collections import OrderedDict
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +59,14 @@ class MergeCache:
     def __setitem__(self, key: tuple[str, ...], value: Any) -> None:
         self._remember(key, value)
         if key[0] == ON_DISK:
-            self.folder.mkdir(parents=True, exist_ok=True)
             beside = self.folder / f"{uuid.uuid4().hex}.tmp"
-            save_file({name: tensor.contiguous() for name, tensor in value.items()}, beside)
-            os.replace(beside, self._file(key))
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                save_file({name: tensor.contiguous() for name, tensor in value.items()}, beside)
+                os.replace(beside, self._file(key))
+            except (OSError, SafetensorError):  # a disk that is full or read-only: computed again next time
+                with suppress(OSError):
+                    beside.unlink(missing_ok=True)
 
     def _file(self, key: tuple[str, ...]) -> Path:
         return self.folder / (hashlib.sha256("\0".join(key).encode()).hexdigest()[:32] + ".safetensors")

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from conf.errors import UserError
 from pipelines.report.data import TrialRow
 from pipelines.report.panel import Panel
 
@@ -109,7 +109,7 @@ class _Reader:
         if row.key not in self.known:
             try:
                 self.known[row.key] = _read(row.samples().to_pylist() if row.samples else [], row.metrics)
-            except (OSError, ValueError, pa.ArrowException):
+            except (UserError, ValueError, LookupError, TypeError, AttributeError):
                 self.known[row.key] = {}  # a damaged sample costs its page, never the report
         return self.known[row.key]
 

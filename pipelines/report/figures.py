@@ -42,7 +42,7 @@ def draw(
     told = json.dumps(spec, ensure_ascii=False) + "\n"
     out.parent.mkdir(parents=True, exist_ok=True)
     data.to_csv(csv, index=False, float_format="%.6g", lineterminator="\n", encoding="utf-8")
-    if all(path.is_file() for path in paths) and text.read_text(encoding="utf-8") == told:
+    if all(path.is_file() for path in paths) and text.read_bytes() == told.encode():
         return paths
     import vl_convert
 

@@ -7,6 +7,7 @@ import hashlib
 import math
 import os
 import re
+from contextlib import suppress
 from functools import cache
 from html import escape
 from importlib.metadata import version
@@ -64,15 +65,18 @@ def render(report: Report, kept: Path | None = None) -> dict[str, str]:
 def _vega(kept: Path | None) -> str:
     """Vega, Vega-Lite and their embedding as one script."""
     file = kept and kept / f"vega-{version('vl-convert-python')}.js"
-    if file and file.is_file():
-        return file.read_text(encoding="utf-8")
+    with suppress(OSError, UnicodeError):
+        if file and file.is_file():
+            return file.read_text(encoding="utf-8")
     import vl_convert
 
     script = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;").replace("</script", "<\\/script")
-    if file:
-        part = file.with_suffix(f".{os.getpid()}")
-        part.write_text(script, encoding="utf-8")
-        part.replace(file)
+    with suppress(OSError):  # a cache that cannot be written costs seconds, not the report
+        if file:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            part = file.with_suffix(f".{os.getpid()}")
+            part.write_text(script, encoding="utf-8")
+            part.replace(file)
     return script
 
 

@@ -18,9 +18,9 @@ from pipelines.report.figures import draw
 from pipelines.report.panel import Panel, build_panels
 from pipelines.report.plot import View
 from pipelines.search.objectives import Objective
+from pipelines.store.samples import read_table
 from pipelines.store.store import Store
 from pipelines.study.trial import Trial
-from pipelines.study.worker import documents_of
 
 
 @dataclass
@@ -165,7 +165,7 @@ def _row(trial: Trial, store: Store) -> TrialRow:
         key=trial.key,
         scores={name: task["value"] for name, task in sorted(tasks.items())},
         n={name: task["n"] for name, task in tasks.items()},
-        documents=lambda: documents_of(store, entry),
+        documents=lambda: read_table(store, entry),
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from conf.errors import UserError
+from conf.errors import UserError, redacted
 from conf.schema import Config, Sampler, Suite
 from mergeopt_core.merging.mergekit_api import describe
 from pipelines.evaluate import check_suite, suite_fingerprint
@@ -286,7 +286,7 @@ class _Search:
 
     def _write(self, result: SearchResult) -> None:
         """The search as JSON, and as a table of what was tried."""
-        (self.folder / "search.json").write_text(json.dumps(result.to_dict(), indent=1) + "\n")
+        (self.folder / "search.json").write_text(redacted(json.dumps(result.to_dict(), indent=1)) + "\n")
         rows = [
             {
                 "number": "default" if c.default else c.number,

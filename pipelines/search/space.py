@@ -20,6 +20,7 @@ from scipy.special import betaincinv
 
 from conf.errors import UserError, nearest
 from conf.schema import Search
+from conf.values import check_values
 from mergeopt_core.merging.info import MethodInfo, Parameter
 from pipelines.store.store import content_key
 
@@ -198,10 +199,7 @@ def check_sampler(search: Search, dimensions: Sequence[Dimension]) -> int:
     if search.sampler not in SAMPLERS:
         what = f"no sampler is called {search.sampler!r}"
         raise UserError(what, where="search.sampler", do=nearest(search.sampler, SAMPLERS))
-    for name in ("points", "startup", "batch", "top", "trials"):
-        value = getattr(search, name)
-        if value is not None and value < 1:
-            raise UserError(f"search.{name} is {value}", where="search", do="give it 1 or more")
+    check_values(search, "search")
     if search.sampler == "cmaes":
         if search.objectives:
             raise UserError(

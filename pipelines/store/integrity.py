@@ -2,37 +2,27 @@
 
 ``entry.json`` carries ``checksum``, the SHA-256 of its own bytes with that hash written as zeros, and ``files``. Entry
 and sizes are checked at every read, which costs some microseconds; ``verify`` hashes all files.
-Entries of before have none of this: of those the fields that are relied on are checked.
+Entries of before have none of this; of all the fields that are relied on are checked.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from conf.errors import UserError
+from conf.errors import UserError, redacted
+from pipelines.checkpoints.hashes import file_hash
 from pipelines.checkpoints.untrusted import check_file, parse_json
+from pipelines.store.fields import misfit
 
 ENTRY = "entry.json"
 FORMAT = 2
 """Of what is written; entries that name none are of the first."""
 ZEROS = "0" * 64
-BLOCK = 1 << 22
-
-NUMBER, NOTHING = (int, float), type(None)
-FIELDS: dict[str, dict[str, Any]] = {
-    "results": {
-        "trial": str, "model": dict, "names": list, "base": dict, "experts": list, "recipe": (dict, NOTHING),
-        "suite": str, "settings": dict, "tasks": dict,
-    },
-    "bases": {"name": str}, "experts": {"name": str}, "merges": {"weights": str},
-    "statistics": {"statistic": str, "name": str, "task": str, "expert": dict, "sha256": str},
-}  # fmt: skip
-"""What entries of the first format hold, by kind, beside the time of making."""
-TASK = {"metric": str, "value": (*NUMBER, NOTHING), "stderr": (*NUMBER, NOTHING), "n": (int, NOTHING)}
 
 
 class Damaged(UserError):  # noqa: N818  # a UserError, named for what it tells
@@ -48,11 +38,11 @@ class _ChangedError(ValueError):
 def write_entry(draft: Path, entry: Mapping[str, Any]) -> None:
     """Write ``entry.json`` into a draft whose other files are all there."""
     files = {
-        str(file.relative_to(draft)): [file.stat().st_size, sha256(file)]
+        str(file.relative_to(draft)): [file.stat().st_size, file_hash(file)]
         for file in sorted(draft.rglob("*")) if file.is_file() and file.suffix != ".md"
     }  # fmt: skip
     sealed = {**entry, "format": FORMAT, "files": files, "checksum": ZEROS}
-    text = json.dumps(sealed, indent=1, sort_keys=True, allow_nan=False) + "\n"
+    text = redacted(json.dumps(sealed, indent=1, sort_keys=True, allow_nan=False)) + "\n"
     digest = hashlib.sha256(text.encode()).hexdigest()
     (draft / ENTRY).write_text(text.replace(f'"checksum": "{ZEROS}"', f'"checksum": "{digest}"', 1), encoding="utf-8")
 
@@ -65,12 +55,15 @@ def read_entry(kind: str, folder: Path) -> dict[str, Any]:
     try:
         check_file(folder / ENTRY)
         data = (folder / ENTRY).read_bytes()
-        about = parse_json(data)
+        about = parse_json(data, strict=True)
         _check_format(about, f"{kind}:{folder.name[:10]}")
         if "checksum" in about or "format" in about:
-            _check_seal(about, data, folder)
-        else:
-            _check_fields(kind, about)
+            _check_seal(about, data)
+        if wrong := misfit(kind, about):
+            raise ValueError(f"{wrong} is not what an entry says")
+        if (about["kind"], about["key"]) != (kind, folder.name):
+            raise ValueError(f"it is {about['kind']}:{about['key'][:10]}")
+        _check_sizes(about, folder)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         what = f"{kind}:{folder.name[:10]} is damaged: {reason}"
@@ -80,21 +73,15 @@ def read_entry(kind: str, folder: Path) -> dict[str, Any]:
     return about
 
 
-def changed_file(folder: Path, about: Mapping[str, Any], only: str | None = None) -> str:
-    """The first file of an entry whose content is not what was committed; empty for none."""
+def changed_file(folder: Path, about: Mapping[str, Any], only: str | None = None, cache: Path | None = None) -> str:
+    """The first file of an entry whose content is not what was committed; empty for none.
+
+    ``cache`` has the hashes of files that were read before and have their size and time of then.
+    """
     for name, (_, digest) in about.get("files", {}).items():
-        if only in (None, name) and sha256(folder / name) != digest:
+        if only in (None, name) and file_hash(folder / name, cache) != digest:
             return name
     return ""
-
-
-def sha256(file: Path) -> str:
-    """Hash of a file's bytes."""
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _check_format(about: Mapping[str, Any], name: str) -> None:
@@ -106,26 +93,18 @@ def _check_format(about: Mapping[str, Any], name: str) -> None:
         raise UserError(what, do="update mergebench, or use another store")
 
 
-def _check_seal(about: Mapping[str, Any], data: bytes, folder: Path) -> None:
+def _check_seal(about: Mapping[str, Any], data: bytes) -> None:
     told = about.get("checksum")
     if not isinstance(told, str) or len(told) != 64:
         raise ValueError("it has no checksum")
     if hashlib.sha256(data.replace(told.encode(), ZEROS.encode(), 1)).hexdigest() != told:
         raise _ChangedError(f"{ENTRY} was changed")
-    for name, (size, _) in about["files"].items():
-        if (folder / name).stat().st_size != size:
+    if "files" not in about:
+        raise ValueError("it names no files")
+
+
+def _check_sizes(about: Mapping[str, Any], folder: Path) -> None:
+    for name, (size, _) in about.get("files", {}).items():
+        found = (folder / name).stat()
+        if found.st_size != size or not stat.S_ISREG(found.st_mode):
             raise _ChangedError(f"{name} was changed or cut")
-
-
-def _check_fields(kind: str, about: Mapping[str, Any]) -> None:
-    tasks = about.get("tasks", {})
-    of_tasks = [(task, TASK) for task in (tasks.values() if isinstance(tasks, dict) else ())]
-    known = {**FIELDS[kind], "made": NUMBER} if kind in FIELDS else {}
-    for fields, types in ((about, known), *of_tasks):
-        for name, wanted in types.items():
-            if not isinstance(fields, dict) or not isinstance(fields.get(name), wanted):
-                raise ValueError(f"{name} is not what an entry says")
-    if kind == "results":
-        scored, base = about["settings"].get("tasks"), about["base"]
-        if not isinstance(scored, dict) or not {"path", "fingerprint"} <= set(base) or "error" not in str(tasks):
-            raise ValueError("it does not say what was scored")

@@ -15,8 +15,8 @@ import conf
 from conf.errors import UserError, markdown_text
 from conf.schema import Lora, Optimizer, Training
 from pipelines.checkpoints.card import base_name
-from pipelines.store.integrity import ENTRY, read_entry
-from pipelines.store.store import content_key
+from pipelines.store.integrity import read_entry
+from pipelines.store.store import KINDS, content_key
 
 UNKNOWN = "—"
 """What an older entry does not say, and what a checkpoint that was found does not tell."""
@@ -78,7 +78,11 @@ def training_columns(trained: Iterable[Mapping[str, Any] | None]) -> dict[str, A
 
 def training_of(folder: str) -> dict[str, Any] | None:
     """How the expert in a folder was fine-tuned (all but defaults) and its seed; None for one not made here."""
-    about = _entry(Path(folder))
+    return training_told(_entry(Path(folder)))
+
+
+def training_told(about: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The same from what an expert's entry says; None for another entry."""
     if "finetuning" not in about:
         return None
     method, optimizer, training = (dict(about[part]) for part in ("finetuning", "optimizer", "training"))
@@ -107,8 +111,9 @@ def training_costs(folder: str) -> dict[str, float]:
 
 @lru_cache
 def _defaults(method: str) -> dict[str, Any]:
-    """The parameters of a fine-tuning method as its YAML gives them, which are the method's own defaults."""
-    return yaml.safe_load((files(conf) / "finetuning" / f"{method}.yaml").read_text())
+    """The default parameters of a fine-tuning method, as its YAML gives them; none of an unknown one."""
+    file = files(conf) / "finetuning" / f"{method}.yaml"
+    return yaml.safe_load(file.read_text()) if file.is_file() else {}
 
 
 def joined(values: Iterable[Any]) -> Any:
@@ -165,9 +170,9 @@ def markdown(columns: Mapping[str, Any]) -> str:
 
 @lru_cache(maxsize=4096)
 def _entry(folder: Path) -> dict[str, Any]:
-    """What the entry in a folder says of itself; nothing where there is none."""
+    """What the entry in a folder of a store says of itself; nothing of another folder, whatever it holds."""
     with contextlib.suppress(UserError):
-        return read_entry(folder.parent.name, folder) if (folder / ENTRY).is_file() else {}
+        return read_entry(folder.parent.name, folder) if folder.parent.name in KINDS else {}
     return {}
 
 

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from conf.errors import UserError
 from pipelines.checkpoints.untrusted import read_json
+from pipelines.store.fields import misfit
 from pipelines.store.store import Entry, Store
 
 FOLDER = "studies"
@@ -63,23 +63,13 @@ def studies(store: Store) -> list[Record]:
     found = []
     for file in sorted((store.root / FOLDER).glob("*.json")):
         try:
-            found.append(Record(file, **_sound(read_json(file))))
+            fields = read_json(file)
+            if wrong := misfit(FOLDER, fields):
+                raise ValueError(f"{wrong} is not what a record says")
+            found.append(Record(file, **fields))
         except (UserError, TypeError, ValueError) as error:
             store.set_aside(file, f"{FOLDER}-{file.name}", f"the record of a study is damaged: {error}")
     return sorted(found, key=lambda r: (r.name, r.made))
-
-
-def _sound(fields: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a record; ValueError where one is of another kind."""
-    tables = (fields.get("keys"), fields.get("pools", {}))
-    lists = [keys for table in tables if isinstance(table, dict) for keys in table.values()]
-    types: dict[str, Any] = {"name": str, "kind": str, "made": (int, float)}
-    plain = all(isinstance(fields.get(name), kind) for name, kind in types.items())
-    if not plain or not all(isinstance(table, dict) for table in tables):
-        raise ValueError("its fields are not those of a record")
-    if not all(isinstance(keys, list) and all(isinstance(key, str) for key in keys) for keys in lists):
-        raise ValueError("its keys are no texts")
-    return fields
 
 
 def mean(values: Sequence[float | None]) -> float | None:

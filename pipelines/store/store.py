@@ -7,10 +7,13 @@ marked done by the existence of a folder that is still being filled.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
+import marshal
 import os
+import re
 import shutil
 import time
 import uuid
@@ -23,10 +26,14 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from conf.errors import UserError
-from pipelines.store.integrity import Damaged, read_entry, write_entry
+from pipelines.store.integrity import Damaged, changed_file, read_entry, write_entry
 
 KINDS = ("bases", "experts", "results", "merges", "statistics")
 DAMAGED = "damaged"
+LATE = (0, 0.1, 0.3, 1, 2)
+"""Seconds between looks for an entry that another process has committed."""
+UNLOCKED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+KEY = re.compile("[0-9a-f]{32}")
 log = logging.getLogger("mergebench.store")
 
 
@@ -58,7 +65,7 @@ class Entry:
     kind: str
     key: str
     folder: Path
-    read: dict[tuple[str, str], str] = field(default_factory=dict, compare=False, repr=False)
+    read: dict[tuple[str, str], bytes] = field(default_factory=dict, compare=False, repr=False)
     """Accounts that were read already, by kind and key."""
 
     def describe(self) -> dict[str, Any]:
@@ -67,10 +74,10 @@ class Entry:
         Raises ``Damaged`` where it is not what was committed.
         """
         if text := self.read.get((self.kind, self.key)):
-            return json.loads(text)
+            return marshal.loads(text)
         about = read_entry(self.kind, self.folder)
         if not about.get("incomplete"):
-            self.read[self.kind, self.key] = json.dumps(about)
+            self.read[self.kind, self.key] = marshal.dumps(about)
         return about
 
 
@@ -79,7 +86,7 @@ class Store:
 
     def __init__(self, root: str | os.PathLike[str]):
         self.root = Path(root).expanduser().absolute()
-        self._read: dict[tuple[str, str], str] = {}
+        self._read: dict[tuple[str, str], bytes] = {}
         self._told: set[Path] = set()
         try:
             (self.root / "tmp").mkdir(parents=True, exist_ok=True)
@@ -101,9 +108,15 @@ class Store:
         """Where an entry is, or would be."""
         return self.root / kind / key
 
-    def has(self, kind: str, key: str, complete: bool = False) -> bool:
-        """Whether the entry is committed (and, if asked, carries no failed part)."""
-        about = self.read(self._entry(kind, key))
+    def has(self, kind: str, key: str, complete: bool = False, whole: bool = False) -> bool:
+        """Whether the entry is committed (and, if asked, carries no failed part, or has files of the committed content:
+        hashed where they were not before, set aside where they are others).
+        """
+        entry = self._entry(kind, key)
+        about = self.read(entry)
+        if whole and about and (name := changed_file(entry.folder, about, cache=self.cache)):
+            self.set_aside(entry.folder, f"{kind}-{key}", f"{kind}:{key[:10]} is damaged: {name} was changed")
+            return False
         return about is not None and not (complete and about.get("incomplete", False))
 
     def _entry(self, kind: str, key: str) -> Entry:
@@ -157,7 +170,7 @@ class Store:
         parent = self.root / kind
         if not parent.is_dir():
             return []
-        places = (path for path in sorted(parent.iterdir()) if path.is_dir() or path.is_symlink())
+        places = (path for path in sorted(parent.iterdir()) if KEY.fullmatch(path.name) or path.is_dir())
         return [self._entry(kind, path.name) for path in places]
 
     def find(self, prefix: str) -> Entry:
@@ -198,9 +211,12 @@ class Store:
             shutil.rmtree(draft.with_name(draft.name + "-replaced"), ignore_errors=True)
         try:
             os.rename(draft, place)
-        except OSError:  # another process was first
-            if not self.has(kind, key):
-                raise
+        except OSError:  # another process was first; on some network file systems its entry shows a little later
+            for wait in LATE:
+                if self.has(kind, key):
+                    return
+                time.sleep(wait)
+            raise
 
     @contextmanager
     def claim(self, kind: str, key: str, wait: bool = True) -> Iterator[bool]:
@@ -215,6 +231,11 @@ class Store:
             lock.acquire(timeout=-1 if wait else 0)
         except Timeout:
             yield False
+            return
+        except (NotImplementedError, OSError) as error:
+            if isinstance(error, OSError) and error.errno not in UNLOCKED:
+                raise
+            yield True  # a file system without locks: work may be done twice, and who renames first wins
             return
         try:
             yield True

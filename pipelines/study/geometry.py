@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -14,6 +15,7 @@ import pandas as pd
 
 from conf.errors import UserError
 from conf.schema import Base, Checkpoint, Config, Pool, Task
+from pipelines.checkpoints.untrusted import parse_json
 from pipelines.geometry import Landscape, Panel, check_geometry, write_geometry, write_landscape
 from pipelines.geometry.diagnose import Finding
 from pipelines.geometry.diagnose import diagnose as find_for_and_against
@@ -164,11 +166,19 @@ class _Landscape:
         return [], {"landscape": drawing(made.frame)}, made.paths
 
 
+def _told(stamp: Path) -> dict[str, Any]:
+    """What a stamp says was made; nothing where it is not one."""
+    with contextlib.suppress(OSError, ValueError):
+        told = parse_json(stamp.read_bytes())
+        return told if {"key", "notes", "figures", "files"} <= told.keys() else {}
+    return {}
+
+
 def _section(title: str, place: Path, out: Path, part: _Part) -> Section:
     section, folder = Section(title), out / place
     try:
         key = part.key()
-        told = json.loads((folder / STAMP).read_text()) if (folder / STAMP).is_file() else {}
+        told = _told(folder / STAMP)
         if told.get("key") != key or not all((folder / file).is_file() for file in told["files"]):
             notes, figures, paths = part.make(folder)
             titles = {f"figures/{stem}": view.title for stem, (view, _) in figures.items()}

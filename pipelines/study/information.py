@@ -113,7 +113,7 @@ def find_information(kind: str, expert: Expert, access: Access, collect: Collect
     """
     if expert.task is not None:
         key = information_key(kind, expert, access, collect)
-        if not access.store.has("statistics", key):
+        if not access.store.has("statistics", key, whole=True):
             return Unmade(f"{kind} statistics of {expert.name}", key)
         return Source(str(access.store.folder("statistics", key)), key)
     wanted = (kind, expert.source.fingerprint)
@@ -125,7 +125,8 @@ def find_information(kind: str, expert: Expert, access: Access, collect: Collect
         what = f"the store holds several {kind} statistics of {expert.name}: on {tasks}"
         do = "choose with collect.task=NAME, or remove some from the store"
         raise UserError(what, where="collect.task", do=do)
-    return Source(str(chosen[0].folder), chosen[0].key) if chosen else None
+    sound = [entry for entry in chosen if access.store.has("statistics", entry.key, whole=True)]
+    return Source(str(sound[0].folder), sound[0].key) if sound else None
 
 
 def need_information(method: str, experts: Sequence[Expert], access: Access, collect: Collect) -> tuple[Source, ...]:

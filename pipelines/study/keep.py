@@ -31,7 +31,7 @@ def keep_merges(config: Config, plan: Plan, access: Access, progress: Progress =
     A kept merge is merged anew, on the device that trials run on, and is to the bit the one that was scored.
     """
     chosen = {p.trial.model_key: p for p in _chosen(config, plan, access.store) if p.trial is not None}
-    missing = [planned for key, planned in chosen.items() if not access.store.has("merges", key)]
+    missing = [planned for key, planned in chosen.items() if not access.store.has("merges", key, whole=True)]
     if missing:
         worker = Worker(access, config.executor)
         with progress.step("keep merges", len(missing)) as step:

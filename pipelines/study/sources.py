@@ -18,7 +18,7 @@ from pipelines.checkpoints.fingerprint import READER_FILES
 from pipelines.checkpoints.folder import hub_id
 from pipelines.checkpoints.hub import HubLookup, open_headers
 from pipelines.progress import SILENT, Progress
-from pipelines.store.store import KINDS, Entry, Store, content_key
+from pipelines.store.store import KINDS, Store, content_key
 
 BUILT_IN = "tiny"
 """Name of the base that is made on the spot."""
@@ -109,10 +109,10 @@ class Access:
 
     def stored(self, kind: str, key: str) -> Source | None:
         """The base or expert that the store holds under a key; None for none, or a damaged one, which is set aside."""
-        entry = Entry(kind, key, self.store.folder(kind, key))
-        about = self.store.read(entry)
-        if about is None:
+        if not self.store.has(kind, key, whole=True):
             return None
+        entry = self.store.entry(kind, key)
+        about = entry.describe()
         try:
             source, why = self.source(self.open(str(entry.folder))), "its files are not those that were committed"
         except UserError as error:
@@ -325,4 +325,6 @@ def resolve(path: str, store: Store) -> str:
     if entry.kind not in ("bases", "experts", "merges"):
         do = f"write its model with `mergebench export {path} out=DIR`" if entry.kind == "results" else "name an expert"
         raise UserError(f"{path} is in the store's {entry.kind}, which are no checkpoints", where=path, do=do)
+    if not store.has(entry.kind, entry.key, whole=True):
+        raise UserError(f"{path} is damaged", where=str(entry.folder), do="make it again by the command that made it")
     return str(entry.folder)

@@ -12,15 +12,17 @@ from pathlib import Path
 from typing import cast
 
 import pandas as pd
-import pyarrow.parquet as pq
 
+from conf.errors import redacted
 from conf.schema import Config
+from pipelines.evaluate.lookup import user_cache
 from pipelines.progress import SILENT, Progress, Step, Within
 from pipelines.report import Report, Section, TrialRow, write_report
 from pipelines.report.data import Kind
+from pipelines.store.integrity import Damaged
 from pipelines.store.provenance import provenance
-from pipelines.store.samples import SAMPLES
-from pipelines.store.store import Store, content_key
+from pipelines.store.samples import SAMPLES, read_table
+from pipelines.store.store import content_key
 from pipelines.study.collect import make_pools
 from pipelines.study.columns import measured
 from pipelines.study.executors import Workers, open_workers
@@ -32,7 +34,7 @@ from pipelines.study.plan import Plan, make_plan
 from pipelines.study.sources import Access, access_of
 from pipelines.study.trackers import Trackers, tracking
 from pipelines.study.trial import Outcome, Trial
-from pipelines.study.worker import documents_of, find_device
+from pipelines.study.worker import find_device
 
 
 @dataclass
@@ -92,7 +94,16 @@ def _study(
     if kept := keep_merges(config, plan, access, progress):
         record_study(config, plan, access, kept)
         clock.lap("keep")
-    report = _report(config, plan, access, progress)
+    try:
+        report = _report(config, plan, access, progress)
+    except Damaged:  # documents that were changed since: told, and their results set aside
+        for row in trial_rows(plan, access):
+            with contextlib.suppress(Damaged):
+                row.table()
+        plan = make_plan(config, access)
+        plan, again = _run(config, plan, access, progress, trackers)
+        outcome.join(again)
+        report = _report(config, plan, access, progress)
     clock.lap("report")
     sweep = Sweep(plan.name, plan, outcome, report, report.out if report else _folder(config), clock.seconds)
     _tell(plan.layout.trials, access, trackers)
@@ -222,8 +233,8 @@ def _scored(row: TrialRow, planned: Planned, trial: Trial, access: Access) -> Tr
         n={name: task["n"] for name, task in tasks.items()},
         metrics={name: task["metric"] for name, task in tasks.items()},
         stderr={name: task["stderr"] for name, task in tasks.items()},
-        documents=partial(documents_of, store, entry),
-        samples=partial(pq.read_table, entry.folder / SAMPLES) if (entry.folder / SAMPLES).is_file() else None,
+        documents=partial(read_table, store, entry),
+        samples=partial(read_table, store, entry, SAMPLES) if (entry.folder / SAMPLES).is_file() else None,
         seconds=about.get("seconds", {}),
         weights=str(store.folder("merges", trial.model_key)) if kept else None,
         base=trial.base.fingerprint,
@@ -258,10 +269,11 @@ def _write(
         out = folder.with_name(f"{folder.name}-{content_key(sorted(keys))[:8]}")
         stays = f"{folder} tells of {len(lost)} trials that this study does not have, and stays"
         notes, folder = [*notes, f"{stays}; this report is in {out}."], out
-    command = config.about.partition("\n")[0]  # as the experiment gives it
+    command = redacted(config.about.partition("\n")[0])  # as the experiment gives it
+    notes = [redacted(note) for note in notes]
     return write_report(
         rows, folder, statistics=config.statistics, title=title, left_out=notes, command=command,
-        views=config.report, sections=beside(folder), kept=Store(config.store).cache,
+        views=config.report, sections=beside(folder), kept=user_cache(),
     )  # fmt: skip
 
 

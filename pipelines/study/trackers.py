@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import pandas as pd
 
-from conf.errors import UserError
+from conf.errors import UserError, redacted
 from conf.schema import Config
 from pipelines.progress import Progress
 from pipelines.report import Report
@@ -103,8 +103,9 @@ class Trackers:
         """Open a run for each; UserError where a service does not take it, since nothing is spent yet."""
         for name in self.names:
             try:
+                told = json.loads(redacted(json.dumps(asdict(config), default=str)))
                 with redirect_stdout(sys.stderr):  # some print; standard output is the answer's
-                    self.open[name] = KINDS[name](name, study, json.loads(json.dumps(asdict(config), default=str)))
+                    self.open[name] = KINDS[name](name, study, told)
             except Exception as error:
                 do = "see to its settings (an account, an address), or leave it out of trackers"
                 raise UserError(f"{name} opens no run: {_line(error)}", where="trackers", do=do) from None

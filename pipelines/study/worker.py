@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from torch import nn
 
-from conf.errors import UserError
+from conf.errors import UserError, disk_full, redacted
 from conf.schema import Executor, Suite
 from pipelines.checkpoints.fingerprint import WeightHash
 from pipelines.checkpoints.load import load_model, quantised
@@ -32,17 +31,15 @@ from pipelines.merge.live import merge_into
 from pipelines.merge.resident import DeviceTensors
 from pipelines.merge.stream import Merge, single_model
 from pipelines.merge.write import write_tokenizer
-from pipelines.process import threads
+from pipelines.process import free_memory, give_back, out_of_memory, threads
 from pipelines.progress import SILENT, Progress
-from pipelines.store.integrity import changed_file
 from pipelines.store.provenance import training_of
-from pipelines.store.samples import SAMPLES
-from pipelines.store.store import Entry, Store, content_key
+from pipelines.store.samples import DOCUMENTS, SAMPLES
+from pipelines.store.store import content_key
 from pipelines.study.sources import Access, Source
 from pipelines.study.trial import Trial, open_merge
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-DOCUMENTS = "documents.parquet"
 
 Attempt = tuple[str, str, dict[str, float]]
 """What became of a trial (done, elsewhere or failed), why it failed, and seconds by part."""
@@ -65,14 +62,45 @@ class Worker:
         try:
             if self.access.store.has("results", trial.key, complete=True):
                 return "elsewhere", "", {}
-            about = self.run(trial)
+            about = self._run_twice(trial)
         except UserError as error:
             return "failed", str(error), {}
         except Exception as error:
+            if disk_full(error):
+                raise
             where = traceback.extract_tb(error.__traceback__)[-1].name
-            return "failed", f"{type(error).__name__}: {error} [{where}]", {}
+            return "failed", redacted(f"{type(error).__name__}: {error} [{where}]"), {}
         errors = [f"{name}: {task['error']}" for name, task in about["tasks"].items() if task["error"]]
         return ("failed", "; ".join(errors), {}) if errors else ("done", "", about["seconds"])
+
+    def _run_twice(self, trial: Trial) -> dict[str, Any]:
+        """Run a trial; where memory runs out once more, with nothing else held. UserError where that is too little."""
+        try:
+            return self.run(trial)
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+        self._forget()
+        try:
+            return self.run(trial)
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+            reason = str(error).partition("\n")[0]
+        self._forget()
+        count = sum(info.count for info in self._open(trial.base.path).header.values())
+        size, free = count * DTYPES[trial.suite.dtype].itemsize / 1e9, free_memory(self.device) / 1e9
+        what = f"out of memory: the model takes {size:.2f} GB, {free:.2f} GB are free ({reason[:200]})"
+        do = "choose suite.dtype=bfloat16, a smaller suite.batch_size or model, or another executor.device"
+        raise UserError(what, where=trial.title, do=do)
+
+    def _forget(self) -> None:
+        """Give back all that trials share: it is made again where it is needed."""
+        self._make_room()
+        self._live, self._cache = None, None
+        self._evaluators.clear()
+        self._open.cache_clear()
+        give_back()
 
     def run(self, trial: Trial) -> dict[str, Any]:
         """Score one trial and commit its result; returns what the store's entry says of it."""
@@ -104,7 +132,7 @@ class Worker:
             if evaluation.samples.num_rows:
                 samples = evaluation.samples  # statistics of its columns would be texts again
                 pq.write_table(samples, draft / SAMPLES, compression="zstd", write_statistics=False)
-            (draft / "lm_eval.json").write_text(json.dumps(evaluation.lm_eval, indent=1, default=str))
+            (draft / "lm_eval.json").write_text(redacted(json.dumps(evaluation.lm_eval, indent=1, default=str)))
             about["seconds"] = {
                 "merge": merged - start,
                 "evaluate": evaluated - merged,
@@ -205,18 +233,6 @@ class Worker:
             self._live = None  # free the previous base before the next one is loaded
             self._live = loaded, _load(base, suite, self.device)
         return self._live[1]
-
-
-def documents_of(store: Store, entry: Entry) -> pa.Table:
-    """The scored documents of a result. Raises UserError where they are not what was committed: it is set aside."""
-    try:
-        if changed_file(entry.folder, entry.describe(), DOCUMENTS):
-            raise ValueError("they were changed")
-        return pq.ParquetFile(entry.folder / DOCUMENTS).read(use_threads=False)  # four times as fast as read_table
-    except (OSError, ValueError, pa.ArrowException) as error:
-        why = f"the documents of results:{entry.key[:10]} are damaged: {str(error).splitlines()[0][:200]}"
-        store.set_aside(entry.folder, f"results-{entry.key}", why)
-        raise UserError(why, where=str(entry.folder), do="run the study again: that trial is scored anew") from None
 
 
 def _load(folder: str, suite: Suite, device: torch.device) -> nn.Module:

@@ -43,11 +43,14 @@ def export(key: str, config: Config, access: Access, progress: Progress = SILENT
         where = f"statistics:{entry.key}"
         raise UserError("statistics are no checkpoint", where=where, do="export an expert or a merge")
     about = entry.describe()
+    if not store.has(entry.kind, entry.key, whole=True):
+        do = "make it again by the command that made it"
+        raise UserError(f"{entry.kind}:{entry.key[:10]} is damaged", where=str(entry.folder), do=do)
     if entry.kind != "results":
         _copy(entry.folder, out)
     elif about["recipe"] is None:
         _copy(Path(sources_of(about, store)[-1].path), out)
-    elif store.has("merges", model_key(about["model"])):
+    elif store.has("merges", model_key(about["model"]), whole=True):
         _copy(store.folder("merges", model_key(about["model"])), out)
     else:
         _merge_again(about, out, config, access, progress)

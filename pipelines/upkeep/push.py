@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from conf.errors import UserError, markdown_text
+from conf.errors import UserError, markdown_text, redacted
 from conf.schema import Config
 from pipelines.checkpoints.card import base_name
 from pipelines.checkpoints.folder import HUB_ID, hub_id
@@ -95,7 +95,7 @@ def _finish(entry: Entry, folder: Path, repo: str, access: Access, licence: str 
         portable = Recipe(**{**recipe, "base": names[0], "experts": names[1:]})
         (folder / RECIPE).write_text(portable.mergekit_yaml(), encoding="utf-8")
     card = _front(about, repo, [name for name, on_hub in models if on_hub], licence) + _body(entry, about, repo, names)
-    (folder / "README.md").write_text(card, encoding="utf-8")
+    (folder / "README.md").write_text(redacted(card), encoding="utf-8")
     return card, notes
 
 

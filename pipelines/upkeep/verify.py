@@ -12,6 +12,7 @@ from conf.schema import Executor
 from pipelines.checkpoints.fingerprint import WeightHash
 from pipelines.progress import SILENT, Progress
 from pipelines.store.integrity import ENTRY, Damaged, changed_file, read_entry
+from pipelines.store.samples import DOCUMENTS, SAMPLES, check_table
 from pipelines.store.store import DAMAGED, KINDS, Entry, title
 from pipelines.study.information import FILE
 from pipelines.study.sources import Access
@@ -77,9 +78,10 @@ class _Verifier:
         about: dict[str, Any] = {}
         try:
             about = read_entry(entry.kind, entry.folder)  # from its file, whatever was read before
-            state, told = getattr(self, f"_check_{entry.kind}")(entry, about)
             if name := changed_file(entry.folder, about):
                 state, told = DIFFERS, f"{name} is not what was committed"
+            else:
+                state, told = getattr(self, f"_check_{entry.kind}")(entry, about)
         except Damaged as error:
             state, told = DIFFERS if error.changed else MISSING, error.what
         except UserError as error:
@@ -97,6 +99,8 @@ class _Verifier:
     _check_experts = _check_bases
 
     def _check_results(self, entry: Entry, about: dict[str, Any]) -> tuple[str, str]:
+        for name in (DOCUMENTS, *([SAMPLES] if (entry.folder / SAMPLES).exists() else [])):
+            check_table(entry, name)
         for source in sources_of(about, self.store):
             if self._fingerprint(source.path) != source.fingerprint:
                 return DIFFERS, f"{source.path} is not what was scored"

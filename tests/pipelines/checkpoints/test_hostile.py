@@ -1,5 +1,6 @@
 """Broken and hostile checkpoints at the door; benchmarks/hostile.py runs every kind in every command."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -10,12 +11,16 @@ import pytest
 
 from conf.errors import UserError
 from pipelines.checkpoints.checkpoint import open_checkpoint
+from pipelines.checkpoints.load import load_tokenizer
 from pipelines.checkpoints.untrusted import check_file, parse_json
-from tests import hostile
+from tests import hostile, hostile_attacks
 from tests.cli.world import make_world
 
 ROOT = Path(__file__).resolve().parents[3]
-LARGE = ("header wide", "300000 tensors", "index 500000 files", "config 100 MB")
+LARGE = (
+    "header wide", "300000 tensors", "index 500000 files", "config 100 MB", "vocabulary huge", "merges huge",
+    "pickle zip bomb", "added many", "post processor large",
+)  # fmt: skip
 REFUSED = (
     *(k for k in hostile.HEADERS if k.startswith(("length", "cut", "header", "shape", "offsets", "entry", "sparse"))),
     *(k for k in hostile.INDEXES if k not in ("index harmless", "index folder", "index other names")),
@@ -33,8 +38,8 @@ def world(tmp_path_factory):
 
 def test_every_kind_is_opened_or_refused_in_one_line(world, tmp_path):
     harmless = ("shape [4, 64]", "shape [256]")
-    for number, kind in enumerate(kind for kind in hostile.KINDS if kind not in LARGE):
-        folder = hostile.make(kind, world / "a", tmp_path / str(number) / "bad")
+    for number, kind in enumerate(kind for kind in hostile_attacks.KINDS if kind not in LARGE):
+        folder = hostile_attacks.make(kind, world / "a", tmp_path / str(number) / "bad")
         told = ""
         try:
             open_checkpoint(str(folder)).fingerprint()
@@ -43,6 +48,37 @@ def test_every_kind_is_opened_or_refused_in_one_line(world, tmp_path):
         assert len(told) < 3000, kind
         assert told or kind not in REFUSED or kind in harmless, kind
         assert not (folder.parent / "canary").exists(), kind
+
+
+def test_tokenizers_and_templates_that_blow_up_are_refused_before_they_are_used(world, tmp_path):
+    bombs = [f"bomb replace {how}" for how in ("doubles", "long", "regex", "empty")]
+    bombs += [f"pattern {how}" for how in ("nested", "dots", "braces", "backward")]
+    bombs += [f"template {how}" for how in ("loops", "times", "power", "doubles", "adds", "format")]
+    for number, kind in enumerate(bombs):
+        folder = hostile_attacks.make(kind, world / "a", tmp_path / str(number))
+        with pytest.raises(UserError, match=r"may take forever|times as long|the chat template"):
+            load_tokenizer(folder)
+    for number, kind in enumerate(("pattern of gpt", "template raises", "template escape", "added far"), len(bombs)):
+        assert load_tokenizer(hostile_attacks.make(kind, world / "a", tmp_path / str(number)))("1+1=").input_ids
+
+
+def test_pickled_weights_are_plain_tensors_or_refused(world, tmp_path):
+    opened = []
+    for number, kind in enumerate(k for k in hostile_attacks.ATTACKS if k.startswith("pickle") and k not in LARGE):
+        folder = hostile_attacks.make(kind, world / "a", tmp_path / str(number) / "bad")
+        with contextlib.suppress(UserError):
+            checkpoint = open_checkpoint(str(folder), allow_pickle=True)
+            assert all(checkpoint.tensor(name).numel() < 10**6 for name in checkpoint.header), kind
+            opened.append(kind.removeprefix("pickle "))
+        assert not (folder.parent / "canary").exists(), kind
+    assert opened == ["harmless", "old format", "state_dict", "ordered"]
+
+
+def test_a_name_in_two_shards_is_refused_and_shards_are_read(world, tmp_path):
+    with pytest.raises(UserError, match=r"is in model-00001-of-00002.safetensors and in model-00002"):
+        open_checkpoint(str(hostile_attacks.make("shards doubled", world / "a", tmp_path / "doubled")))
+    shards = open_checkpoint(str(hostile_attacks.make("shards harmless", world / "a", tmp_path / "harmless")))
+    assert shards.header == open_checkpoint(str(world / "a")).header
 
 
 def test_a_sample_of_commands_ends_as_it_should():
@@ -82,4 +118,4 @@ def test_sound_json_is_read_as_it_stands(text):
 )
 def test_unsound_json_is_refused_in_words(text):
     with pytest.raises(ValueError, match="it "):
-        parse_json(text.encode(), unique=True)
+        parse_json(text.encode(), strict=True)

@@ -63,7 +63,7 @@ def test_wrong_methods(wrong, message):
         ({"method": "tangent", "precision": "bf16"}, "takes all weights in float32"),
         ({"method": {"method": "mergopt", "include": ["x"]}}, "'x' matches no weight"),
         ({"optimizer": Optimizer(name="adam")}, "unknown optimizer 'adam'.*did you mean adamw"),
-        ({"optimizer": Optimizer(lr=-1)}, "learning rate is -1"),
+        ({"optimizer": Optimizer(lr=-1)}, "optimizer.lr is -1"),
         ({"optimizer": Optimizer(betas=[0.9])}, r"betas are \[0.9\]"),
     ],
 )

@@ -10,8 +10,9 @@ from conf.errors import UserError
 from pipelines.search.run import run_search
 from pipelines.store.gc import collect_garbage
 from pipelines.store.records import studies
+from pipelines.store.samples import DOCUMENTS
 from pipelines.store.store import Store
-from pipelines.study.worker import DOCUMENTS, Worker
+from pipelines.study.worker import Worker
 
 LAMBDA = "+search.space.lambda={low:0.1,high:1.5}"
 

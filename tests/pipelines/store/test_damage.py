@@ -17,23 +17,14 @@ from pipelines.store.gc import collect_garbage
 from pipelines.store.integrity import ENTRY, FORMAT, ZEROS
 from pipelines.store.records import studies, write_record
 from pipelines.store.results import result_rows
+from pipelines.store.samples import DOCUMENTS, read_table
 from pipelines.store.store import Store
 from pipelines.study.sources import access_of
-from pipelines.study.worker import DOCUMENTS, documents_of
 from pipelines.upkeep.verify import chosen_entries, verify
 from tests import hostile
+from tests.hostile_store import cut, edit, fifo, gone, old, replaced, scored, sealed
 
 KEY, OTHER = "a" * 32, "b" * 32
-
-
-def scored(base: str, fingerprint: str) -> dict:
-    score = {"metric": "acc", "value": 0.5, "stderr": 0.1, "n": 4, "error": None}
-    settings = {"tasks": {"add": {"num_fewshot": 0, "limit": None}}, "chat_template": False, "max_length": None}
-    return {
-        "trial": "base", "model": {"weights": fingerprint}, "names": ["tiny"], "experts": [], "recipe": None,
-        "base": {"path": base, "fingerprint": fingerprint}, "suite": "s", "tasks": {"add": score}, "training": [],
-        "settings": {**settings, "dtype": "float32", "share_prefix": True, "seed": 1}, "seconds": {"merge": 1.0},
-    }  # fmt: skip
 
 
 @pytest.fixture
@@ -44,29 +35,12 @@ def store(tiny_pool, tmp_path) -> Store:
     shutil.copytree(source, made.root / "bases" / source.name)
     fingerprint = json.loads((source / ENTRY).read_text())["fingerprint"]
     for key in (KEY, OTHER):
-        with made.commit("results", key, scored(str(made.folder("bases", source.name)), fingerprint)) as draft:
-            pq.write_table(pa.table({"score": [0.0, 1.0]}), draft / DOCUMENTS)
+        base = {"path": str(made.folder("bases", source.name)), "fingerprint": fingerprint}
+        with made.commit("results", key, scored(base=base, model={"weights": fingerprint})) as draft:
+            texts = {"task": ["add"], "document": ["0"], "metric": ["acc"]}
+            pq.write_table(pa.table({**texts, "value": [1.0]}), draft / DOCUMENTS)
     write_record(made, "study", "sweep", "12345678", {"results": [KEY, OTHER]}, {"p": [KEY]})
     return made
-
-
-def edit(**fields):
-    def damage(folder: Path) -> None:
-        about = json.loads((folder / ENTRY).read_text())
-        (folder / ENTRY).write_text(json.dumps({**about, **fields}))
-
-    return damage
-
-
-def old(**fields):
-    """As an entry of before, without a seal, with other fields."""
-
-    def damage(folder: Path) -> None:
-        about = json.loads((folder / ENTRY).read_text())
-        kept = {k: v for k, v in about.items() if k not in ("format", "files", "checksum")}
-        (folder / ENTRY).write_text(json.dumps({**kept, **fields}))
-
-    return damage
 
 
 DAMAGES = {
@@ -82,7 +56,13 @@ DAMAGES = {
        for value in (None, [], 7) if (name, value) not in (("names", []), ("made", 7))},
     "old task": old(tasks={"add": 7}), "old task fields": old(tasks={"add": {}}),
     "old settings": old(settings={"tasks": 7}),
-    "documents gone": lambda f: (f / DOCUMENTS).unlink(), "documents cut": lambda f: os.truncate(f / DOCUMENTS, 40),
+    "documents gone": gone(DOCUMENTS), "documents cut": cut(DOCUMENTS, 40), "documents fifo": fifo(DOCUMENTS),
+    "entry fifo": fifo(ENTRY), "entry huge number": edit(made=10**400), "a file": replaced(b"x"),
+    "old date": old(made=1e300),
+    **{f"sealed without {name}": sealed(lambda about, name=name: about.pop(name) and None)
+       for name in ("files", "tasks", "settings", "trial", "names", "base", "experts", "made", "key", "kind")},
+    **{f"sealed {name}": sealed(lambda about, name=name, value=value: about.update({name: value}))
+       for name, value in (("recipe", {}), ("tasks", {"add": {}}), ("names", [7]), ("key", OTHER), ("seconds", [])) },
     "documents empty": hostile.file(DOCUMENTS, b""), "all gone": lambda f: [p.unlink() for p in f.iterdir()],
 }  # fmt: skip
 
@@ -100,7 +80,7 @@ def test_a_damaged_result_is_named_and_set_aside_and_the_rest_is_read(store, nam
     assert not store.has("results", KEY)
     assert len([r for r in caplog.records if "results" in r.getMessage()]) == 1
     assert len(list((store.root / "damaged").iterdir())) == 1
-    with store.commit("results", KEY, {}):
+    with store.commit("results", KEY, scored()):
         pass
     assert store.has("results", KEY)
 
@@ -120,7 +100,7 @@ def test_changed_documents_of_the_same_size_are_found_by_verify_and_never_used(s
     access = access_of(Config(store=str(store.root)))
     assert {c.key: c.state for c in verify(chosen_entries([], access), access, Executor())}[KEY] == "differs"
     with pytest.raises(UserError, match="damaged"):
-        documents_of(store, store.entry("results", KEY))
+        read_table(store, store.entry("results", KEY))
     assert not store.has("results", KEY)
 
 

@@ -36,23 +36,23 @@ def test_a_training_is_told_by_what_is_not_a_default(tmp_path):
 
     from conf.schema import Optimizer, Training
 
-    entry = {
-        "finetuning": {"method": "sam", "rho": 0.1, "include": [], "exclude": []},
-        "optimizer": asdict(Optimizer(lr=1e-4, weight_decay=0.1)),
-        "training": asdict(Training(batch_size=4, accumulation=2)),
-        "epochs": 5.0,
-        "seed": 7,
-    }
-    assert training_costs(str(tmp_path / "nothing")) == {}
     cost = {"seconds": 2.5, "tokens": 300, "memory": 10**9}
-    (tmp_path / "gpu").mkdir()
-    (tmp_path / "gpu" / "entry.json").write_text(json.dumps({"summary": cost | {"device_memory": 7}}))
-    assert training_costs(str(tmp_path / "gpu")) == {"train_seconds": 2.5, "train_tokens": 300, "train_memory": 7}
-    (tmp_path / "entry.json").write_text(json.dumps(entry | {"summary": cost}))
-    assert training_costs(str(tmp_path))["train_memory"] == 10**9
-    made = training_of(str(tmp_path))
+    cpu, gpu, elsewhere = (tmp_path / place for place in ("experts/cpu", "experts/gpu", "elsewhere"))
+    for folder, summary in ((cpu, cost), (gpu, cost | {"device_memory": 7}), (elsewhere, cost)):
+        folder.mkdir(parents=True)
+        entry = {
+            "kind": "experts", "key": folder.name, "made": 0.0, "name": "e", "base": {"path": "b", "fingerprint": "f"},
+            "finetuning": {"method": "sam", "rho": 0.1, "include": [], "exclude": []},
+            "optimizer": asdict(Optimizer(lr=1e-4, weight_decay=0.1)),
+            "training": asdict(Training(batch_size=4, accumulation=2)), "epochs": 5.0, "seed": 7, "summary": summary,
+        }  # fmt: skip
+        (folder / "entry.json").write_text(json.dumps(entry))
+    assert training_costs(str(gpu)) == {"train_seconds": 2.5, "train_tokens": 300, "train_memory": 7}
+    assert training_costs(str(cpu))["train_memory"] == 10**9
+    made = training_of(str(cpu))
     assert made == {"how": "sam rho=0.1, adamw lr=0.0001 weight_decay=0.1, 5 epochs of 8", "method": "sam", "seed": 7}
-    assert training_of(str(tmp_path / "elsewhere")) is None
+    assert training_of(str(elsewhere)) is None, "a folder that is not of a store says nothing of itself"
+    assert training_costs(str(tmp_path / "nothing")) == {}
 
 
 def test_rows_keep_what_tells_them_apart_and_share_the_rest():

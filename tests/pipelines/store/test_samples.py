@@ -9,11 +9,11 @@ import pytest
 from conf.errors import UserError
 from pipelines.store.samples import SAMPLES, write_samples
 from pipelines.store.store import Store
+from tests.hostile_store import scored
 
 
 def result(store, key, rows):
-    about = {"trial": "base", "names": ["a/b"], "recipe": None}
-    with store.commit("results", key, about) as draft:
+    with store.commit("results", key, scored(names=["a/b"])) as draft:
         (draft / "lm_eval.json").write_text(f'{{"key": "{key}"}}')
         if rows:
             pq.write_table(pa.Table.from_pylist(rows), draft / SAMPLES)

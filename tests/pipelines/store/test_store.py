@@ -9,10 +9,11 @@ import pytest
 from conf.errors import UserError
 from pipelines.store.gc import collect_garbage
 from pipelines.store.store import Store, content_key
+from tests.hostile_store import scored
 
 
 def put(store: Store, key: str, text: str = "x", **about) -> None:
-    with store.commit("results", key, about) as draft:
+    with store.commit("results", key, scored(**about)) as draft:
         (draft / "file.txt").write_text(text)
 
 

@@ -13,6 +13,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from conf.compose import compose
 from conf.errors import UserError
+from pipelines.store.samples import DOCUMENTS
 from pipelines.store.store import content_key
 from pipelines.study.layout import check_study, lay_out
 from pipelines.study.plan import make_plan
@@ -20,7 +21,6 @@ from pipelines.study.single import evaluate_model, make_trial, merge_checkpoint
 from pipelines.study.sources import access_of
 from pipelines.study.sweep import run_study
 from pipelines.study.trial import RESULT_VERSION
-from pipelines.study.worker import DOCUMENTS
 from pipelines.tiny.lmeval import export_tasks
 
 LIMIT = 40
