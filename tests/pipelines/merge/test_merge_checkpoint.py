@@ -15,7 +15,7 @@ from merge_helpers import SMALL, weights
 from safetensors.torch import load_file, save_file
 
 from conf.errors import UserError
-from pipelines.checkpoints import fingerprint
+from pipelines.checkpoints import hashes
 from pipelines.checkpoints.checkpoint import open_checkpoint
 from pipelines.checkpoints.headers import TensorInfo, read_safetensors_header
 
@@ -203,7 +203,7 @@ class TestFingerprint:
         for file in (tmp_path / "m").iterdir():
             os.utime(file, (time.time() - 60, time.time() - 60))
         first = open_checkpoint(str(tmp_path / "m")).fingerprint(tmp_path / "cache")
-        monkeypatch.setattr(fingerprint, "_read_hash", lambda file: pytest.fail(f"read {file}"))
+        monkeypatch.setattr(hashes, "read_hash", lambda file: pytest.fail(f"read {file}"))
         assert open_checkpoint(str(tmp_path / "m")).fingerprint(tmp_path / "cache") == first
 
     def test_a_file_of_the_hub_cache_is_not_read(self, pool, tmp_path, monkeypatch):
@@ -214,11 +214,11 @@ class TestFingerprint:
         shutil.move(file, blob)
         file.symlink_to(blob)
         plain = open_checkpoint(str(pool[0])).fingerprint()
-        read = fingerprint._read_hash
+        read = hashes.read_hash
 
         def not_the_blob(path):
             assert path != blob
             return read(path)
 
-        monkeypatch.setattr(fingerprint, "_read_hash", not_the_blob)
+        monkeypatch.setattr(hashes, "read_hash", not_the_blob)
         assert open_checkpoint(str(tmp_path / "m")).fingerprint() == plain
