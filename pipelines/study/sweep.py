@@ -101,7 +101,7 @@ def _study(
             with contextlib.suppress(Damaged):
                 row.table()
         plan = make_plan(config, access)
-        plan, again = _run(config, plan, access, progress, trackers)
+        plan, again = _run(config, plan, access, progress, bar, workers)
         outcome.join(again)
         report = _report(config, plan, access, progress)
     clock.lap("report")

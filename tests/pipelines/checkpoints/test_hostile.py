@@ -51,7 +51,7 @@ def test_every_kind_is_opened_or_refused_in_one_line(world, tmp_path):
 
 
 def test_tokenizers_and_templates_that_blow_up_are_refused_before_they_are_used(world, tmp_path):
-    bombs = [f"bomb replace {how}" for how in ("doubles", "long", "regex", "empty")]
+    bombs = [f"bomb replace {how}" for how in ("doubles", "long", "regex")]
     bombs += [f"pattern {how}" for how in ("nested", "dots", "braces", "backward")]
     bombs += [f"template {how}" for how in ("loops", "times", "power", "doubles", "adds", "format")]
     for number, kind in enumerate(bombs):
