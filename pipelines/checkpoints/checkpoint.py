@@ -141,11 +141,8 @@ class PickledCheckpoint(OpenCheckpoint):
                 check_file(file, most=1 << 62)
                 state = torch.load(file, map_location="cpu", weights_only=True, mmap=_zipped(file))
                 weights = state.get("state_dict", state)
-                if wrong := next(
-                    (name for name, value in weights.items() if not isinstance(name, str) or not _plain(value, file)),
-                    None,
-                ):
-                    raise ValueError(f"{str(wrong)[:80]!r} is no plain tensor")
+                if wrong := [n for n, value in weights.items() if not isinstance(n, str) or not _plain(value, file)]:
+                    raise ValueError(f"{str(wrong[0])[:80]!r} is no plain tensor")
             except Exception as error:  # whatever unpickling raises
                 reason = str(error).partition("\n")[0][:200]
                 what = f"{file.name} holds more than weights, or none, and is not loaded: {reason}"
