@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("cli", "conf", "pipelines", "mergeopt_core")
 HEAVY = {
     "accelerate", "alpaca_eval", "altair", "bitsandbytes", "contourpy", "datasets", "evaluate",
-    "huggingface_hub", "hydra", "jinja2", "lm_eval", "mergekit", "mlflow", "nltk", "numpy", "omegaconf",
+    "huggingface_hub", "hydra", "jinja2", "joblib", "lm_eval", "mergekit", "mlflow", "nltk", "numpy", "omegaconf",
     "optuna", "pandas", "peft", "pyarrow", "ray", "rich", "rouge", "rouge_score", "sacrebleu", "safetensors",
     "scipy", "sentencepiece", "tensorboard", "torch", "tqdm", "transformers", "triton", "vl_convert", "wandb",
 }  # fmt: skip
