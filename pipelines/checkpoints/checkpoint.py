@@ -219,12 +219,12 @@ class MappedFile:
             return torch.frombuffer(bytearray(self._map[place.start : place.stop]), dtype=dtype).view(info.shape)
         return torch.frombuffer(self._map, dtype=dtype, count=info.count, offset=place.start).view(info.shape)
 
-    def release(self, place: Place) -> None:
-        """Give the pages of a tensor back, so that resident memory does not grow with what has been read.
+    def release(self, place: Place, least: int = RELEASE_FROM) -> None:
+        """Give the pages of a tensor of so many bytes or more back: resident memory does not grow with what was read.
 
         Views stay valid: a later access maps the page again.
         """
-        if place.stop - place.start < RELEASE_FROM or not hasattr(mmap, "MADV_DONTNEED"):
+        if place.stop - place.start < least or not hasattr(mmap, "MADV_DONTNEED"):
             return
         first = -(-place.start // mmap.PAGESIZE) * mmap.PAGESIZE
         last = place.stop // mmap.PAGESIZE * mmap.PAGESIZE
