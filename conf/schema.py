@@ -18,7 +18,8 @@ class Base:
     """The pre-trained model θ0 that all experts of a pool come from."""
 
     name: str = ""
-    """Name shown in tables; default: the path. ``tiny`` without a path is the built-in model, made on the spot."""
+    """Name shown in tables; default: the path. ``tiny`` and ``tiny_clip`` (a classifier of pictures) without a path are
+    the built-in models, made on the spot."""
     path: str = ""
     """Folder, hub id or store key of the checkpoint."""
     revision: Optional[str] = None
@@ -34,8 +35,32 @@ class Base:
 
 
 @dataclass
+class Images:
+    """Pictures with labels, and what the classes are called: a text head is made of their names."""
+
+    skill: Optional[str] = None
+    """A built-in generated task of pictures."""
+    path: Optional[str] = None
+    """Hub data set id, folder (SPLIT/CLASS/picture.png, or Parquet files by split), or one Parquet file."""
+    subset: Optional[str] = None
+    """Configuration name of a hub data set."""
+    revision: Optional[str] = None
+    """Branch, tag or commit of a hub data set."""
+    splits: Dict[str, str] = field(default_factory=dict)
+    """What the data set calls a split, or the part of one that it is: {test: validation, validation: 'train[90%:]'}."""
+    image: str = "image"
+    """Column of the picture."""
+    label: str = "label"
+    """Column of the label: a number, or the name of a class."""
+    classes: List[str] = field(default_factory=list)
+    """Words of the classes, in the order of the labels; default: the data set's own names."""
+    templates: List[str] = field(default_factory=lambda: ["a photo of a {}."])
+    """Texts that a class's words are put into; the head is the mean of their embeddings."""
+
+
+@dataclass
 class Task:
-    """What an expert is trained on: a built-in skill, a file, or a hub data set."""
+    """What an expert is trained on: a built-in skill, a file, a hub data set, or pictures."""
 
     name: str = ""
     """Name of the expert's task in tables; default: its key in the pool, the skill, or the file's name."""
@@ -57,6 +82,8 @@ class Task:
     """Text put between prompt and completion (without a chat template)."""
     messages: Optional[str] = None
     """Column of chat messages; takes the place of prompt and completion."""
+    images: Optional[Images] = None
+    """Pictures, for a base that classifies them; takes the place of everything above but name and split."""
     chat_template: bool = False
     """Put the prompt through the tokenizer's chat template."""
     limit: Optional[int] = None
@@ -153,6 +180,8 @@ class SuiteTask:
     """lm-eval task or group name; default: the key in the suite."""
     skill: Optional[str] = None
     """A built-in generated skill, instead of an lm-eval task name."""
+    images: Optional[Images] = None
+    """Pictures to classify, instead of an lm-eval task name."""
     metric: str = "acc"
     """Metric that is reported."""
     filter: str = "none"
@@ -187,7 +216,7 @@ class Judge:
 
 @dataclass
 class Suite:
-    """lm-eval tasks with their metric, few-shot count, limit and split."""
+    """lm-eval tasks, or tasks of pictures, with their metric, few-shot count, limit and split."""
 
     name: str = "suite"
     """Name shown in tables."""
@@ -318,11 +347,9 @@ class References:
 
 
 @dataclass
-class Scale:
-    """A small world that a study is run in, in place of its own: same methods, subsets and comparisons."""
+class World:
+    """What takes the place of a study's pools and suite."""
 
-    name: str = "full"
-    """full: the study as it is written; otherwise the name of the small world."""
     pool: Optional[Pool] = None
     """Base, experts and training that take the place of those of every pool."""
     suite: Optional[Suite] = None
@@ -335,6 +362,16 @@ class Scale:
     """Factor on lengths in the weights' units: MergOPT's b, μ and the first b of a running fit."""
     landscape: Dict[str, Any] = field(default_factory=dict)
     """Settings of `landscape` there."""
+
+
+@dataclass
+class Scale(World):
+    """A small world that a study is run in, in place of its own: same methods, subsets and comparisons."""
+
+    name: str = "full"
+    """full: the study as it is written; otherwise the name of the small world."""
+    images: Optional[World] = None
+    """The world of studies whose suite is of pictures; default: the same."""
 
 
 @dataclass

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("cli", "conf", "pipelines", "mergeopt_core")
 HEAVY = {
-    "accelerate", "alpaca_eval", "altair", "bitsandbytes", "contourpy", "datasets", "evaluate",
+    "PIL", "accelerate", "alpaca_eval", "altair", "bitsandbytes", "contourpy", "datasets", "evaluate",
     "huggingface_hub", "hydra", "jinja2", "joblib", "lm_eval", "mergekit", "mlflow", "nltk", "numpy", "omegaconf",
     "optuna", "pandas", "peft", "pyarrow", "ray", "rich", "rouge", "rouge_score", "sacrebleu", "safetensors",
     "scipy", "sentencepiece", "tensorboard", "torch", "tqdm", "transformers", "triton", "vl_convert", "wandb",

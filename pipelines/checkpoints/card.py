@@ -38,8 +38,9 @@ def write_card(
         ("Result", summary),
         ("Versions", _versions()),
     ]
+    kind = "text-generation" if task.images is None else "zero-shot-image-classification"
     lines = [
-        "---", "library_name: transformers", "pipeline_tag: text-generation",
+        "---", "library_name: transformers", f"pipeline_tag: {kind}",
         "tags: [mergebench, model-merging, expert]", "---", "", f"# {markdown_text(name)}", "",
         f"An expert for merging: {markdown_text(base)} fine-tuned on {markdown_text(_data(task))}.", "",
         f"- task: {markdown_text(task.name)}", f"- base: {markdown_text(base)}",
@@ -70,7 +71,10 @@ def _cell(value: Any) -> str:
 def _data(task: Task) -> str:
     if task.skill:
         return f"the generated skill {task.skill}"
-    parts: Sequence[str | None] = (Path(task.path or "").name if task.path else None, task.subset, task.split)
+    data: Any = task.images or task
+    if data.skill:
+        return f"the generated pictures {data.skill}"
+    parts: Sequence[str | None] = (Path(data.path or "").name if data.path else None, data.subset, task.split)
     return " / ".join(p for p in parts if p)
 
 

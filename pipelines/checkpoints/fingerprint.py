@@ -20,6 +20,8 @@ VOCABULARY_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.t
 """Files that say which id a token has; store keys depend on their order."""
 READER_FILES = (*VOCABULARY_FILES, "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 """Files that decide how a prompt is read; store keys depend on their order."""
+PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+"""Files that decide how a picture is read; store keys depend on their order."""
 TOKENIZER_FILES = (
     *READER_FILES, "added_tokens.json", "vocab.txt", "sentencepiece.bpe.model", "chat_template.json",
 )  # fmt: skip

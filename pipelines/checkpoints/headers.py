@@ -154,6 +154,12 @@ BUFFERS = re.compile(r"rotary_emb\.inv_freq$|attn\.(bias|masked_bias)$|attention
 """Constants that some versions of transformers saved and others recompute: never merged into, never missed."""
 
 
+KEPT = {"clip": re.compile(r"^(text_model\.|text_projection\.|logit_scale$)")}
+"""By model type, tensors that stay the base's in every merge: the text tower of an image classifier makes its head."""
+PARTS = {"clip_vision_model": ("clip", re.compile(r"^vision_model\."))}
+"""By model type of a checkpoint that holds a part of another type's model: that type, and what it must hold of it."""
+
+
 def first(pattern: re.Pattern[str], names: Iterable[str]) -> str | None:
     """The shortest name that matches, if any does."""
     return min((name for name in names if pattern.search(name)), key=len, default=None)

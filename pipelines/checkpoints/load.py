@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,10 +13,12 @@ import psutil
 import torch
 
 from conf.errors import UserError
+from pipelines.checkpoints import headers
 from pipelines.checkpoints.checkpoint import open_checkpoint
 from pipelines.checkpoints.code import check_code, runs_code
 from pipelines.checkpoints.tokenizer import check_templates, check_tokenizer
 from pipelines.checkpoints.untrusted import read_json
+from pipelines.process import silence
 
 NUMBERS = re.compile(r"^num_|layers?$|^n_layer")
 """Fields of a configuration that transformers counts up to."""
@@ -23,6 +26,13 @@ COUNT = 1_000_000
 """What such a field says at most."""
 SLACK = 1_000_000
 """Parameters that a model may have beyond those that its files hold (constants that are not saved)."""
+
+PARTS = {
+    ("clip", ""): ("CLIPVisionModelWithProjection", "vision_config"),
+    ("clip", "text"): ("CLIPTextModelWithProjection", "text_config"),
+}
+"""By model type and part, transformers' class and its configuration where it is no causal language model: what is
+trained, merged and scored of an image classifier is its image tower; its text tower makes the head."""
 
 Loaded = TypeVar("Loaded")
 
@@ -59,14 +69,13 @@ def load_model(
     whole: bool = True,
     attention: str | None = None,
     trust: Sequence[str] = (),
+    part: str = "",
 ) -> Any:
-    """The causal language model of a checkpoint folder, on the CPU, its weights in ``dtype``.
+    """The causal language model of a checkpoint folder, or one of the ``PARTS``, on the CPU, its weights in ``dtype``.
 
     Raises UserError for an adapter, an encoder-decoder model, a configuration that asks for other weights than the
     files hold (with ``whole``: that asks for any that they do not hold), and a model larger than the memory.
     """
-    from transformers import AutoModelForCausalLM
-
     checkpoint = open_checkpoint(str(folder), allow_pickle=True)
     if checkpoint.adapter:
         raise UserError(f"{folder} is an adapter", do="give the whole model, or merge the adapter into its base first")
@@ -74,10 +83,17 @@ def load_model(
     if config.is_encoder_decoder:
         what = f"{config.model_type} is an encoder-decoder model"
         raise UserError(what, where=str(folder), do="only causal language models can be scored")
-    _check_size(config, sum(info.count for info in checkpoint.header.values()), len(checkpoint.header), folder, trust)
+    if config.model_type in headers.PARTS:
+        what = f"{config.model_type} is a part of a model, which classifies nothing by itself"
+        raise UserError(what, where=str(folder), do="name its base: base.path=DIR 'experts=[…]' method=linear")
+    kind, own = _class_of(config, part)
+    code = runs_code(folder, trust)
+    build = partial(kind, **own) if own else partial(kind.from_config, config, trust_remote_code=code)
+    _check_size(config, build, sum(info.count for info in checkpoint.header.values()), len(checkpoint.header), folder)
     _check_room(checkpoint.header.values(), dtype, device, folder)
     options = {**_local(folder, trust), "dtype": dtype, "attn_implementation": attention, "output_loading_info": True}
-    model, told = _sound("model", folder, lambda: AutoModelForCausalLM.from_pretrained(folder, **options))
+    with silence():  # it lists what a part leaves out
+        model, told = _sound("model", folder, lambda: kind.from_pretrained(folder, **own, **options))
     if whole and (missing := sorted(told["missing_keys"])):
         what = f"the files hold no {', '.join(missing[:3])}, which config.json asks for"
         raise UserError(what, where=str(folder), do="give the configuration that the weights were saved with")
@@ -92,6 +108,18 @@ def quantised(model: Any, how: str) -> Any:
     options = {"dtype": model.dtype, "device_map": {"": model.device}, "quantization_config": settings}
     options |= {"config": model.config, "state_dict": model.state_dict()}
     return _sound(f"{how} model", model.name_or_path, lambda: type(model).from_pretrained(None, **options).eval(), BITS)
+
+
+def _class_of(config: Any, part: str) -> tuple[Any, dict[str, Any]]:
+    """transformers' class for a configuration, and the configuration of a part, where it is one."""
+    import transformers
+
+    if (config.model_type, part) not in PARTS:
+        return transformers.AutoModelForCausalLM, {}
+    name, fields = PARTS[config.model_type, part]
+    own = getattr(config, fields)
+    own.projection_dim = config.projection_dim
+    return getattr(transformers, name), {"config": own}
 
 
 SAVED = "give a transformers checkpoint as it was saved"
@@ -122,10 +150,8 @@ def _check_counts(fields: Any, folder: Path) -> None:
             raise UserError(f"{name} is {value}", where=str(folder / "config.json"), do="give a real model")
 
 
-def _check_size(config: Any, stored: int, tensors: int, folder: Path | str, trust: Sequence[str]) -> None:
+def _check_size(config: Any, build: Callable[[], Any], stored: int, tensors: int, folder: Path | str) -> None:
     """UserError where the configuration describes a larger model than the files hold: it is built without memory."""
-    from transformers import AutoModelForCausalLM
-
     inner = config.get_text_config()
     layers = getattr(inner, "num_hidden_layers", None)
     do = "give the configuration that the weights were saved with"
@@ -134,8 +160,7 @@ def _check_size(config: Any, stored: int, tensors: int, folder: Path | str, trus
     if getattr(config, "quantization_config", None):
         return
     with torch.device("meta"):
-        code = runs_code(folder, trust)
-        empty = _sound("model", folder, lambda: AutoModelForCausalLM.from_config(config, trust_remote_code=code))
+        empty = _sound("model", folder, build)
     asked = sum(p.numel() for p in empty.parameters())
     if asked > stored + SLACK:
         what = f"config.json describes a model of {asked:,} parameters, the files hold {stored:,}"
