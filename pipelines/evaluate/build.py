@@ -114,22 +114,22 @@ def build_task(key: str, spec: SuiteTask, suite: Suite, index: TaskIndex, datase
     return task
 
 
-def choose(leaf: Leaf, spec: SuiteTask, suite: Suite) -> list[int]:
-    """Indices of the documents that are scored, alike for all models.
+def choose(name: str, total: int, spec: SuiteTask, suite: Suite) -> list[int]:
+    """Indices of the documents of a task, of ``total`` in its split, that are scored: alike for all models.
 
     Those that are named; all, ``limit`` of them, or a share of them below 1 (rounded up, as in lm-eval): chosen by
     seed, or the first ones. Raises UserError for a named document that the split does not have.
     """
     limit = spec.limit if spec.limit is not None else suite.limit
     if spec.documents is not None:
-        if not spec.documents or not 0 <= min(spec.documents) <= max(spec.documents) < leaf.total:
-            what = f"documents={spec.documents}: its split has documents 0 to {leaf.total - 1}"
-            raise UserError(what, where=leaf.name)
+        if not spec.documents or not 0 <= min(spec.documents) <= max(spec.documents) < total:
+            what = f"documents={spec.documents}: its split has documents 0 to {total - 1}"
+            raise UserError(what, where=name)
         return sorted(set(spec.documents))
-    count = leaf.total if limit is None else math.ceil(leaf.total * limit) if limit < 1 else int(limit)
-    if count >= leaf.total or suite.sample == "first":
-        return list(range(leaf.total)[:count])
-    return sorted(random.Random(f"{suite.seed} {leaf.task.task_name} {leaf.total}").sample(range(leaf.total), count))
+    count = total if limit is None else math.ceil(total * limit) if limit < 1 else int(limit)
+    if count >= total or suite.sample == "first":
+        return list(range(total)[:count])
+    return sorted(random.Random(f"{suite.seed} {name} {total}").sample(range(total), count))
 
 
 def _skill(key: str, spec: SuiteTask, suite: Suite) -> Task:

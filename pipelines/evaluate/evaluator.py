@@ -99,7 +99,7 @@ class Evaluator:
         ``name``). Out of memory halves the batch size, for this and all later models, and starts this one again, unless
         ``make_room`` says that it gave memory back.
         """
-        self._check(model)
+        check_dtype(model, self.suite)
         start = time.perf_counter()
         who = name or getattr(model, "name_or_path", "") or type(model).__name__
         with random_state_restored(), silence(), threads(self.threads or fitting_threads(model)), at_rest(model):
@@ -142,7 +142,7 @@ class Evaluator:
             for leaf in task.leaves:
                 split = leaf.task.eval_docs
                 leaf.total = len(split)
-                leaf.ids = choose(leaf, task.spec, self.suite)
+                leaf.ids = choose(leaf.task.task_name, leaf.total, task.spec, self.suite)
                 documents = [split[index] for index in leaf.ids]
                 leaf.instances = [self._requests(leaf, *pair) for pair in zip(leaf.ids, documents)]
                 leaf.task._instances = [request for requests in leaf.instances for request in requests]
@@ -190,15 +190,6 @@ class Evaluator:
             return [perturb_prompt(self.attack, prompt, shared, [], seed) for prompt in context]
         return perturb_prompt(self.attack, context, leaf.task.doc_to_text(document), options, seed)
 
-    def _check(self, model: nn.Module) -> None:
-        dtype = str(getattr(model, "dtype", next(model.parameters()).dtype)).removeprefix("torch.")
-        if dtype != self.suite.dtype:
-            raise UserError(
-                f"the model's weights are {dtype}, the suite says {self.suite.dtype}",
-                where=f"suite {self.suite.name}",
-                do=f"load the model in {self.suite.dtype}, or set suite.dtype={dtype}",
-            )
-
     def _asked(self, model: nn.Module, who: str, progress: Progress) -> tuple[list[BuiltTask], Scorer, dict[str, Any]]:
         """The tasks as this model is asked them, what answers them, and what an attack on its instructions found."""
         if not searches(self.suite.attack):
@@ -235,6 +226,17 @@ class Evaluator:
                             raise
                         failed[task.key] = reason(error)
         return failed
+
+
+def check_dtype(model: nn.Module, suite: Suite) -> None:
+    """UserError for a model whose weights have another dtype than the suite says."""
+    dtype = str(getattr(model, "dtype", next(model.parameters()).dtype)).removeprefix("torch.")
+    if dtype != suite.dtype:
+        raise UserError(
+            f"the model's weights are {dtype}, the suite says {suite.dtype}",
+            where=f"suite {suite.name}",
+            do=f"load the model in {suite.dtype}, or set suite.dtype={dtype}",
+        )
 
 
 def forget_answers(tasks: list[BuiltTask]) -> None:

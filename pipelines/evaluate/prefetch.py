@@ -9,6 +9,7 @@ from conf.errors import UserError
 from conf.schema import Suite
 from pipelines.evaluate.lookup import HUB_FILE, OWN_TASKS, leaves, task_index
 from pipelines.evaluate.suite import check_suite
+from pipelines.images.data import find_local
 from pipelines.progress import SILENT, Progress
 
 
@@ -31,9 +32,12 @@ def prefetch(suite: Suite, out: Path, *, progress: Progress = SILENT) -> Fetched
     if unknown:
         raise UserError(unknown[0], where=f"suite {suite.name}")
     index = task_index(OWN_TASKS, suite.include_path)
-    names = [spec.task or key for key, spec in suite.tasks.items() if spec.skill is None]
+    names = [spec.task or key for key, spec in suite.tasks.items() if spec.skill is None and spec.images is None]
     found = [leaf for name in names for leaf in leaves(name, index)]
-    wanted: dict[str, set[str] | None] = {}  # files by data set; None is all of them
+    pictures = [spec.images for spec in suite.tasks.values() if spec.images is not None and spec.images.path]
+    wanted: dict[str, set[str] | None] = {  # files by data set; None is all of them
+        str(images.path): None for images in pictures if find_local(images, None) is None
+    }
     for leaf in found:
         if leaf.dataset is not None and leaf.local is None:
             own = {file.removeprefix(f"{HUB_FILE}{leaf.dataset}/") for file in leaf.hub_files}

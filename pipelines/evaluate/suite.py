@@ -8,13 +8,14 @@ import importlib.metadata
 import importlib.util
 import json
 import os
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from conf.errors import nearest
 from conf.schema import Judge, Suite, SuiteTask
+from pipelines.checkpoints.content import data_hash, folder_hash
 from pipelines.evaluate.attacks import DOCUMENT, attack_problem, parts, searches
+from pipelines.evaluate.image_suite import check_images, image_fingerprint, of_images
 from pipelines.evaluate.lookup import (
     OWN_TASKS,
     Definition,
@@ -67,6 +68,8 @@ def suite_fingerprint(suite: Suite, datasets: str | None = None, folder: str | P
     of a mirror, task files that do not come with lm-eval); lm-eval's and transformers' versions; precision, batch
     size and seed. ``folder`` is a further folder of task files.
     """
+    if of_images(suite):
+        return image_fingerprint(suite, datasets)
     index = task_index(OWN_TASKS, suite.include_path, folder)
     attacker = parts(suite.attack)[1]
     search = {"attack_search": [ATTACK_VERSION, suite.attack_documents]} if searches(suite.attack) else {}
@@ -117,6 +120,8 @@ def check_suite(suite: Suite, datasets: str | None = None, online: bool = True) 
         datasets = None
     if suite.include_path is not None and not Path(suite.include_path).expanduser().is_dir():
         return [*problems, f"include_path {suite.include_path} is no folder"]
+    if of_images(suite):
+        return problems + check_images(suite, datasets)
     index = task_index(OWN_TASKS, suite.include_path)
     for key, spec in suite.tasks.items():
         name = spec.task or key
@@ -308,7 +313,7 @@ def data_hashes(found: list[Definition], datasets: str | None) -> dict[str, str 
 
 def _definition_hash(part: Definition) -> str:
     """Hash of a task file that does not come with lm-eval, and of the Python files that it may run."""
-    code = sorted(_file_hash(path) for path in part.code if not _stock(path))
+    code = sorted(data_hash(path) for path in part.code if not _stock(path))
     text = json.dumps([part.config, code], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -321,30 +326,3 @@ def _content_hash(name: str) -> str | None:
     """Hash of the files and folders that a name or a pattern stands for; None where there are none."""
     found = [folder_hash(Path(path)) for path in sorted(glob.glob(name, recursive=True))]
     return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16] if found else None
-
-
-def folder_hash(folder: Path) -> str | None:
-    """Hash of a folder's files by name and content; None where there is none. Files are read once per process."""
-    if folder.is_file():
-        return _file_hash(folder)
-    if not folder.exists():
-        return None
-    digest = hashlib.sha256()
-    below = (Path(root) / name for root, _, names in os.walk(folder, followlinks=True) for name in names)
-    for path in sorted(p for p in below if p.is_file()):
-        digest.update(f"{path.relative_to(folder)} {_file_hash(path)}\n".encode())
-    return digest.hexdigest()[:16]
-
-
-def _file_hash(path: Path) -> str:
-    stat = path.stat()
-    return _hash(str(path), stat.st_size, stat.st_mtime_ns)
-
-
-@lru_cache(maxsize=65536)
-def _hash(path: str, size: int, changed: int) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()[:16]

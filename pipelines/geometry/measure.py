@@ -62,6 +62,7 @@ def measure(
     merge = Merge(Recipe(base.path, paths, "task_arithmetic", **match), base, list(experts.values()), list(experts))
     merge.check()
     layers = {name: info.count for name, info in merge.layout.outputs.items() if info.merged and info.count}
+    layers = {name: count for name, count in layers.items() if name not in merge.layout.kept}
     total = sum(layers.values())
     positions = torch.from_numpy(sample_positions(total, sample, seed))
     entries = torch.empty(len(experts), len(positions))

@@ -7,7 +7,17 @@ from dataclasses import dataclass, field, replace
 
 from mergeopt_core import merging
 from pipelines.checkpoints.adapters import AdaptedCheckpoint, Model
-from pipelines.checkpoints.headers import BUFFERS, EMBEDDING, HEAD, VOCABULARY, Mismatch, TensorInfo, first
+from pipelines.checkpoints.headers import (
+    BUFFERS,
+    EMBEDDING,
+    HEAD,
+    KEPT,
+    PARTS,
+    VOCABULARY,
+    Mismatch,
+    TensorInfo,
+    first,
+)
 from pipelines.checkpoints.vocabulary import Vocabulary, clash_problem, make_vocabulary, same_tokenizer, tokens
 from pipelines.merge.recipe import Recipe
 
@@ -25,6 +35,8 @@ class Layout:
     """Name, dtype and shape of every merged tensor, by sorted name."""
     sources: list[dict[str, str]] = field(default_factory=list)
     """For the base, then each expert: merged name → its own name; absent where the base's tensor stands in."""
+    kept: frozenset[str] = frozenset()
+    """Tensors that are the base's whatever is merged."""
     head: str | None = None
     embedding: str | None = None
     untied: bool = False
@@ -47,6 +59,8 @@ def make_layout(recipe: Recipe, base: Model, experts: Sequence[Model], ids: Call
             layout.untied = True
             names[layout.head] = names[layout.embedding]
             layout.notes.append(f"the base's head is its embedding; the merged model gets {layout.head} of its own")
+    if kept := KEPT.get(str(base.config.get("model_type"))):
+        layout.kept = frozenset(name for name in names if kept.search(name))
     layout.outputs = {n: TensorInfo(_out_dtype(recipe, i), i.shape) for n, i in sorted(names.items())}
     layout.sources = [_match(recipe, base, model, names, layout) for model in (base, *experts)]
     _lay_vocabulary(recipe, base, experts, ids, layout)
@@ -57,13 +71,16 @@ def _match(recipe: Recipe, base: Model, model: Model, names: dict[str, TensorInf
     """Where one model keeps each merged tensor; mismatches go to the layout's problems."""
     own: dict[str, str] = {}
     missing = []
+    _, needed = PARTS.get(str(model.config.get("model_type")), (None, None))
     for name, info in names.items():
+        if name in layout.kept and model is not base:
+            continue
         source = layout.embedding if name == layout.head and model.tied and layout.embedding else name
         if source in model.header:
             own[name] = source
             if problem := _compare(recipe, name, info, model.header[source], model):
                 layout.problems.append(problem)
-        elif not BUFFERS.search(name):
+        elif not BUFFERS.search(name) and (needed is None or needed.search(name)):
             missing.append(name)
     known = {*names, *base.header, layout.head}
     extra = [name for name in model.header if name not in known and not BUFFERS.search(name)]
@@ -145,7 +162,7 @@ def _check_models(base: Model, experts: Sequence[Model], layout: Layout) -> None
 
 def _check_config(base: Model, expert: Model, layout: Layout) -> None:
     theirs, ours = expert.config.get("model_type"), base.config.get("model_type")
-    if theirs != ours:
+    if theirs != ours and PARTS.get(str(theirs), (None,))[0] != ours:
         layout.problems.append(Mismatch("", expert.name, f"is a {theirs} model, the base a {ours} model", ANOTHER))
         return
     for key in (*SAME, *WORTH_A_NOTE):

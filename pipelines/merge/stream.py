@@ -24,7 +24,7 @@ from mergeopt_core.spectral.low_rank import Low
 from pipelines.checkpoints.adapters import AdaptedCheckpoint, Model
 from pipelines.checkpoints.checkpoint import OpenCheckpoint
 from pipelines.checkpoints.fingerprint import WeightHash
-from pipelines.checkpoints.headers import VOCABULARY, Mismatch
+from pipelines.checkpoints.headers import PARTS, VOCABULARY, Mismatch
 from pipelines.merge.layout import Layout, make_layout, rank_notes
 from pipelines.merge.recipe import Recipe
 from pipelines.merge.resident import DeviceTensors
@@ -211,8 +211,10 @@ class Merge:
         return self.method.prepare(lambda: self.inputs(device))
 
     def inputs(self, device: str | torch.device = "cpu") -> Iterator[tuple[str, Tensor, list[Tensor]]]:
-        """Name, base and experts of every merged tensor, as stored, by sorted name; one group is held at a time."""
+        """Name, base and experts of every tensor of the merge, as stored, by sorted name; one group is held at once."""
         for name in self.layout.outputs:
+            if name in self.layout.kept:
+                continue
             base, *experts = self._inputs(name, torch.device(device))
             yield name, base, experts
             self._release(name)
@@ -272,7 +274,7 @@ class Merge:
         try:
             statistics = self._statistics(name, device)
             more: dict[str, Any] = {"statistics": statistics, "prepared": prepared, "factors": factors}
-            merged = self.method.merge(name, base, experts, **more)
+            merged = base if name in self.layout.kept else self.method.merge(name, base, experts, **more)
         except ValueError as error:
             raise UserError(self._with_names(str(error)), do="check that checkpoint, or the parameters") from error
         if merged.dtype == out:
@@ -332,11 +334,11 @@ class Merge:
 
 
 def single_model(base: OpenCheckpoint, model: OpenCheckpoint) -> Merge:
-    """One model as it is (base, expert, or adapter on its base), for ``merge_into``: every bit is the checkpoint's own.
+    """One model as it is (base, expert, adapter or part on its base), for ``merge_into``: its checkpoint's own bits.
 
     A whole model brings its own vocabulary and tie; its architecture has to be the live model's.
     """
-    base = base if model.adapter else model
+    base = base if model.adapter or model.config.get("model_type") in PARTS else model
     return Merge(Recipe(base.path, (model.path,), "passthrough"), base, [model], [model.path])
 
 
