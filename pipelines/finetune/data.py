@@ -8,6 +8,7 @@ import json
 import random
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from conf.errors import UserError, nearest
 from conf.schema import Task
 from pipelines.checkpoints.hashes import read_hash
 from pipelines.checkpoints.untrusted import check_file
+from pipelines.images.data import Pictures, find_local, fingerprint, open_split, problem
 from pipelines.tiny import skills
 
 Row = dict[str, Any]
@@ -37,6 +39,8 @@ def task_fingerprint(task: Task, datasets: str | None = None, online: bool = Tru
         UserError: No such skill, file or data set, or a field that is not used.
     """
     _check_used(task)
+    if task.images is not None:
+        return _pictures_fingerprint(task, datasets, online)
     if task.skill:
         return f"skill:{_skill(task)}:{skills.VERSION}"
     files = _find_files(task, datasets)
@@ -54,6 +58,8 @@ def read_rows(task: Task, seed: int, datasets: str | None = None, online: bool =
     Raises:
         UserError: Missing or malformed data, missing columns, or no rows.
     """
+    if task.images is not None:
+        raise UserError(f"task {task.name} is of pictures", where="task.images", do="give a task of text")
     if task.skill:
         items: Any = skills.training_rows(_skill(task), task.split, task.limit, seed)  # type: ignore[arg-type]
         return [dict(row) for row in items]
@@ -71,13 +77,39 @@ def read_rows(task: Task, seed: int, datasets: str | None = None, online: bool =
     return rows
 
 
+def read_pictures(task: Task, datasets: str | None = None, online: bool = True) -> Pictures:
+    """The labelled pictures that the task names.
+
+    Raises:
+        UserError: Missing or malformed data, or an unknown column.
+    """
+    assert task.images is not None
+    return open_split(task.images, task.split, datasets, online)
+
+
+def _pictures_fingerprint(task: Task, datasets: str | None, online: bool) -> str:
+    images = task.images
+    assert images is not None
+    if text := problem(images):
+        raise UserError(text, where=f"task {task.name}")
+    hub = images.skill is None and find_local(images, datasets) is None
+    commit = _hub_commit(replace(task, path=images.path, revision=images.revision), online) if hub else None
+    return f"pictures:{json.dumps(fingerprint(images, task.split, datasets, commit), sort_keys=True)}"
+
+
 def _check_used(task: Task) -> None:
     """UserError for a field that another one leaves without a meaning."""
     columns = ("prompt", "completion", "separator")
-    for kind, idle in (("skill", ("path", "subset", "revision", "messages", *columns)), ("messages", columns)):
+    text = ("skill", "path", "subset", "revision", "messages", "chat_template", *columns)
+    for kind, idle in (
+        ("images", text),
+        ("skill", ("path", "subset", "revision", "messages", *columns)),
+        ("messages", columns),
+    ):
         for name in idle if getattr(task, kind) else ():
             if getattr(task, name) != getattr(Task, name):
-                what = f"task.{name}={getattr(task, name)} is not used beside task.{kind}={getattr(task, kind)}"
+                beside = kind if kind == "images" else f"{kind}={getattr(task, kind)}"
+                what = f"task.{name}={getattr(task, name)} is not used beside task.{beside}"
                 raise UserError(what, where=f"task.{name}", do="leave one of them out")
 
 

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from conf.errors import UserError, nearest
-from conf.schema import Lora, Training
+from conf.schema import Lora, Task, Training
 from mergeopt_core.finetuning.weights import Origin
 from pipelines.checkpoints.fingerprint import copy_tokenizer
 from pipelines.checkpoints.load import load_config, load_model, load_tokenizer
 from pipelines.finetune.tangent import linearise
+from pipelines.images.clip import copy_processor, whole_model
 
 
 @dataclass
@@ -32,6 +33,11 @@ class Loaded:
     dtype: torch.dtype
     device: str
     cache: bool
+
+    @property
+    def images(self) -> bool:
+        """Whether the model is an image tower, and reads pictures."""
+        return bool(self.model.main_input_name == "pixel_values")
 
     @property
     def context(self) -> int:
@@ -50,6 +56,8 @@ class Loaded:
         if hasattr(model, "merge_and_unload"):
             model = model.merge_and_unload()
         model = model.to("cpu", self.dtype)
+        if self.images:
+            model = whole_model(model, self.folder, self.dtype)
         model.config.use_cache = self.cache
         model.save_pretrained(out)
         model.config.use_cache = False
@@ -58,6 +66,7 @@ class Loaded:
         for file in out.glob("*.safetensors"):
             file.chmod(0o666 & ~umask)
         copy_tokenizer(self.folder, out)
+        copy_processor(self.folder, out)
 
 
 def load(folder: Path, training: Training, method: str, device: str = "auto") -> Loaded:
@@ -88,7 +97,15 @@ def load(folder: Path, training: Training, method: str, device: str = "auto") ->
     return Loaded(model, tokenizer, folder, dtype, device, cache)
 
 
-def adapt(model: nn.Module, spec: Lora) -> Any:
+def check_kind(loaded: Loaded, task: Task) -> None:
+    """UserError for pictures and a base that reads text, or the reverse."""
+    if loaded.images != (task.images is not None):
+        reads, given = ("pictures", "text") if loaded.images else ("text", "pictures")
+        what = f"the base reads {reads}, task {task.name} is of {given}"
+        raise UserError(what, where=str(loaded.folder), do="choose another base, or another task")
+
+
+def adapt(model: Any, spec: Lora) -> Any:
     """Put adapters on the model's target layers.
 
     Raises:
@@ -103,7 +120,7 @@ def adapt(model: nn.Module, spec: Lora) -> Any:
             raise UserError(what, where="training.lora.targets", do=nearest(target, linear))
     config = LoraConfig(
         r=spec.rank, lora_alpha=spec.alpha, lora_dropout=spec.dropout, target_modules=list(spec.targets),
-        task_type="CAUSAL_LM",
+        task_type="CAUSAL_LM" if model.main_input_name == "input_ids" else None,
     )  # fmt: skip
     return get_peft_model(model, config)
 

@@ -20,32 +20,38 @@ def linearise(
     There is no cache of keys and values: generation computes the whole text for every token.
 
     Args:
-        model: A transformers causal language model.
+        model: A transformers causal language model, or one whose first output is an embedding (an image tower).
         theta0: θ0 by parameter name; default: its parameters now.
         vector: θ − θ0 by parameter name where nothing is trained; the model's parameters are then θ0.
 
     Raises:
         ValueError: Tensors of other names or shapes than the model's parameters.
     """
-    forward, generate = model.forward, model.generate  # the bound methods of the class
+    forward, generate = model.forward, getattr(model, "generate", None)  # the bound methods of the class
     tangent = Tangent(model, theta0, vector)
+    text = model.main_input_name == "input_ids"
+    always = {"use_cache": False} if text else {}
 
-    def linear(input_ids: Tensor | None = None, labels: Tensor | None = None, **kwargs: Any) -> Any:
+    def linear(*args: Any, labels: Tensor | None = None, **kwargs: Any) -> Any:
         items = kwargs.pop("num_items_in_batch", None)
         kwargs = {k: v for k, v in kwargs.items() if k not in ("use_cache", "return_dict", "past_key_values")}
         model.forward = forward
         try:
-            logits = tangent(input_ids=input_ids, use_cache=False, pick=lambda out: out.logits, **kwargs)
+            logits = tangent(*args, pick=lambda out: out[0], **kwargs, **always)
         finally:
             model.forward = linear
+        if not text:
+            return (logits,)
         given = {"logits": logits, "labels": labels, "vocab_size": model.config.vocab_size, "num_items_in_batch": items}
         loss = None if labels is None else model.loss_function(**given)
         return CausalLMOutputWithPast(loss=loss, logits=logits)
 
     def uncached(*args: Any, **kwargs: Any) -> Any:
-        return generate(*args, **{**kwargs, "use_cache": False})
+        return generate(*args, **{**kwargs, "use_cache": False})  # type: ignore[misc]
 
-    model.forward, model.generate = linear, uncached
+    model.forward = linear
+    if text:
+        model.generate = uncached
 
 
 def delinearise(model: Any) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from transformers import TrainingArguments
 
@@ -26,14 +26,16 @@ from pipelines.checkpoints.adapters import AdaptedCheckpoint
 from pipelines.checkpoints.card import base_name as name_of
 from pipelines.checkpoints.card import write_card, write_flag
 from pipelines.checkpoints.checkpoint import open_checkpoint
-from pipelines.finetune.data import Row, read_rows, task_fingerprint
+from pipelines.finetune import images
+from pipelines.finetune.data import Row, read_pictures, read_rows, task_fingerprint
 from pipelines.finetune.exchange import Exchange, GivenVector, StoredOrigin, StretchOverError, take_part
-from pipelines.finetune.models import AdapterOrigin, Loaded, load
+from pipelines.finetune.models import AdapterOrigin, Loaded, check_kind, load
 from pipelines.finetune.optimizers import base_optimizer, check_finetuning, check_training, total_steps, wrap
 from pipelines.finetune.tangent import delinearise
 from pipelines.finetune.tokens import Collator, PackCollator, encode, pack
 from pipelines.finetune.trainer import ExpertTrainer, MetricsCallback, NotFiniteError, PeakMemory
 from pipelines.finetune.turns import Turns
+from pipelines.images.data import Pictures
 from pipelines.process import out_of_memory, silence, threads, uncollected
 from pipelines.progress import SILENT, Progress, Within
 
@@ -182,8 +184,9 @@ def _check_offsets(run: Run) -> None:
 
 def _make(run: Run, progress: Progress, base_name: str | None, device: str, cpu_threads: int | None) -> dict[str, Any]:
     begun, method, out = time.perf_counter(), run.method, run.out
-    rows = [read_rows(task, run.seed, run.datasets, run.online) for task in (run.task, *run.more)]
+    rows = _read(run)
     loaded = load(run.base, run.training, method["method"], device)
+    check_kind(loaded, run.task)
     _check_room(run, loaded)
     out.mkdir(parents=True, exist_ok=True)
     small = sum(p.numel() for p in loaded.model.parameters()) < SMALL
@@ -206,6 +209,19 @@ def _make(run: Run, progress: Progress, base_name: str | None, device: str, cpu_
                 write_flag(out, run.base)
             shutil.rmtree(run.checkpoints, ignore_errors=True)
     return summary
+
+
+Data = list[list[Row] | Pictures]
+"""What each task of a run is trained on."""
+
+
+def _read(run: Run) -> Data:
+    if run.task.images is None:
+        return [read_rows(task, run.seed, run.datasets, run.online) for task in (run.task, *run.more)]
+    if run.more:
+        what = "pictures of several tasks, which have heads of their own, are not trained together"
+        raise UserError(what, where=run.name, do="leave references.joint out")
+    return [read_pictures(run.task, run.datasets, run.online)]
 
 
 def _check_room(run: Run, loaded: Loaded) -> None:
@@ -233,9 +249,9 @@ def _full_disk(folder: Path) -> Iterator[None]:
         raise
 
 
-def _fit(run: Run, loaded: Loaded, rows: list[list[Row]], progress: Progress) -> dict[str, Any]:
+def _fit(run: Run, loaded: Loaded, rows: Data, progress: Progress) -> dict[str, Any]:
     """Train ``loaded.model`` in place."""
-    data, collator = _sequences(run, loaded, rows)
+    data, collator, loss = _sequences(run, loaded, rows)
     once = dataclasses.replace(run.task, epochs=None if run.training.steps else 1.0)  # all epochs are in the data
     steps = total_steps(once if run.more else run.task, run.training, len(data), int(os.environ.get("WORLD_SIZE", "1")))
     resumable = run.resumable
@@ -247,7 +263,8 @@ def _fit(run: Run, loaded: Loaded, rows: list[list[Row]], progress: Progress) ->
         model = loaded.model.to(loaded.device)
         base = base_optimizer(run.optimizer, model, run.training.precision == "bf16_masters")
         method, more = _wrapped(run, base, model, steps)
-        trainer = ExpertTrainer(method, model=model, args=args, train_dataset=data, data_collator=collator)
+        given = {"train_dataset": data, "data_collator": collator, "compute_loss_func": loss}
+        trainer = ExpertTrainer(method, model=model, args=args, **given)
         with progress.step(f"fine-tune {run.name}", total=steps) as bar:
             callback = MetricsCallback(metrics if run.rank == 0 else None, bar, trainer, run.exchange)
             for one in (callback, *more):
@@ -258,7 +275,8 @@ def _fit(run: Run, loaded: Loaded, rows: list[list[Row]], progress: Progress) ->
     _finish(run, loaded, trainer)
     last = {key: callback.last.get(key) for key in ("loss", "tokens")}
     last |= callback.shortfall()
-    found = {"steps": trainer.state.global_step, **last, "examples": sum(map(len, rows)), "seconds": callback.before}
+    count = len(data) if run.task.images else sum(map(len, rows))  # rows are packed, pictures limited
+    found = {"steps": trainer.state.global_step, **last, "examples": count, "seconds": callback.before}
     return found | ({"total": steps} if run.exchange else {})
 
 
@@ -275,17 +293,21 @@ def _wrapped(run: Run, base: Any, model: Any, steps: int) -> tuple[Any, list[Any
     return method, take_part(run.exchange, method, AdapterOrigin(model) if lora else origin, given, steps)
 
 
-def _sequences(run: Run, loaded: Loaded, rows: list[list[Row]]) -> tuple[list[Any], Any]:
-    """Training sequences and what makes batches of them; of several tasks each as often as its epochs say."""
+def _sequences(run: Run, loaded: Loaded, rows: Data) -> tuple[Any, Any, Any]:
+    """Training sequences, what makes batches of them, and the loss where it is not the model's own; of several tasks
+    each as often as its epochs say."""
+    if isinstance(rows[0], Pictures):
+        data = images.examples(loaded, rows[0], run.task, run.seed)
+        return data, images.collator(loaded), images.loss_of(loaded, rows[0], run.task)
     examples: list[Any] = []
     for task, own in zip((run.task, *run.more), rows):
-        found = encode(own, loaded.tokenizer, task, run.training, loaded.context)
+        found = encode(cast(list[Row], own), loaded.tokenizer, task, run.training, loaded.context)
         passes = (task.epochs or run.training.epochs) if run.more and not run.training.steps else 1.0
         examples += islice(cycle(found), round(passes * len(found)))
     if not run.training.packing:
-        return list(examples), Collator(loaded.pad)
+        return list(examples), Collator(loaded.pad), None
     length = min(run.training.max_length or loaded.context, loaded.context)
-    return list(pack(examples, length, run.seed)), PackCollator(loaded.pad)
+    return list(pack(examples, length, run.seed)), PackCollator(loaded.pad), None
 
 
 def _arguments(run: Run, loaded: Loaded, steps: int, folder: Path) -> TrainingArguments:
