@@ -28,8 +28,8 @@ from world import make_world  # noqa: E402
 
 NOT_HERE = {
     r"executor\.address=auto|/shared/": "needs a Ray cluster",
-    r"base=(qwen|llama)": "needs weights of the hub",
-    r"\+experiment=(mergopt|in_the_wild)(?!.*\+scale=tiny)": "needs weights and data of the hub",
+    r"base=(qwen|llama|clip)": "needs weights of the hub",
+    r"\+experiment=(mergopt|in_the_wild|vision)(?!.*\+scale=tiny)": "needs weights and data of the hub",
     r"alpaca_eval_2|annotator=": "needs a judge's account and data of the hub",
     r" --yes": "uploads to the hub (faked in tests/pipelines/store/test_push.py)",
 }

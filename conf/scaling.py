@@ -32,6 +32,8 @@ def apply_scale(tree: DictConfig, *, keep_suite: bool = False) -> None:
     """
     _leave_out_models(tree)
     scale: Any = OmegaConf.to_container(tree.scale)
+    if scale["images"] and any(task.images for task in tree.suite.tasks.values()):
+        scale |= scale["images"]
     small: Node = {}
     names: dict[str, dict[str, str]] = {}
     if scale["pool"] is not None:

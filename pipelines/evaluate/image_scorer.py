@@ -7,6 +7,7 @@ import json
 import math
 import platform
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -100,11 +101,12 @@ class ImageEvaluator:
         name: str | None = None,
         source: dict[str, Any] | None = None,
         progress: Progress = SILENT,
+        make_room: Callable[[], bool] = bool,
     ) -> Evaluation:
         """Score an image tower as it stands now; ``source`` says where its weights come from.
 
         Raises UserError when its weights have another dtype than the suite says, or when its logits are NaN. Out of
-        memory halves the batch size, for this and all later models, and starts this one again.
+        memory, where ``make_room`` frees none, halves the batch size, for this and all later models, and starts anew.
         """
         check_dtype(model, self.suite)
         start = time.perf_counter()
@@ -115,7 +117,8 @@ class ImageEvaluator:
                     said = self._answers(model, who, progress)
                     break
                 except torch.OutOfMemoryError:
-                    self._halve(who)
+                    if not make_room():
+                        self._halve(who)
         scores = {task.key: self._score(task, said.get(task.key, [])) for task in self.tasks}
         seconds = time.perf_counter() - start
         versions = self._versions(model)

@@ -133,6 +133,35 @@ class Trials:
                 found[places] = sum(_task_draws(panel, task, rows) for task in tasks) / len(tasks)
         return None if np.isnan(found).any() else found
 
+    def own_experts(self, trial: int) -> dict[str, int]:
+        """The row of a trial's panel that is the expert of each task: the one of its name, where it scores above 0."""
+        p, place = self.place[trial]
+        panel = self.panels[p]
+        own = {name: row for (name, run), row in panel.experts.items() if run == panel.rows[place].run}
+        named = {task: row for task, row in own.items() if task in self._column}
+        return {task: row for task, row in named.items() if self._score(panel.trials[row], task) > 0}
+
+    def _score(self, trial: int, task: str) -> float:
+        return float(self._scores[self._row[trial], self._column[task]])
+
+    def normalised(self, cell: Cell) -> NDArray:
+        """Each trial's score as a share of that of the task's own expert, averaged over its tasks `[T]`."""
+        found = []
+        for trial, tasks in zip(cell.trials, cell.tasks):
+            panel, own = self.panels[self.place[trial][0]], self.own_experts(trial)
+            shares = [self._score(trial, task) / self._score(panel.trials[own[task]], task) for task in tasks]
+            found.append(float(np.mean(shares)))
+        return np.array(found)
+
+    def normalised_draws(self, cell: Cell) -> NDArray | None:
+        """Replicates of these `[T, B]`, on the same documents for both; None where a trial has none."""
+        found = np.empty((len(cell.trials), self.statistics.resamples))
+        for i, (trial, tasks) in enumerate(zip(cell.trials, cell.tasks)):
+            (p, row), own = self.place[trial], self.own_experts(trial)
+            pairs = [_task_draws(self.panels[p], task, [row, own[task]]) for task in tasks]
+            found[i] = sum(merge / expert for merge, expert in pairs) / len(tasks)
+        return None if np.isnan(found).any() else found
+
     def _drawn(self, place: int, task: str) -> NDArray:
         """Replicates of a panel's rows on one task; those of the last task are kept, so ask task by task."""
         if task != self._task:

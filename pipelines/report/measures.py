@@ -27,6 +27,10 @@ def narrowed(trials: Trials, measure: str, cell: Cell) -> Cell:
         named = [set(trials.panels[p].rows[i].experts) for p, i in _places(trials, cell)]
         tasks = tuple(tuple(t for t in tasks if t in own) for tasks, own in zip(cell.tasks, named))
         return replace(cell, tasks=tasks).only(map(bool, tasks))
+    if measure == "normalised":
+        known = [trials.own_experts(trial) for trial in cell.trials]
+        tasks = tuple(tuple(t for t in tasks if t in own) for tasks, own in zip(cell.tasks, known))
+        return replace(cell, tasks=tasks).only(map(bool, tasks))
     return cell.only(np.isfinite(_each(trials, measure, cell)))
 
 
@@ -39,6 +43,8 @@ def sample(trials: Trials, measure: str, cell: Cell, replicates: bool = True) ->
     draws = None
     if replicates and measure in ("score", "own"):
         draws = trials.draws(cell)
+    elif replicates and measure == "normalised":
+        draws = trials.normalised_draws(cell)
     elif replicates and measure == "kept":
         draws = np.array([trials.panels[p].kept_replicates[i] for p, i in _places(trials, cell)])
     return cell.by_subset(_each(trials, measure, cell)), None if draws is None else cell.by_subset(draws)
@@ -48,6 +54,8 @@ def _each(trials: Trials, measure: str, cell: Cell) -> NDArray:
     """A measure of every trial `[T]`; NaN where it is not known."""
     if measure in ("score", "own"):
         return trials.scores(cell)
+    if measure == "normalised":
+        return trials.normalised(cell)
     if measure in ("kept", "kept_each"):
         return np.array([getattr(trials.panels[p], measure)[i] for p, i in _places(trials, cell)])
     if measure == "constructive":

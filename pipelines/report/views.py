@@ -43,6 +43,7 @@ MEASURES = {
     "pdr": Measure("performance drop rate", 3, -1),
     "kept": Measure("share of own-skill gain kept", 2, 1),
     "kept_each": Measure("mean of the single experts' shares kept", 2, 1),
+    "normalised": Measure("share of each task's own expert", 3, 1),
     "constructive": Measure("share constructive in %", 0, 1),
     "joint_share": Measure("share of joint training's gain reached", 2, 1),
     "expert_ratio": Measure("merged ÷ experts on their own tasks", 2, 1),

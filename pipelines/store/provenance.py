@@ -41,12 +41,12 @@ def provenance(about: Mapping[str, Any], task: str | None = None) -> dict[str, A
         "seed": about["model"].get("seed"),
         "merge_dtype": (about["recipe"] or {}).get("dtype"),
         "suite": about["suite"],
-        "fewshot": joined("the task's own" if t["num_fewshot"] is None else t["num_fewshot"] for t in tasks),
+        "fewshot": joined("the task's own" if (n := t.get("num_fewshot", 0)) is None else n for t in tasks),
         "sample": joined(_sample(t, settings) for t in tasks),
         "attack": _attack(settings),
-        "chat_template": settings["chat_template"],
+        "chat_template": settings.get("chat_template", False),
         "options": joined(_options(t, settings) for t in tasks),
-        "max_length": settings["max_length"],
+        "max_length": settings.get("max_length"),
         "dtype": settings["dtype"],
         "device": about.get("device") or UNKNOWN,
         "batch_size": about.get("batch_size") or UNKNOWN,
@@ -208,5 +208,5 @@ def _engine(about: Mapping[str, Any]) -> str:
     settings, versions = about["settings"], about.get("versions", {})
     packages = {**settings, **versions.get("packages", {})}
     parts = [f"{name} {packages[name]}" for name in ("lm_eval", "transformers", "torch") if name in packages]
-    shared = versions.get("share_prefix", settings["share_prefix"])
+    shared = versions.get("share_prefix", settings.get("share_prefix"))
     return ", ".join([*parts, "contexts shared" if shared else "nothing shared"])

@@ -18,7 +18,10 @@ import psutil
 from conf.schema import Config
 
 PACKAGES = ["torch", "transformers", "mergekit", "lm-eval", "hydra-core", "omegaconf", "datasets", "peft", "pandas"]
-OPTIONAL = {"ray": "executor=ray", "optuna": "mergebench search", "tensorboard": "training.reporters=[tensorboard]"}
+OPTIONAL = {
+    "ray": "executor=ray", "optuna": "mergebench search", "tensorboard": "training.reporters=[tensorboard]",
+    "pillow": "suites and tasks of pictures",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,7 @@ def information_key(kind: str, expert: Expert, access: Access, collect: Collect)
             "statistic": kind,
             "expert": expert.source.fingerprint,
             "data": access.data_fingerprint(expert.task),
-            "task": fields_without(expert.task, "name", "path", "skill", "epochs", "finetuning"),
+            "task": fields_without(expert.task, "name", "path", "skill", "images", "epochs", "finetuning"),
             "examples": collect.examples,
             "labels": collect.labels if kind == "fisher" else None,
             "seed": collect.seed,

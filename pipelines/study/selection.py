@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from conf.errors import UserError, nearest
-from conf.schema import Suite
+from conf.schema import Suite, SuiteTask
 from pipelines.evaluate.lookup import OWN_TASKS, leaves, task_index
 from pipelines.store.records import mean_score
 from pipelines.store.store import Store
@@ -53,18 +53,23 @@ def on_split(suite: Suite, split: str) -> Suite:
 
 def check_split(suite: Suite, split: str, where: str) -> None:
     """UserError for a split that a built-in skill of the suite does not have."""
-    if split not in SPLITS and any(task.skill for task in suite.tasks.values()):
+    if split not in SPLITS and any(_generated(task) for task in suite.tasks.values()):
         raise UserError(f"a built-in skill has no split {split!r}", where=where, do=nearest(split, SPLITS))
+
+
+def _generated(task: SuiteTask) -> bool:
+    return bool(task.skill or (task.images and task.images.skill))
 
 
 def same_documents(one: Suite, other: Suite) -> list[str]:
     """Tasks of a suite that are scored on the same split in another form of it."""
     index, same = task_index(OWN_TASKS, one.include_path), []
     for name, spec in one.tasks.items():
-        splits = [suite.tasks[name].split or suite.split for suite in (one, other)]
-        if spec.skill is not None:
+        splits, found = [suite.tasks[name].split or suite.split for suite in (one, other)], []
+        if spec.skill is not None or spec.images is not None:
             splits = [split or "test" for split in splits]
-        found = leaves(spec.task or name, index) if spec.skill is None and (spec.task or name) in index else []
+        else:
+            found = leaves(spec.task or name, index) if (spec.task or name) in index else []
         if splits[0] == splits[1] or any(leaf.split(splits[0]) == leaf.split(splits[1]) for leaf in found):
             same.append(name)
     return same

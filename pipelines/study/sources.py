@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from conf.errors import UserError
-from conf.schema import Base, Checkpoint, Config, Optimizer, Pool, Task, Training
+from conf.schema import Base, Checkpoint, Config, Images, Optimizer, Pool, Task, Training
 from pipelines.checkpoints.checkpoint import OpenCheckpoint, open_checkpoint
 from pipelines.checkpoints.fingerprint import READER_FILES
 from pipelines.checkpoints.folder import hub_id
@@ -20,8 +20,8 @@ from pipelines.checkpoints.hub import HubLookup, open_headers
 from pipelines.progress import SILENT, Progress
 from pipelines.store.store import KINDS, Store, content_key
 
-BUILT_IN = "tiny"
-"""Name of the base that is made on the spot."""
+BUILT_IN = ("tiny", "tiny_clip")
+"""Names of the bases that are made on the spot: a language model, and a classifier of pictures."""
 BUILT_IN_FIELDS = ("seed", "hidden", "layers", "steps")
 
 TRAINING_VERSION = 1
@@ -145,12 +145,12 @@ def tokenizer_fingerprint(folder: str, files: tuple[str, ...] = READER_FILES) ->
 
 def find_base(base: Base, access: Access) -> Source | Unmade:
     """The base where it exists, or what is to be made; UserError where none is named, or two are."""
-    if not base.path and base.name != BUILT_IN:
-        do = f"name a folder or hub id with base.path=…, or the built-in model with base={BUILT_IN}"
+    if not base.path and base.name not in BUILT_IN:
+        do = f"name a folder or hub id with base.path=…, or a built-in model with base={' or base='.join(BUILT_IN)}"
         raise UserError("no base is named" if not base.name else f"base {base.name} has no path", where="base", do=do)
-    if base.path and base.name == BUILT_IN:
-        do = f"leave base={BUILT_IN} or base.path={base.path} out"
-        raise UserError(f"base={BUILT_IN} is the built-in model and has no path", where="base.path", do=do)
+    if base.path and base.name in BUILT_IN:
+        do = f"leave base={base.name} or base.path={base.path} out"
+        raise UserError(f"base={base.name} is the built-in model and has no path", where="base.path", do=do)
     if base.path:
         for name in BUILT_IN_FIELDS:
             if getattr(base, name) != getattr(Base, name):
@@ -167,8 +167,10 @@ def make_base(base: Base, access: Access, progress: Progress = SILENT) -> Source
     if isinstance(found, Source):
         access.fetch(progress, [found.path])
         return found
-    from pipelines.tiny.base import make_base as pretrain
+    from pipelines.tiny import base as tiny
+    from pipelines.tiny import clip
 
+    pretrain = tiny.make_base if base.name == "tiny" else clip.make_base
     assert found.key is not None
     with access.store.claim("bases", found.key):
         if not access.store.has("bases", found.key):
@@ -181,9 +183,11 @@ def make_base(base: Base, access: Access, progress: Progress = SILENT) -> Source
 
 def _builtin_key(base: Base) -> str:
     from pipelines.tiny import base as tiny
-    from pipelines.tiny import skills
+    from pipelines.tiny import clip, pictures, skills
 
     spec = {name: getattr(base, name) for name in BUILT_IN_FIELDS}
+    if base.name != "tiny":
+        return content_key({"base": base.name, "pictures": pictures.VERSION, "version": clip.VERSION, **spec})
     return content_key({"base": "built-in", "skills": skills.VERSION, "version": tiny.VERSION, **spec})
 
 
@@ -237,7 +241,7 @@ class ExpertRecipe:
         )
 
     def _data(self, task: Task, access: Access) -> dict[str, Any]:
-        aside = ("name", "path", "skill", "finetuning")
+        aside = ("name", "path", "skill", "images", "finetuning")
         return {"data": access.data_fingerprint(task), "task": fields_without(task, *aside)}
 
     def other_keys(self, base: Source, access: Access) -> list[str]:
@@ -250,7 +254,8 @@ class ExpertRecipe:
 
 def named(task: Task) -> Task:
     """A task under its own name, or under that of its skill or file."""
-    return replace(task, name=task.name or task.skill or Path(task.path or "").stem)
+    images = task.images or Images()
+    return replace(task, name=task.name or task.skill or images.skill or Path(images.path or task.path or "").stem)
 
 
 def pool_recipes(pool: Pool) -> dict[str, ExpertRecipe]:

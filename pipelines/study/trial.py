@@ -13,7 +13,8 @@ from mergeopt_core.merging.mergekit_api import describe
 from pipelines.checkpoints.card import linearised_at
 from pipelines.checkpoints.checkpoint import OpenCheckpoint
 from pipelines.checkpoints.code import code_hash, runs_code
-from pipelines.checkpoints.fingerprint import READER_FILES, VOCABULARY_FILES
+from pipelines.checkpoints.fingerprint import PROCESSOR_FILES, READER_FILES, VOCABULARY_FILES
+from pipelines.evaluate.image_suite import of_images
 from pipelines.merge.recipe import Recipe
 from pipelines.merge.stream import Merge
 from pipelines.store.store import content_key, model_title
@@ -96,7 +97,10 @@ class Trial:
         folders = dict.fromkeys((self.base.path, self.reader))
         code = [code_hash(folder) for folder in folders if runs_code(folder, suite.trust_remote_code)]
         tokenizer = tokenizer_fingerprint(self.reader, (*READER_FILES, *named))
-        return {**self.suite_fingerprint, "tokenizer": tokenizer, **({"code": code} if code else {})}
+        found = {**self.suite_fingerprint, "tokenizer": tokenizer, **({"code": code} if code else {})}
+        if of_images(suite):  # the base makes the head
+            found |= {"head": self.base.fingerprint, "processor": tokenizer_fingerprint(self.reader, PROCESSOR_FILES)}
+        return found
 
     @property
     def reader(self) -> str:

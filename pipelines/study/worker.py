@@ -24,6 +24,8 @@ from conf.schema import Executor, Suite
 from pipelines.checkpoints.fingerprint import WeightHash
 from pipelines.checkpoints.load import load_model, quantised
 from pipelines.evaluate.evaluator import Evaluator
+from pipelines.evaluate.image_scorer import ImageEvaluator
+from pipelines.evaluate.image_suite import of_images
 from pipelines.evaluate.score import Evaluation
 from pipelines.finetune.tangent import linearised
 from pipelines.merge.cache import MergeCache
@@ -53,7 +55,7 @@ class Worker:
         self.device = find_device(executor.device)
         self.resident = DeviceTensors(self.device) if self.device.type == "cuda" else None
         self._open = cache(access.open)
-        self._evaluators: dict[str, Evaluator] = {}
+        self._evaluators: dict[str, Evaluator | ImageEvaluator] = {}
         self._cache: tuple[str, MergeCache] | None = None
         self._live: tuple[tuple[str | None, ...], nn.Module] | None = None
 
@@ -113,6 +115,7 @@ class Worker:
             do = "leave suite.quantization out, or score it as a network with suite.linearised=false"
             raise UserError("a linearised model cannot be quantised", where=trial.title, do=do)
         vector = self._vector(trial, model) if trial.linearised else None
+        _check_reads(model, trial)
         merged, after = time.perf_counter(), self._traffic()
         evaluator = self.evaluator(trial, self._reader(trial, merge))
         if trial.suite.quantization:
@@ -207,18 +210,17 @@ class Worker:
         folder = self.access.store.cache / "tokenizers" / trial.model_key
         return str(folder) if write_tokenizer(merge, folder) else trial.reader
 
-    def evaluator(self, trial: Trial, reader: str) -> Evaluator:
+    def evaluator(self, trial: Trial, reader: str) -> Evaluator | ImageEvaluator:
         """The evaluator of the trial's suite and a tokenizer, its requests already built."""
         key = content_key({"suite": trial.suite_fingerprint, "tokenizer": reader})
         if key not in self._evaluators:
-            self._evaluators[key] = Evaluator(
-                trial.suite,
-                Path(reader),
-                datasets=self.access.datasets,
-                online=self.access.online,
-                threads=self.executor.threads,
-                progress=self.progress,
-            )
+            where: dict[str, Any] = {"datasets": self.access.datasets, "online": self.access.online}
+            where |= {"threads": self.executor.threads, "progress": self.progress}
+            if of_images(trial.suite):
+                made: Any = ImageEvaluator(trial.suite, Path(reader), **where, cache=self.access.store.cache)
+            else:
+                made = Evaluator(trial.suite, Path(reader), **where)
+            self._evaluators[key] = made
         return self._evaluators[key]
 
     @property
@@ -244,6 +246,15 @@ def _load(folder: str, suite: Suite, device: torch.device) -> nn.Module:
     disable_progress_bar()
     model = load_model(folder, DTYPES[dtype], str(device), whole=False, attention=attention, trust=trust)
     return model.to(device).eval()
+
+
+def _check_reads(model: nn.Module, trial: Trial) -> None:
+    """UserError for a suite of pictures and a model that reads text, or the reverse."""
+    pictures = getattr(model, "main_input_name", "input_ids") == "pixel_values"
+    if pictures != of_images(trial.suite):
+        reads, given = ("pictures", "text") if pictures else ("text", "pictures")
+        what = f"the model reads {reads}, suite {trial.suite.name} is of {given}"
+        raise UserError(what, where=trial.base.path, do="choose another suite, or another model")
 
 
 def find_device(name: str) -> torch.device:

@@ -13,7 +13,10 @@ from typing import Any
 from conf.errors import UserError, markdown_text, redacted
 from conf.schema import Config
 from pipelines.checkpoints.card import base_name
+from pipelines.checkpoints.fingerprint import PROCESSOR_FILES
 from pipelines.checkpoints.folder import HUB_ID, hub_id
+from pipelines.checkpoints.headers import KEPT
+from pipelines.checkpoints.untrusted import read_json
 from pipelines.merge.recipe import Recipe
 from pipelines.progress import SILENT, Progress
 from pipelines.store.provenance import markdown, provenance, training_of
@@ -75,9 +78,13 @@ def push(
             shutil.rmtree(temporary, ignore_errors=True)
 
 
+TASKS = ("text-generation", "zero-shot-image-classification")
+"""What the hub calls a language model's task, and an image classifier's."""
+
+
 def _finish(entry: Entry, folder: Path, repo: str, access: Access, licence: str | None) -> tuple[str, list[str]]:
     """Leave what the hub needs in the folder, with a card and a recipe that name no path of this machine."""
-    kept = {file for pattern in (*MODEL_FILES, *TOKENIZER_FILES) for file in folder.glob(pattern)}
+    kept = {file for pattern in (*MODEL_FILES, *TOKENIZER_FILES, *PROCESSOR_FILES) for file in folder.glob(pattern)}
     for file in folder.iterdir():
         if file not in kept:
             shutil.rmtree(file) if file.is_dir() else file.unlink()
@@ -94,7 +101,9 @@ def _finish(entry: Entry, folder: Path, repo: str, access: Access, licence: str 
     if recipe:
         portable = Recipe(**{**recipe, "base": names[0], "experts": names[1:]})
         (folder / RECIPE).write_text(portable.mergekit_yaml(), encoding="utf-8")
-    card = _front(about, repo, [name for name, on_hub in models if on_hub], licence) + _body(entry, about, repo, names)
+    pictures = read_json(folder / "config.json").get("model_type") in KEPT
+    front = _front(about, repo, [name for name, on_hub in models if on_hub], licence, TASKS[pictures])
+    card = front + _body(entry, about, repo, names)
     (folder / "README.md").write_text(redacted(card), encoding="utf-8")
     return card, notes
 
@@ -122,20 +131,20 @@ def _licence(name: str | None, folder: Path) -> str | None:
     return data.license if data and isinstance(data.license, str) else None
 
 
-def _front(about: Mapping[str, Any], repo: str, hub: list[str], licence: str | None) -> str:
+def _front(about: Mapping[str, Any], repo: str, hub: list[str], licence: str | None, kind: str) -> str:
     """The hub's metadata: base models, licence, tags and results."""
     from huggingface_hub import EvalResult, ModelCardData
 
     results = [
         EvalResult(
-            task_type="text-generation", dataset_type=task, dataset_name=task, metric_type=score["metric"],
+            task_type=kind, dataset_type=task, dataset_name=task, metric_type=score["metric"],
             metric_value=score["value"], metric_name=score["metric"],
         )
         for task, score in about.get("tasks", {}).items() if score["value"] is not None
     ]  # fmt: skip
     data = ModelCardData(
         base_model=list(dict.fromkeys(hub)) or None,
-        license=licence, library_name="transformers", pipeline_tag="text-generation",
+        license=licence, library_name="transformers", pipeline_tag=kind,
         tags=["mergebench", *(["merge", "mergekit"] if about.get("recipe") else ["expert"])],
         model_name=repo.partition("/")[2], eval_results=results or None,
     )  # fmt: skip

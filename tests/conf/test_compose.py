@@ -112,9 +112,12 @@ def test_what_is_misspelt_is_answered_with_what_is_valid(overrides, words):
 
 def test_every_choice_composes():
     """No YAML of the house is broken: each choice of each group (experiments have tests of their own)."""
+    of_pictures = [f"+images@suite.tasks.{name}.images={name}" for name in groups()["images"]]
+    ((config, _),) = compose(["suite=custom", *of_pictures])
+    assert list(config.suite.tasks) == groups()["images"]
     for group, choices in groups().items():
         plus = "+" if group in ("scale", "pool") else ""
-        for choice in choices if group != "experiment" else ():
+        for choice in choices if group not in ("experiment", "images") else ():
             target = "pool@pools.p" if group == "pool" else group
             compose([f"{plus}{target}={choice}"])
 

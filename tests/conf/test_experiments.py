@@ -15,9 +15,11 @@ from pipelines.study.layout import check_study
 from pipelines.study.plan import Plan, make_plan
 from pipelines.study.sources import access_of, pool_recipes
 from pipelines.study.sweep import run_study
+from pipelines.tiny.pictures import SKILLS as PICTURES
 
 EXPERIMENTS = sorted(file.stem for file in (FOLDER / "experiment").glob("*.yaml"))
 SKILLS = ("add", "dist", "med", "second", "count", "seq", "odd", "close", "at", "back", "most", "top")
+OF_PICTURES = [name for name in EXPERIMENTS if "vision" in name]
 
 
 @functools.cache
@@ -56,7 +58,7 @@ def test_a_studys_suites_are_of_tasks_that_there_are(name):
     suites = [config.suite, *(pool.suite for pool in config.pools.values() if pool.suite)]
     attacks = dict.fromkeys([config.suite.attack, *config.attacks])
     checked = [check_suite(dataclasses.replace(suite, attack=attack)) for suite in suites for attack in attacks]
-    wanted = ("needs the package", "on no hub")  # what a user has to bring
+    wanted = ("needs the package", "need the package", "on no hub")  # what a user has to bring
     assert [line for problems in checked for line in problems if not any(word in line for word in wanted)] == []
 
 
@@ -65,11 +67,12 @@ def test_a_study_plans_in_the_small_world(name, tmp_path):
     config, plan = tiny(name), plan_of(name, tmp_path)
     assert plan.problems == []
     assert plan.waiting == len(plan.layout.planned) > 0
+    pictures = name in OF_PICTURES
     for pool in config.pools.values():
         assert (pool.base.path, pool.experts, pool.suite) == ("", {}, None)
-        assert tuple(pool.tasks) == SKILLS
-        assert [task.skill for task in pool.tasks.values()] == list(SKILLS)
-    assert config.suite.name == "skills"
+        assert tuple(pool.tasks) == tuple(config.suite.tasks) == (tuple(PICTURES) if pictures else SKILLS)
+        assert [(task.images or task).skill for task in pool.tasks.values()] == list(pool.tasks)
+    assert config.suite.name == ("pictures" if pictures else "skills")
 
 
 def test_the_in_the_wild_protocol(tmp_path):
@@ -107,6 +110,25 @@ def test_training_is_carried_over_in_the_small_worlds_units():
     assert sizes == [32, 32, 64, 64, 128, 128]
     assert {pool.optimizer.name for pool in tiny("mergopt_sgd").pools.values()} == {"sgd"}
     assert tiny("mergopt_ablation_lr").pools["mergopt_lr_4e-5"].reference == "standard_lr_4e-5"
+
+
+def test_studies_of_pictures_are_small_in_their_own_world():
+    full, small = only("+experiment=mergopt_vision"), tiny("mergopt_vision")
+    assert list(full.suite.tasks) == list(full.pools["standard"].tasks)
+    assert [
+        (t.images, full.suite.tasks[name].images)
+        for name, t in full.pools["standard"].tasks.items()
+        if t.images != full.suite.tasks[name].images
+    ] == [], "trained on the data sets that are scored"
+    assert {(p.optimizer.lr, p.training.batch_size, p.base.name) for p in small.pools.values()} == {
+        (5e-4, 64, "tiny_clip")
+    }
+    for count in (8, 20):
+        found = only(f"+experiment=vision_{count}")
+        (pool,) = found.pools.values()
+        assert list(pool.experts) == list(found.suite.tasks)
+        assert len({expert.path for expert in pool.experts.values()}) == count
+        assert list(tiny(f"vision_{count}").pools) == ["clip_vit_b_32"]
 
 
 def test_equal_time_is_half_of_the_steps():

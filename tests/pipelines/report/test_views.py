@@ -99,6 +99,19 @@ def test_scores_by_task_with_the_base_and_experts_above_them(rows, tmp_path):
     assert change == pytest.approx(100 * (after - own) / own, rel=1e-4), "of the mean, as for a merge"
 
 
+def test_accuracy_as_a_share_of_each_tasks_own_expert(rows, tmp_path):
+    view = TableView(rows=["method", "pool"], columns=["task"], measures=["normalised"], mean=True, where={"n": 4})
+    shown(rows, tmp_path, normalised=view)
+    table = read(tmp_path / "tables", "normalised", ["method", "pool"])
+    for pool in ("plain", "mergopt"):
+        (merge,) = of_size(merges(rows, pool=pool, method="ties"), 4)
+        shares = {t: accuracy(merge, [t]) / accuracy(single(rows, pool, t), [t]) for t in TASKS}
+        line = table.loc[("ties", pool)]
+        assert [line[task] for task in TASKS] == pytest.approx(list(shares.values()), rel=1e-5)
+        assert line["mean"] == pytest.approx(np.mean(list(shares.values())), rel=1e-5), "a mean of shares"
+        assert line["mean_low"] < line["mean"] < line["mean_high"]
+
+
 def test_shares_above_the_base_with_an_average_block(rows, tmp_path):
     view = TableView(where={"training": "plain"}, blocks="base", average=True, columns=["n"], singles=True,
                      measures=["reference", "above", "change"])  # fmt: skip
