@@ -105,7 +105,7 @@ class Trial:
     @property
     def reader(self) -> str:
         """Folder of the tokenizer that the model is read with: the base's, unless an expert has another vocabulary."""
-        if self.kind == "expert":
+        if self.kind == "expert" and not of_images(self.suite):  # whose head is the base's
             own = tokenizer_fingerprint(self.experts[0].path, VOCABULARY_FILES)
             if own and own != tokenizer_fingerprint(self.base.path, VOCABULARY_FILES):
                 return self.experts[0].path
