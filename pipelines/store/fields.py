@@ -40,9 +40,9 @@ RECIPE = {
     "strict?": bool,
 }  # fmt: skip
 TASK = {"metric": str, "value": (float, None), "stderr": (float, None), "n": (int, None), "error": (str, None)}
-ASKED = {"num_fewshot": (int, None), "limit": (float, None), "gen_kwargs?": dict, "documents?": list}
+ASKED = {"num_fewshot?": (int, None), "limit": (float, None), "gen_kwargs?": dict, "documents?": list}
 SETTINGS = {
-    "tasks": {...: ASKED}, "chat_template": object, "max_length": object, "dtype": str, "share_prefix": object,
+    "tasks": {...: ASKED}, "chat_template?": object, "max_length?": object, "dtype": str, "share_prefix?": object,
     "seed": int, "attack?": str, "options?": dict,
 }  # fmt: skip
 TRAINING = {
