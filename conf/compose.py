@@ -238,7 +238,7 @@ def _put(tree: DictConfig, override: Override, key: str, value: Any, homes: Node
     elif override.is_add() and not in_entry and not isinstance(value, dict):
         do = "write it without the plus sign"
         raise UserError(f"{key!r} is there already", where=str(override.input_line), do=do)
-    elif isinstance(node, ListConfig) and isinstance(value, (str, int, float)):
+    elif isinstance(node, ListConfig) and node is not holder and isinstance(value, (str, int, float)):
         raise UserError(f"{key} is a list", where=str(override.input_line), do=f"write '{key}=[{value}]'")
     else:
         OmegaConf.update(tree, key, value, merge=False)

@@ -15,6 +15,7 @@ from world import ROWS, make_world
 
 from cli import terminal
 from cli.app import app, main
+from pipelines.store.store import Store
 
 SUMS = ("suite=custom", "+suite.tasks.sums.metric=acc", "suite.include_path=tasks", "executor.device=cpu")
 SKILL = ("suite=custom", "+suite.tasks.add.skill=add", "suite.limit=4", "executor.device=cpu")
@@ -196,9 +197,11 @@ def test_keys_as_ls_prints_them_are_taken_everywhere(call):
 
 @pytest.mark.parametrize("key", ["12345678e9", "012e345678"])
 def test_a_key_that_has_the_form_of_a_number_is_a_key(call, key):
-    entry = Path("outputs/store/experts", f"{key}0000")
-    shutil.copytree("a", entry)
-    (entry / "entry.json").write_text("{}")
+    base = {"path": "base", "fingerprint": ""}
+    about = {"name": "a", "base": base, "finetuning": {"method": "plain"}, "optimizer": {"name": "adamw", "lr": 1e-3}}
+    training = {"batch_size": 1, "accumulation": 1, "lora": {"rank": 0}, "steps": 1, "epochs": None}
+    with Store("outputs/store").commit("experts", f"{key}0000", {**about, "training": training, "seed": 0}) as draft:
+        shutil.copytree("a", draft, dirs_exist_ok=True)
     assert call("merge", "base.path=base", f"experts=[{key},{key}]", "out=merged")[0] == 0
     assert close(weights("merged"), weights("a"))
 

@@ -53,8 +53,8 @@ def test_optimizer_choices(name):
 
 def test_bases():
     found = {f.stem: one(f"base={f.stem}").base.path for f in (FOLDER / "base").glob("*.yaml") if f.stem != "folder"}
-    assert found.pop("tiny") == ""
+    assert found.pop("tiny") == found.pop("tiny_clip") == ""
     assert sorted(found.values()) == [
         "Qwen/Qwen2.5-1.5B-Instruct", "Qwen/Qwen3-4B", "Qwen/Qwen3-8B", "meta-llama/Llama-3.1-8B-Instruct",
-        "meta-llama/Llama-3.2-1B-Instruct", "meta-llama/Llama-3.2-3B-Instruct",
+        "meta-llama/Llama-3.2-1B-Instruct", "meta-llama/Llama-3.2-3B-Instruct", "openai/clip-vit-base-patch32",
     ]  # fmt: skip
