@@ -231,7 +231,8 @@ def _best_merging(panels: list[Panel]) -> str:
             rows[place] += subsets[place, subset]
         scored.append((name, *_mean([(panels[place], sorted(own)) for place, own in sorted(rows.items())])))
     across = " of all pools" if len(panels) > 1 else ""
-    line = _best(panels[0], "Merging", scored, f"the {len(common)} subsets{across} that every method merged")
+    number = f"{len(common)} {'subset' if len(common) == 1 else 'subsets'}"
+    line = _best(panels[0], "Merging", scored, f"the {number}{across} that every method merged")
     left = [name for name in merged if name not in compared]
     return line + (f" Not compared, as they merged fewer: {words.listed(left)}." if left else "")
 

@@ -183,7 +183,8 @@ def _length(about: Mapping[str, Any]) -> str:
     training, epochs = about["training"], about["epochs"]
     if epochs is None and training["steps"]:
         return f"{training['steps']} steps"
-    return f"{training['epochs'] if epochs is None else epochs:g} epochs"
+    passes = training["epochs"] if epochs is None else epochs
+    return f"{passes:g} {'epoch' if passes == 1 else 'epochs'}"
 
 
 def _changed(start: str, values: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
