@@ -199,7 +199,10 @@ def test_programming_tasks_build_lm_evals_prompts(code_mirror, folder, model):
     assert prompts[0].startswith(("def", "from", "\n", "import"))
     assert prompts[1].count("[BEGIN]") == 4
     assert prompts[1].count("[DONE]") == 3
-    assert "find the similar elements from the given two tuple lists" in prompts[1]
+    lines = (code_mirror / "google-research-datasets" / "mbpp" / "full" / "prompt.jsonl").read_text().splitlines()
+    shown = [row["text"] for row in map(json.loads, lines) if row["task_id"] in (2, 3, 4)]
+    assert len(shown) == 3
+    assert all(text in prompts[1] for text in shown)
     for task in evaluator.tasks:
         task.leaves[0].instances[0][0].arguments[1]["max_gen_toks"] = 4
     evaluation = evaluator.evaluate(model)
