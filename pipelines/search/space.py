@@ -254,7 +254,9 @@ def propose(study: Any, search: Search, dimensions: Sequence[Dimension], first_n
 
 def _sampler(trials: Sequence[Any], search: Search, dimensions: Sequence[Dimension], first_new: int) -> Any:
     samplers = import_optuna().samplers
-    seed = int(content_key([search.seed, len(trials)])[:8], 16)
+    asked = {dimension.name for dimension in dimensions}
+    whole = sum(set(trial.params) == asked for trial in trials)  # without one that a kill left half proposed
+    seed = int(content_key([search.seed, whole])[:8], 16)
     startup = search.startup
     if search.sampler == "tpe":  # the constant liar counts a batch's other proposals as bad ones
         return samplers.TPESampler(

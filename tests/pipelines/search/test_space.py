@@ -100,3 +100,18 @@ def test_counts_of_configurations():
         check_sampler(Search(sampler="cmaes"), space)
     with pytest.raises(UserError, match=r"tpee.*did you mean tpe"):
         check_sampler(Search(sampler="tpee"), space)
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe", "nsga2"])
+def test_a_proposal_that_a_kill_left_half_made_changes_no_later_one(sampler):
+    optuna, dimensions = import_optuna(), [Dimension("a", "a"), Dimension("b", "b")]
+    found = []
+    for killed in (False, True):
+        study = optuna.create_study()
+        for number in range(4):
+            if killed and number == 2:
+                study.tell(study.ask().number, state=optuna.trial.TrialState.FAIL)
+            proposal = propose(study, Search(sampler=sampler, seed=3), dimensions, 0)
+            study.tell(proposal.number, proposal.params["a"])
+            found.append(proposal.params)
+    assert found[:4] == found[4:]
