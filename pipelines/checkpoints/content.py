@@ -7,6 +7,8 @@ import os
 from functools import lru_cache
 from pathlib import Path
 
+from pipelines.checkpoints.hashes import read_hash
+
 
 def folder_hash(folder: Path) -> str | None:
     """Hash of a folder's files by name and content; None where there is none. Files are read once per process."""
@@ -29,8 +31,4 @@ def data_hash(path: Path) -> str:
 
 @lru_cache(maxsize=65536)
 def _hash(path: str, size: int, changed: int) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()[:16]
+    return read_hash(Path(path))[:16]

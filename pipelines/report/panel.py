@@ -160,14 +160,30 @@ def build_panels(
     groups = {PanelKey(*map(str, key)): lines for key, lines in frame.groupby(list(PanelKey._fields), sort=False)}
     panels = []
     for (key, lines), title in zip(groups.items(), panel_titles(list(groups))):
-        tasks = list(lines.dropna(subset="value")["task"].unique())
-        scored = lines.groupby("trial")["value"].count()  # tasks with a score
-        whole = (scored == len(tasks)) & bool(tasks)
-        complete, incomplete = ([rows[trial] for trial in scored.index[mask].tolist()] for mask in (whole, ~whole))
+        tasks, whole = list(lines.dropna(subset="value")["task"].unique()), whole_trials(lines)
+        complete, incomplete = ([rows[trial] for trial in whole.index[mask].tolist()] for mask in (whole, ~whole))
         panels.append(Panel(key, title, complete, incomplete, gather(complete, tasks), statistics))
-        panels[-1].trials = scored.index[whole].tolist()
+        panels[-1].trials = whole.index[whole].tolist()
         _replicate(panels[-1])
     return panels
+
+
+def whole_trials(lines: pd.DataFrame) -> pd.Series:
+    """Which trials of a group have a score in every task that any of them has one in."""
+    scored = lines.groupby("trial")["value"].count()
+    tasks = lines.dropna(subset="value")["task"].nunique()
+    return (scored == tasks) & bool(tasks)
+
+
+def scored_candidates(rows: Sequence[TrialRow], frame: pd.DataFrame) -> list[TrialRow]:
+    """The candidates of selections that have a result."""
+    if "split" not in frame:
+        return []
+    found: list[TrialRow] = []
+    for _, lines in frame[frame["split"].notna()].groupby(list(PanelKey._fields), sort=False):
+        whole = whole_trials(lines)
+        found += [rows[trial] for trial in whole.index[whole].tolist()]
+    return found
 
 
 def _replicate(panel: Panel) -> None:

@@ -17,7 +17,7 @@ from pipelines.report.documents import write_documents
 from pipelines.report.facts import facts
 from pipelines.report.grids import build_grid
 from pipelines.report.page import STYLE, render
-from pipelines.report.panel import Panel, build_panels
+from pipelines.report.panel import Panel, build_panels, scored_candidates
 from pipelines.report.plot import View
 from pipelines.report.series import build_series
 from pipelines.report.standard import standard
@@ -54,7 +54,8 @@ def write_report(
     report.facts = facts(rows, command)
     frame = trial_frame(rows)
     panels = build_panels(rows, statistics, frame)
-    report.planned, report.scored = _count(rows), _count(row for panel in panels for row in panel.rows)
+    scored = [row for panel in panels for row in panel.rows] + scored_candidates(rows, frame)
+    report.planned, report.scored = _count(rows), _count(scored)
     standings = [merge_standings(panel) for panel in panels]
     cells = [_judge(report, panel, found, several=len(panels) > 1) for panel, found in zip(panels, standings)]
     report.comparisons, unlike = compare(panels)

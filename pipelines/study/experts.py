@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from conf.errors import UserError
+from conf.errors import UserError, disk_full, redacted
 from conf.schema import Checkpoint, Executor
 from pipelines.progress import SILENT, Progress
 from pipelines.store.store import content_key
@@ -79,8 +79,10 @@ class Job:
         except UserError as error:
             return str(error)
         except Exception as error:
+            if disk_full(error):
+                raise
             where = traceback.extract_tb(error.__traceback__)[-1].name
-            return f"{self.title}: {type(error).__name__}: {error} [{where}]"
+            return redacted(f"{self.title}: {type(error).__name__}: {error} [{where}]")
         return ""
 
 

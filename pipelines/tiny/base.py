@@ -66,6 +66,16 @@ def tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
+def check_size(spec: Base) -> None:
+    """UserError for a width that four heads cannot share, and for no layers or steps."""
+    if spec.hidden < 8 or spec.hidden % 8 or spec.layers < 1 or spec.steps < 1:
+        raise UserError(
+            f"a tiny base of hidden={spec.hidden}, layers={spec.layers}, steps={spec.steps} cannot be made",
+            where=f"base {spec.name}",
+            do="take a hidden size that is a multiple of 8, and one layer and step at least",
+        )
+
+
 def make_base(spec: Base, out: Path, progress: Progress = SILENT) -> None:
     """Pre-train the tiny base and write it to ``out`` as an ordinary transformers checkpoint.
 
@@ -74,12 +84,7 @@ def make_base(spec: Base, out: Path, progress: Progress = SILENT) -> None:
     Raises:
         UserError: A width that four heads cannot share, or no layers or steps.
     """
-    if spec.hidden < 8 or spec.hidden % 8 or spec.layers < 1 or spec.steps < 1:
-        raise UserError(
-            f"a tiny base of hidden={spec.hidden}, layers={spec.layers}, steps={spec.steps} cannot be made",
-            where=f"base {spec.name}",
-            do="take a hidden size that is a multiple of 8, and one layer and step at least",
-        )
+    check_size(spec)
     symbols = tokenizer()
     with torch.random.fork_rng(devices=[]), torch.enable_grad(), threads(1):
         torch.manual_seed(spec.seed)

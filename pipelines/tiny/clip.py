@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, PreTrainedTokenizerFast
 
-from conf.errors import UserError
 from conf.schema import Base
 from pipelines.process import silence, threads
 from pipelines.progress import SILENT, Progress
+from pipelines.tiny.base import check_size
 from pipelines.tiny.pictures import SIZE, SKILLS, pictures
 
 VERSION = 1
@@ -58,12 +58,7 @@ def make_base(spec: Base, out: Path, progress: Progress = SILENT) -> None:
     Raises:
         UserError: A width that four heads cannot share, or no layers or steps.
     """
-    if spec.hidden < 8 or spec.hidden % 8 or spec.layers < 1 or spec.steps < 1:
-        raise UserError(
-            f"a tiny base of hidden={spec.hidden}, layers={spec.layers}, steps={spec.steps} cannot be made",
-            where=f"base {spec.name}",
-            do="take a hidden size that is a multiple of 8, and one layer and step at least",
-        )
+    check_size(spec)
     words = tokenizer()
     with torch.random.fork_rng(devices=[]), torch.enable_grad(), threads(1):
         torch.manual_seed(spec.seed)

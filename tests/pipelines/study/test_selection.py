@@ -96,6 +96,8 @@ def test_an_interrupted_selection_goes_on(study, monkeypatch):
     monkeypatch.setattr(Worker, "run", run)
     again = run_study(study(TUNED))
     assert again.complete
+    assert again.report.partial == "", "candidates count on both sides"
+    assert again.report.scored == 4 + 9 + 3
     assert (again.plan.cached, again.outcome.done) == (6, 4 + 9 + 3 - 6)
 
 
@@ -110,6 +112,7 @@ def test_nothing_is_chosen_while_a_candidate_has_no_score(study, monkeypatch):
     monkeypatch.setattr(Worker, "run", broken)
     swept = run_study(study(TUNED))
     assert (len(swept.outcome.failures), swept.plan.layout.choices, swept.complete) == (3, [], False)
+    assert swept.report.partial.startswith(f"Partial: {4 + 6} of ")
     assert swept.outcome.done == 4 + 6
     monkeypatch.setattr(Worker, "run", run)
     assert run_study(study(TUNED)).outcome.done == 3 + 3
