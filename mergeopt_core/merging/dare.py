@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mergeopt_core.merging.mergekit_api import PerExpert, fast_path, method
 from mergeopt_core.merging.trimming import agreeing_, trim
-from mergeopt_core.merging.updates import BLOCK, DEVICE_BLOCK, Updates, block_size, blocks, flat, total
+from mergeopt_core.merging.updates import BLOCK, DEVICE_BLOCK, Updates, block_size, blocks, flat, subtract, total
 from mergeopt_core.randomness import tensor_seed
 
 Rescale = Literal["paper", "realised", "l1", "none"]
@@ -79,8 +79,9 @@ class Dropped:
         delta, left = base.new_empty(2, block_size(base))
         for block, keep in zip(blocks(base), masks):
             width = block.stop - block.start
-            torch.sub(expert[block], base[block], out=delta[:width])
-            yield block, delta[:width], torch.mul(left[:width].copy_(keep), delta[:width], out=left[:width])
+            subtract(expert[block], base[block], delta[:width])
+            left[:width].copy_(keep.view(torch.uint8))  # which the CPU converts much faster than bool
+            yield block, delta[:width], left[:width].mul_(delta[:width])
 
     def factor(self, rescale: Rescale) -> float:
         """What the dropped task vector is multiplied by.

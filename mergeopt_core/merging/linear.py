@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mergeopt_core.merging.mergekit_api import PerExpert, PerExpertOfAll, TensorGroup, fast_path
-from mergeopt_core.merging.updates import BLOCK, block_size, blocks, flat, total, working_dtype
+from mergeopt_core.merging.updates import BLOCK, block_size, blocks, flat, subtract, total, working_dtype
 from mergeopt_core.spectral.low_rank import Low, side_by_side
 
 
@@ -67,7 +67,7 @@ def task_arithmetic(
         part, anchor = result[block], base[block].to(dtype)
         rows = buffer[:, : part.numel()]
         for row, tensor, share in zip(rows, experts, weights):
-            torch.sub(tensor[block], anchor, out=row)
+            subtract(tensor[block], anchor, row)
             if share != 1:
                 row.mul_(share)
         torch.sum(rows, dim=0, out=part)

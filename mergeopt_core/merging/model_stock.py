@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mergeopt_core.merging.mergekit_api import fast_path
-from mergeopt_core.merging.updates import Updates, block_size, blocks, flat
+from mergeopt_core.merging.updates import Updates, block_size, blocks, flat, subtract
 from mergeopt_core.spectral.decompositions import one_blas_thread
 
 _PIECE = 1 << 14  # entries of a float32 dot product: long enough to be worth a call, short enough to be exact
@@ -31,7 +31,7 @@ def inner_products(updates: Updates) -> tuple[Tensor, Tensor]:
         for block in blocks(base):
             width = block.stop - block.start
             for row, expert in zip(rows, experts):
-                mean[block].add_(torch.sub(expert[block], base[block], out=row[:width]))
+                mean[block].add_(subtract(expert[block], base[block], row[:width]))
             for start in range(0, width, _PIECE):
                 pieces = list(rows[:, start : min(start + _PIECE, width)].numpy())
                 for i, left in enumerate(pieces):
@@ -47,7 +47,7 @@ def _products_there(base: Tensor, experts: list[Tensor], rows: Tensor, shape: to
     for block in blocks(base):
         part = rows[:, : block.stop - block.start]
         for row, expert in zip(part, experts):
-            torch.sub(expert[block], base[block], out=row)
+            subtract(expert[block], base[block], row)
         torch.mean(part, dim=0, out=mean[block])
         wide = part.double()
         products.addmm_(wide, wide.mT)

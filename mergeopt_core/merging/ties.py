@@ -20,7 +20,7 @@ from mergeopt_core.merging.trimming import (
     trim_,
     trim_bounds,
 )
-from mergeopt_core.merging.updates import Updates, block_size, blocks, flat, working_dtype
+from mergeopt_core.merging.updates import Updates, block_size, blocks, flat, subtract, working_dtype
 
 
 def bounds(base: Tensor, expert: Tensor, density: float, dtype: torch.dtype) -> Bounds:
@@ -28,7 +28,7 @@ def bounds(base: Tensor, expert: Tensor, density: float, dtype: torch.dtype) -> 
 
     def fill(out: Tensor, start: int) -> None:
         part = slice(start, start + len(out))
-        torch.sub(expert[part], base[part].to(dtype), out=out).abs_()
+        subtract(expert[part], base[part].to(dtype), out).abs_()
 
     return trim_bounds(fill, len(base), kept_count(len(base), density), base.new_empty(0, dtype=dtype))
 
@@ -65,7 +65,7 @@ def ties(
         anchor = base[block].to(dtype)
         rows = buffer[:, : anchor.numel()]
         for row, expert, limit in zip(rows, experts, limits):
-            trim_(torch.sub(expert[block], anchor, out=row), limit, block.start)
+            trim_(subtract(expert[block], anchor, row), limit, block.start)
         summed, divisor = agreeing_(rows, weights)
         update = summed.div_(divisor) if normalize else summed
         torch.add(anchor, update.mul_(lambda_) if lambda_ != 1 else update, out=result[block])

@@ -27,6 +27,12 @@ def block_size(tensor: Tensor, size: int = BLOCK) -> int:
     return min(size if tensor.device.type == "cpu" else DEVICE_BLOCK, count)
 
 
+def subtract(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
+    """a − b in ``out``'s dtype, which ``b`` has; a CPU widens first, which takes it half of the time."""
+    widen = a.dtype != out.dtype and out.device.type == "cpu"
+    return torch.sub(out.copy_(a) if widen else a, b, out=out)
+
+
 def flat(tensors: Sequence[Tensor]) -> list[Tensor]:
     """The tensors as ``[n]`` views."""
     return [tensor.reshape(-1) for tensor in tensors]
@@ -80,7 +86,7 @@ class Updates:
         for block in blocks(base):
             piece = buffer[: block.stop - block.start]
             for expert, weight in zip(experts, weights):
-                into[block].add_(torch.sub(expert[block], base[block], out=piece), alpha=weight)
+                into[block].add_(subtract(expert[block], base[block], piece), alpha=weight)
         return result
 
     def merged(self, update: Tensor, scale: float = 1.0) -> Tensor:
