@@ -63,9 +63,12 @@ def _plan_rows(plan: Plan) -> Iterator[tuple[str, str]]:
     yield "disk", f"{gigabytes(needs['disk_needed'])} needed, {gigabytes(needs['disk_free'])} free"
     where = f" on {needs['memory_of']}" if needs["memory_of"] else ""
     yield "memory", f"{gigabytes(needs['memory_needed'])} needed, {gigabytes(needs['memory_free'])} free{where}"
-    hours = needs["hours"]
+    if needs["training_memory"]:
+        yield "training", f"{gigabytes(needs['training_memory'])} of a device's memory for an expert, and activations"
+    hours, dollars = needs["hours"], needs["dollars"]
     unknown = "not measured yet on this suite (mergebench calibrate)"
-    yield "time", unknown if hours is None else f"about {clock(hours * 3600)}"
+    cost = "" if dollars is None else f": {needs['device_hours']:.3g} device-hours, {dollars:.2f} dollars"
+    yield "time", unknown if hours is None else f"about {clock(hours * 3600)}{cost}"
 
 
 def sweep_parts(sweep: Sweep, with_report: bool = True) -> Iterator[Any]:

@@ -391,6 +391,8 @@ class Executor:
     """Address of a Ray cluster; default: this machine."""
     expert_memory: Optional[float] = None
     """GB of each GPU that keep experts between trials; default: what the model and evaluating it leave."""
+    price: Optional[float] = None
+    """What an hour of one worker's device costs, in dollars: plans then tell what a study costs."""
     retries: int = 1
     """Times a failing trial is tried again before it is set aside."""
 

@@ -45,8 +45,8 @@ class MasterWeights(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         self._tell_base()
-        for p, master in self.masters.items():
-            master.grad = None if p.grad is None else p.grad.float()
+        for p, master in self.masters.items():  # one gradient at a time, in place of the working weights'
+            master.grad, p.grad = None if p.grad is None else p.grad.float(), None
         self.base.step()
         for p, master in self.masters.items():
             master.grad = None

@@ -27,6 +27,7 @@ from pipelines.study.recipes import check_method, make_recipe, takes
 from pipelines.study.selection import Choice, best, check_selection, selection_suite
 from pipelines.study.sources import (
     Access,
+    ExpertRecipe,
     Lost,
     Source,
     Unmade,
@@ -96,6 +97,8 @@ class StudyLayout:
 
     planned: list[Planned] = field(default_factory=list)
     unmade: list[Unmade] = field(default_factory=list)
+    trained: list[tuple[ExpertRecipe, Source]] = field(default_factory=list)
+    """Of these the experts to be trained, with their base where it exists."""
     lost: list[Lost] = field(default_factory=list)
     """Checkpoints that cannot be had."""
     notes: list[str] = field(default_factory=list)
@@ -231,6 +234,10 @@ def _parts(name: str, pool: Pool, config: Config, access: Access, layout: StudyL
             task = recipes[label].task if label in recipes else None
             found_of[label] = _information(kind, label, expert, task, config, access)
     made = [joint, *experts.values(), *(part for found_of in information.values() for part in found_of.values())]
+    if isinstance(base, Source):
+        trained = [(recipes[label], part) for label, part in experts.items() if label in recipes]
+        trained += [(mixed, joint)] if mixed and joint else []
+        layout.trained += [(recipe, base) for recipe, part in trained if isinstance(part, Unmade)]
     layout.unmade += [Unmade(f"{part.what} of {name}", part.key) for part in made if isinstance(part, Unmade)]
     layout.lost += [part for part in dict.fromkeys((base, *experts.values())) if isinstance(part, Lost)]
     return _Parts(base, joint, experts, information)

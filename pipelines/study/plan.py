@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import shutil
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,8 +20,10 @@ from pipelines.checkpoints.headers import CODES, itemsize
 from pipelines.checkpoints.hub import RemoteCheckpoint
 from pipelines.evaluate import check_suite
 from pipelines.evaluate.reader import check_reader
+from pipelines.finetune import check_finetuning
+from pipelines.finetune.memory import bytes_a_weight
 from pipelines.study.layout import Planned, StudyLayout, check_study, lay_out
-from pipelines.study.sources import Access, Lost
+from pipelines.study.sources import Access, ExpertRecipe, Lost, Source
 from pipelines.study.trial import Trial, open_merge
 
 LATEST = 500
@@ -92,37 +95,46 @@ def make_plan(config: Config, access: Access) -> Plan:
     check_study(config)
     layout = lay_out(config, access)
     faults = _merge_faults(layout.planned, access)
-    found = [*layout.impossible, *_suite_problems(layout, config), *_reader_problems(layout)]
-    found += _lost_checkpoints(layout.lost)
-    found += _distinct([error for errors in faults.values() for error in errors])
-    plan = Plan(config.name or "study", layout, problems=found)
+    plan = Plan(config.name or "study", layout)
     _count(plan, faults, access)
-    plan.resources = resources(config, access, plan.todo, layout.planned)
+    plan.resources = resources(config, access, plan.todo, layout)
+    everything = [*layout.impossible, *_suite_problems(layout, config), *_reader_problems(layout)]
     if short := short_of_disk(plan.resources):
         what = f"needs {short[1] / 1e9:.3g} GB of disk, {short[2] / 1e9:.3g} GB are free"
         do = "free some, or name folders on another disk (store=, HF_HOME)"
-        plan.problems.append(UserError(what, where=short[0], do=do))
+        everything.append(UserError(what, where=short[0], do=do))
+    some = [*_lost_checkpoints(layout), *_counted([error for errors in faults.values() for error in errors])]
+    plan.problems = everything + [error for _, error in sorted(some, key=lambda pair: -pair[0])]
     return plan
 
 
-def _lost_checkpoints(lost: Sequence[Lost]) -> list[UserError]:
-    """What cannot be had: one line for all checkpoints of a pool for which there is the same to do."""
+def _lost_checkpoints(layout: StudyLayout) -> list[tuple[int, UserError]]:
+    """What cannot be had, with the number of models that it blocks: one line for all checkpoints of a pool for which
+    there is the same to do."""
     alike: dict[tuple[str, str], list[Lost]] = {}
-    for one in lost:
+    for one in layout.lost:
         alike.setdefault((one.what.rpartition(" of ")[2], one.error.do), []).append(one)
     found = []
     for (pool, do), several in alike.items():
         first, names = several[0], [one.what.rpartition(" of ")[0] for one in several]
-        if len(several) == 1:
-            found.append(UserError(first.error.what, where=first.what, do=do))
-            continue
-        what = f"{len(several)} checkpoints cannot be had; {names[0]}: {first.error.what}"
-        found.append(UserError(what, where=f"{pool}: {', '.join(names)}", do=do))
+        what, where = first.error.what, first.what
+        if len(several) > 1:
+            what = f"{len(several)} checkpoints cannot be had; {names[0]}: {what}"
+            where = f"{pool}: {', '.join(names)}"
+        lost = [p for p in layout.planned if p.lost and p.pool == pool.partition(" (seed ")[0]]
+        blocked = lost if "base" in names else [p for p in lost if {*names} & {p.label, *p.experts}]
+        found.append((len(blocked), UserError(what, where=where, do=do)))
     return found
 
 
+def _counted(errors: Sequence[UserError]) -> list[tuple[int, UserError]]:
+    """Each error once, with the number of times that it is there."""
+    counts = Counter(map(str, errors))
+    return [(counts[text], error) for text, error in {str(error): error for error in errors}.items()]
+
+
 def _distinct(errors: Sequence[UserError]) -> list[UserError]:
-    return list({str(error): error for error in errors}.values())
+    return [error for _, error in _counted(errors)]
 
 
 def _count(plan: Plan, faults: Faults, access: Access) -> None:
@@ -187,30 +199,35 @@ def to_fetch(planned: Sequence[Planned], access: Access) -> list[RemoteCheckpoin
     return [remote for folder in folders if (remote := access.hub.unfetched(folder)) is not None]
 
 
-def resources(config: Config, access: Access, todo: Sequence[Planned], planned: Sequence[Planned]) -> dict[str, Any]:
-    """Bytes and hours that running ``todo`` takes, and what is free.
+def resources(config: Config, access: Access, todo: Sequence[Planned], layout: StudyLayout) -> dict[str, Any]:
+    """Bytes, hours and dollars that running ``todo`` takes, and what is free.
 
     ``disk_needed`` holds the downloads too where the hub's cache is on the store's disk; ``fetch_free`` is what the
     cache's disk has.
     """
     remote, cache, root = to_fetch(todo, access), hub_cache(), access.store.root
-    trials = [p.trial for p in planned if p.trial]
+    trials = [p.trial for p in layout.planned if p.trial]
     model = max((access.headers(path).size_bytes for path in {trial.base.path for trial in trials}), default=0)
     kept = {"none": 0, "best": len(config.pools), "all": sum(p.kind == "merge" for p in todo)}.get(config.keep, 0)
     fetch = sum(checkpoint.to_fetch for checkpoint in remote)
     same_disk = cache.stat().st_dev == root.stat().st_dev
     seconds = estimated_seconds([p.trial for p in todo if p.trial], access, config.suite.name)
+    hours, price = None if seconds is None else len(todo) * seconds / 3600, config.executor.price
+    trained = [access.headers(base.path).size_bytes for _, base in layout.trained]
     here, room = memory_of(config.executor)
     return {
         "to_fetch": [{"name": checkpoint.path, "bytes": checkpoint.to_fetch} for checkpoint in remote],
         "fetch_free": shutil.disk_usage(cache).free,
         "disk_free": shutil.disk_usage(root).free,
-        "disk_needed": kept * model + len(todo) * RESULT + (fetch if same_disk else 0),
+        "disk_needed": kept * model + len(todo) * RESULT + sum(trained) + (fetch if same_disk else 0),
         "memory_of": here,
         "memory_free": room,
         "memory_needed": max((memory(trial, access) for trial in trials), default=0),
+        "training_memory": max((training_memory(*one, access) for one in layout.trained), default=0),
         "seconds_a_trial": seconds,
-        "hours": None if seconds is None else len(todo) * seconds / 3600 / (config.executor.workers or 1),
+        "hours": None if hours is None else hours / (config.executor.workers or 1),
+        "device_hours": hours,
+        "dollars": None if hours is None or price is None else hours * price,
     }
 
 
@@ -241,6 +258,13 @@ def memory(trial: Trial, access: Access) -> int:
     largest = max((info.count for info in header.values()), default=0)
     work = 4 * largest * (len(trial.experts) + 2) if trial.merge else 0
     return sum(info.count for info in header.values()) * width + work
+
+
+def training_memory(recipe: ExpertRecipe, base: Source, access: Access) -> int:
+    """Bytes that training an expert holds on its device, activations and adapters aside."""
+    weights = sum(info.count for info in access.headers(base.path).header.values())
+    method = check_finetuning(recipe.finetuning)
+    return weights * sum(bytes_a_weight(method, recipe.optimizer, recipe.training).values())
 
 
 def estimated_seconds(trials: Sequence[Trial], access: Access, suite: str) -> float | None:

@@ -26,9 +26,11 @@ def test_one_trial_of_each_kind_tells_the_time_of_the_others(tiny_pool, store): 
     expected = statistics.fmean(took[method] for method in methods)
     assert plan.resources["seconds_a_trial"] == pytest.approx(expected)
     assert plan.resources["hours"] == pytest.approx(len(plan.todo) * expected / 3600)
-    config.executor.workers = 4
-    four = make_plan(config, access_of(config)).resources["hours"]
-    assert four == pytest.approx(plan.resources["hours"] / 4)
+    assert plan.resources["dollars"] is None
+    config.executor.workers, config.executor.price = 4, 7200.0
+    four = make_plan(config, access_of(config)).resources
+    assert four["hours"] == pytest.approx(plan.resources["hours"] / 4)
+    assert four["dollars"] == pytest.approx(len(plan.todo) * expected * 2)
     assert all(about["bytes"]["read"] >= 0 for about in entries)
 
 

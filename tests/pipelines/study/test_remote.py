@@ -222,11 +222,11 @@ def test_a_mismatch_is_told_from_remote_headers(hub, tiny_pool, tmp_path):
 
 
 def test_all_that_cannot_be_had_is_told_at_once(hub, tmp_path):
-    experts = ("org/one", "org/two", str(tmp_path / "gone"))
+    experts = (str(tmp_path / "gone"), "org/one", "org/two")
     config = config_of(tmp_path, "online=false", "sampler.sizes=[2]", experts=experts)
     plan = make_plan(config, access_of(config))
     whole = [f"{p.where}: {p.what}; {p.do}" for p in plan.problems]
-    assert [p.where for p in plan.problems] == ["wild: base, e0, e1", "e2 of wild"]  # one line for what is alike
+    assert [p.where for p in plan.problems] == ["wild: base, e1, e2", "e0 of wild"]  # most blocked models first
     assert "3 checkpoints cannot be had; base: org/base is neither a folder here nor in the local hub" in whole[0]
     assert "no such folder" in whole[1]
     assert str(tmp_path / "gone") in whole[1]
