@@ -22,9 +22,10 @@ from lm_eval.utils import handle_non_serializable, hash_string
 
 from conf.errors import UserError, nearest
 from conf.schema import Suite, SuiteTask
+from pipelines.evaluate.generation import generation
 from pipelines.evaluate.lookup import HUB_FILE, OWN_TASKS, PACKAGED, TaskIndex, leaves
 from pipelines.evaluate.sandbox import refusal
-from pipelines.evaluate.suite import data_hashes, generation
+from pipelines.evaluate.suite import data_hashes
 from pipelines.process import data_cache
 
 

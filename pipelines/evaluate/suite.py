@@ -15,6 +15,7 @@ from conf.errors import nearest
 from conf.schema import Judge, Suite, SuiteTask
 from pipelines.checkpoints.content import data_hash, folder_hash
 from pipelines.evaluate.attacks import DOCUMENT, attack_problem, parts, searches
+from pipelines.evaluate.generation import check_generation, generation
 from pipelines.evaluate.image_suite import check_images, image_fingerprint, of_images
 from pipelines.evaluate.lookup import (
     OWN_TASKS,
@@ -105,13 +106,6 @@ def _options(suite: Suite) -> dict[str, Any]:
     return chosen if several_turns else {**chosen, "fewshot_as_multiturn": False}
 
 
-def generation(spec: SuiteTask, suite: Suite) -> dict[str, Any]:
-    """Settings of a task's answers that are not its own: gen_kwargs and repeats, its entry's over the suite's."""
-    repeats = spec.repeats if spec.repeats is not None else suite.repeats
-    chosen = {"gen_kwargs": {**suite.gen_kwargs, **spec.gen_kwargs}, "repeats": repeats}
-    return {name: value for name, value in chosen.items() if value}
-
-
 def check_suite(suite: Suite, datasets: str | None = None, online: bool = True) -> list[str]:
     """Problems that can be seen without loading a model or lm-eval, one line each; empty when there are none."""
     problems = _check_settings(suite)
@@ -123,22 +117,24 @@ def check_suite(suite: Suite, datasets: str | None = None, online: bool = True) 
     if of_images(suite):
         return problems + check_images(suite, datasets)
     index = task_index(OWN_TASKS, suite.include_path)
+    definitions: dict[str, list[Definition]] = {}
     for key, spec in suite.tasks.items():
         name = spec.task or key
         if spec.skill is not None:
             from pipelines.tiny.skills import SKILLS
 
+            definitions[key] = []
             if spec.skill not in SKILLS:
                 hint = nearest(spec.skill, SKILLS)
                 problems.append(f"task {key}: no built-in skill is called {spec.skill!r}; {hint}")
         elif name not in index:
             problems.append(f"task {key}: lm-eval has no task {name!r}; {nearest(name, index.names())}")
         else:
-            found = leaves(name, index)
+            found = definitions[key] = leaves(name, index)
             problems += _check_task(key, spec, suite, found)
             absent = [f"task {key}: {problem}" for problem in _check_data(found, datasets, online)]
             problems += absent or _check_split(key, spec.split or suite.split, found, datasets)
-    return problems
+    return problems + check_generation(suite, definitions)
 
 
 def _check_settings(suite: Suite) -> list[str]:

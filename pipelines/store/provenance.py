@@ -117,9 +117,10 @@ def _defaults(method: str) -> dict[str, Any]:
 
 
 def joined(values: Iterable[Any]) -> Any:
-    """The one value that all share; otherwise all that there are, as one text; None for none."""
+    """The one value that all share; otherwise all that there are, each once, as one text; None for none."""
     found = list(dict.fromkeys(value for value in values if value is not None))
-    return found[0] if len(found) == 1 else " + ".join(map(str, found)) or None
+    parts = dict.fromkeys(part for value in found for part in str(value).split(" + "))
+    return found[0] if len(found) == 1 else " + ".join(parts) or None
 
 
 def apart(
@@ -152,11 +153,11 @@ def apart(
 
 
 def said(columns: Mapping[str, Any]) -> str:
-    """Columns as one line for people, without those that are not there or switched off."""
+    """Columns as one line for people, without those that are not there, not known or switched off."""
     return ", ".join(
-        f"{name.replace('_', ' ')} {value}".strip()
+        f"{name.replace('_', ' ')} {str(value).replace(UNKNOWN, 'unknown')}".strip()
         for name, value in columns.items()
-        if value not in (None, "", "none") and value is not False
+        if value not in (None, "", "none", UNKNOWN) and value is not False
     )
 
 
@@ -166,6 +167,17 @@ def markdown(columns: Mapping[str, Any]) -> str:
         f"| {name.replace('_', ' ')} | {markdown_text(value)} |" for name, value in columns.items() if value is not None
     ]
     return "\n".join(["| how | |", "|---|---|", *rows, ""])
+
+
+def scores_markdown(about: Mapping[str, Any]) -> str:
+    """The scores of a result as a part of a model card, each with half of its 95 % interval."""
+    rows = []
+    for task, score in about["tasks"].items():
+        value = "failed" if score["value"] is None else f"{score['value']:.4f}"
+        half = "" if score["stderr"] is None else f" ± {1.96 * score['stderr']:.4f}"
+        rows.append(f"| {markdown_text(task)} | {score['metric']} | {value}{half} | {score['n']} |")
+    head = ["| task | metric | score, 95 % | documents |", "|---|---|---|---|"]
+    return "\n".join([f"## Scores on {markdown_text(about['suite'])}", "", *head, *rows])
 
 
 @lru_cache(maxsize=4096)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from conf.errors import UserError, markdown_text
+from conf.errors import UserError
 from conf.schema import Config
 from pipelines.checkpoints.fingerprint import WeightHash
 from pipelines.merge.card import model_card
@@ -16,8 +16,8 @@ from pipelines.merge.stream import Merge
 from pipelines.merge.write import write_merge
 from pipelines.progress import SILENT, Progress
 from pipelines.store.integrity import ENTRY
-from pipelines.store.provenance import markdown, provenance
-from pipelines.store.records import Record, studies
+from pipelines.store.provenance import markdown, provenance, scores_markdown
+from pipelines.store.records import studies
 from pipelines.store.results import pools_of
 from pipelines.store.store import Entry, Store, title
 from pipelines.study.sources import Access, Source
@@ -56,8 +56,9 @@ def export(key: str, config: Config, access: Access, progress: Progress = SILENT
         _merge_again(about, out, config, access, progress)
     if entry.kind == "results":
         card = out / "README.md"
-        text = f"{card.read_text(encoding='utf-8').rstrip()}\n\n{_scores(about, studies(store))}"
-        card.write_text(text, encoding="utf-8")
+        how = markdown({"pool": pools_of(about["key"], studies(store)), **provenance(about)})
+        parts = (card.read_text(encoding="utf-8").rstrip(), scores_markdown(about), how)
+        card.write_text("\n\n".join(parts), encoding="utf-8")
     return entry
 
 
@@ -81,23 +82,6 @@ def _merge_again(about: dict[str, Any], out: Path, config: Config, access: Acces
     what = "merging again gives other weights than those that were scored"
     do = f"see `mergebench verify results:{about['key'][:8]}`; it was merged on {about['device']}"
     raise UserError(what, where=f"executor.device={config.executor.device}", do=do)
-
-
-def _scores(about: dict[str, Any], records: list[Record]) -> str:
-    """The scores as a part of the model card, and how they came about."""
-    rows = []
-    for task, score in about["tasks"].items():
-        value = "failed" if score["value"] is None else f"{score['value']:.4f}"
-        half = "" if score["stderr"] is None else f" ± {1.96 * score['stderr']:.4f}"
-        rows.append(f"| {markdown_text(task)} | {score['metric']} | {value}{half} | {score['n']} |")
-    head = [
-        f"## Scores on {markdown_text(about['suite'])}",
-        "",
-        "| task | metric | score, 95 % | documents |",
-        "|---|---|---|---|",
-    ]
-    how = {"pool": pools_of(about["key"], records), **provenance(about)}
-    return "\n".join([*head, *rows, "", markdown(how)])
 
 
 def located(source: Mapping[str, Any], store: Store) -> Source:

@@ -19,7 +19,7 @@ from pipelines.checkpoints.headers import KEPT
 from pipelines.checkpoints.untrusted import read_json
 from pipelines.merge.recipe import Recipe
 from pipelines.progress import SILENT, Progress
-from pipelines.store.provenance import markdown, provenance, training_of
+from pipelines.store.provenance import markdown, provenance, scores_markdown, training_of
 from pipelines.store.store import KINDS, Entry, title
 from pipelines.study.sources import Access
 from pipelines.upkeep.export import export, located
@@ -161,19 +161,7 @@ def _body(entry: Entry, about: Mapping[str, Any], repo: str, names: list[str]) -
         lines += [f"| {name} | {value} |" for name, value in recipe["parameters"].items()]
         lines += ["", f"`{RECIPE}` is the recipe: `mergebench merge --mergekit-config {RECIPE} out=DIR`.", ""]
     if "trial" in about:
-        lines += [
-            "",
-            f"## Scores on {markdown_text(about['suite'])}",
-            "",
-            "| task | metric | score | documents |",
-            "|---|---|---|---|",
-        ]
-        lines += [
-            f"| {markdown_text(task)} | {s['metric']} | "
-            f"{'failed' if s['value'] is None else format(s['value'], '.4f')} | {s['n']} |"
-            for task, s in about["tasks"].items()
-        ]
-        lines += ["", markdown(provenance(about))]
+        lines += ["", scores_markdown(about), "", markdown(provenance(about))]
     elif trained := training_of(str(entry.folder)):
         lines += ["", markdown({"training": trained["how"], "seed": trained["seed"]})]
     return "\n".join([*lines, "", "Made with mergebench.", ""])

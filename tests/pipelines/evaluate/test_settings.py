@@ -101,6 +101,28 @@ def test_settings_give_what_lm_eval_gives(chatty, tasks, model, monkeypatch, tmp
     assert len(mine) == score.n
 
 
+@pytest.mark.parametrize(
+    ("suite", "task", "told"),
+    [
+        ({}, {"picks": {"gen_kwargs": WARM}}, "tasks.picks.gen_kwargs: the task generates nothing"),
+        ({"gen_kwargs": WARM}, {"picks": {}, "add": {"skill": "add"}}, "gen_kwargs: no task of the suite generates"),
+        ({"gen_kwargs": {"temprature": 1}}, {"says": {}}, "no setting 'temprature'; did you mean temperature"),
+        ({}, {"says": {"gen_kwargs": {"max_length": 9}}}, "no setting 'max_length'"),
+        ({"gen_kwargs": {"temperature": "hot"}}, {"says": {}}, "temperature is 'hot'; it has to be a number"),
+        ({"gen_kwargs": {"do_sample": 1}}, {"says": {}}, "do_sample is 1; it has to be true or false"),
+        ({"gen_kwargs": {"until": [3]}}, {"says": {}}, "until is [3]; it has to be a text or a list of texts"),
+        ({"gen_kwargs": WARM}, {"says": {}, "picks": {}}, None),
+        ({"gen_kwargs": {**WARM, "until": "x", "top_k": 3}}, {"says": {}}, None),
+    ],
+)
+def test_settings_of_generation_that_nothing_reads_are_refused(tasks, suite, task, told):
+    given = {
+        name: SuiteTask(**{"metric": "exact_match" if name == "says" else "acc", **spec}) for name, spec in task.items()
+    }
+    problems = check_suite(Suite(name="s", tasks=given, include_path=str(tasks), **suite))
+    assert [told in problem for problem in problems] == [True] if told else problems == []
+
+
 @pytest.mark.parametrize(("thinks", "end"), [(True, "odd"), (False, None), (True, "7")])
 def test_thinking_is_switched_and_cut_off(chatty, tasks, model, monkeypatch, tmp_path, thinks, end):
     """The end is a word of the vocabulary, or a token's number; lm-eval's model is given the same arguments."""
