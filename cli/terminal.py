@@ -47,6 +47,7 @@ if not out.is_terminal:
     out = Screen(width=WIDE)
 err = Screen(stderr=True)
 log = logging.getLogger("mergebench")
+log.addHandler(logging.NullHandler())  # without a log file a warning would be printed once more
 
 LONGEST = 4000
 """Characters of one line at most."""

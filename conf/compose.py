@@ -127,7 +127,8 @@ def _parse(overrides: Sequence[str]) -> list[Override]:
         try:
             parsed.append(OverridesParser.create().parse_override(text))
         except HydraException as error:
-            reason, do = str(error).splitlines()[0], "write key=value, +key=value or ~key"
+            reason = str(error).splitlines()[0] if equals else "it has no ="
+            do = "write key=value, +key=value or ~key"
             raise UserError(f"cannot read the override {text!r}", where=reason, do=do) from None
     return parsed
 

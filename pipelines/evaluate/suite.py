@@ -237,8 +237,8 @@ def _check_split(key: str, split: str | None, found: list[Definition], datasets:
     """A split that a task's data lack; data sets are asked for theirs only where the task file does not name it."""
     asked: dict[str, Definition] = {}
     for leaf in found if split is not None else ():
-        if leaf.split(split) not in leaf.splits and leaf.dataset is not None:
-            asked.setdefault(leaf.dataset, leaf)
+        if leaf.split(split) not in leaf.splits:
+            asked.setdefault(leaf.dataset or leaf.name, leaf)
     for leaf in asked.values():
         known = _data_splits(leaf, datasets)
         if known and (wanted := str(leaf.split(split))) not in known:
@@ -251,6 +251,8 @@ def _data_splits(leaf: Definition, datasets: str | None) -> list[str]:
     files = (leaf.config.get("dataset_kwargs") or {}).get("data_files")
     if files is not None:
         return list(files) if isinstance(files, dict) else ["train"]
+    if leaf.dataset is None:
+        return []
     from datasets import get_dataset_split_names
 
     path = str(Path(datasets).expanduser().resolve() / str(leaf.dataset)) if datasets is not None else leaf.dataset

@@ -19,6 +19,7 @@ from mergeopt_core.spectral.decompositions import triplets
 from mergeopt_core.spectral.low_rank import Low
 from pipelines.checkpoints.adapters import PREFIX
 from pipelines.checkpoints.fingerprint import copy_tokenizer
+from pipelines.checkpoints.headers import EMBEDDING, first
 from pipelines.checkpoints.write import RECIPE, new_folder
 from pipelines.merge.card import model_card
 from pipelines.merge.stream import Merge
@@ -26,6 +27,8 @@ from pipelines.progress import SILENT, Progress
 
 FAN_IN_FAN_OUT = ("gpt2", "openai-gpt")
 """Architectures whose linear layers are stored ``[in, out]``."""
+TIED_BY_PEFT = ("embed_tokens", "lm_head")
+"""Embeddings that peft keeps tied to the head; one of another name is written for both."""
 
 
 @dataclass
@@ -44,7 +47,8 @@ class Found:
 def write_adapter(merge: Merge, out: Path, rank: int, progress: Progress = SILENT, *, device: str = "cpu") -> Path:
     """Write the merged update as a LoRA adapter of rank ``rank``: exact where it reaches, else the nearest one.
 
-    Linear layers become B and A; other tensors that the merge changes are kept whole (``modules_to_save``). The share
+    Linear layers become B and A, and keep their changed biases; other modules that the merge changes are kept whole
+    (``modules_to_save``). The share
     of the squared norm that the rank leaves out is told, and stands in the adapter's card. Raises ``UserError`` where
     that is no adapter: no tensor is changed, rows were added to the vocabulary, or what ``Merge.check`` finds.
     """
@@ -62,9 +66,9 @@ def write_adapter(merge: Merge, out: Path, rank: int, progress: Progress = SILEN
             found += [one] if one.low is not None or one.whole is not None else []
     if not found:
         raise UserError("the merge changes nothing: there is nothing to write", where=str(out), do="check the experts")
+    config, tensors = _as_peft(merge, found, rank)
     line = _lost(found, rank)
     progress.note(line, "warning" if any(one.lost > 1e-10 * one.total for one in found) else "info")
-    config, tensors = _as_peft(merge, found, rank)
     with new_folder(out, sum(tensor.nbytes for tensor in tensors.values())) as beside:
         save_file(tensors, beside / "adapter_model.safetensors", metadata={"format": "pt"})
         (beside / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -133,18 +137,22 @@ def _as_peft(merge: Merge, found: list[Found], rank: int) -> tuple[dict[str, Any
         padded_b[:, : b.shape[1]], padded_a[: a.shape[0]] = b.cpu(), a.cpu()
         module = PREFIX + one.name.removesuffix(".weight")
         tensors |= {f"{module}.lora_A.weight": padded_a, f"{module}.lora_B.weight": padded_b}
-    modules = {one.name.rpartition(".")[0] for one in kept}
-    clash = modules & {one.name.removesuffix(".weight") for one in low}
-    if clash:
-        what = f"{min(clash)} has a bias that the merge changes, which an adapter cannot hold beside its weight"
-        raise UserError(what, where="out_adapter", do="write the whole model: leave out_adapter out")
-    whole = {one.name: one.whole for one in kept if one.whole is not None}
+    adapted = {one.name.removesuffix(".weight") for one in low}
+    biases = {one.name: one.whole for one in kept if one.name.rpartition(".")[0] in adapted and one.whole is not None}
+    tensors |= {PREFIX + ".base_layer.".join(name.rsplit(".", 1)): bias for name, bias in biases.items()}
+    whole = {one.name: one.whole for one in kept if one.whole is not None and one.name not in biases}
+    modules = {name.rpartition(".")[0] for name in whole}
     for name in merge.layout.outputs:
         if name.rpartition(".")[0] in modules:  # a module is kept with all of its tensors
             tensors[PREFIX + name] = whole.get(name, merge.base.tensor(name)).clone()
+    embedding = first(EMBEDDING, whole)
+    if merge.base.tied and embedding and embedding.split(".")[-2] not in TIED_BY_PEFT:
+        tensors[PREFIX + "lm_head.weight"] = whole[embedding].clone()
+        modules.add("lm_head")
     config = {
         "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": merge.recipe.base,
-        "r": rank, "lora_alpha": rank, "lora_dropout": 0.0, "bias": "none", "fan_in_fan_out": turned,
+        "r": rank, "lora_alpha": rank, "lora_dropout": 0.0, "bias": "all" if biases else "none",
+        "fan_in_fan_out": turned,
         "target_modules": _targets(merge, [one.name for one in low]), "modules_to_save": sorted(modules) or None,
         "ensure_weight_tying": merge.base.tied and bool(modules),
         "use_rslora": False, "use_dora": False, "init_lora_weights": True, "inference_mode": True,

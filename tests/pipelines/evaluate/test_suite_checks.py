@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from conf.schema import Suite, SuiteTask
 from pipelines.evaluate.evaluator import Evaluator
@@ -104,6 +105,22 @@ def test_a_split_that_the_data_lack_is_told(tmp_path):
     (problem,) = problems("validation")
     assert problem.startswith("task gsm8k: gsm8k has no split 'validation'")
     assert "train" in problem
+
+
+def test_a_split_that_a_task_s_own_files_lack_is_told(tmp_path):
+    (tmp_path / "mine.jsonl").write_text('{"q": "a"}\n')
+    task = {
+        "task": "mine",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(tmp_path / "mine.jsonl")}},
+    }
+    task |= {"test_split": "test", "output_type": "multiple_choice", "metric_list": [{"metric": "acc"}]}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(task))
+    own = Suite(name="s", tasks={"mine": SuiteTask()}, include_path=str(tmp_path))
+    assert check_suite(own) == []
+    assert check_suite(dataclasses.replace(own, split="validation")) == [
+        "task mine: mine has no split 'validation'; valid names: test"
+    ]
 
 
 def test_offline_without_mirror_is_told(monkeypatch, tmp_path):

@@ -9,13 +9,16 @@ import torch
 from merge_helpers import merge_of, weights
 from peft import PeftModel
 from test_merge_lora import make_adapter
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from conf.compose import compose
 from conf.errors import UserError
 from pipelines.checkpoints.adapters import AdaptedCheckpoint
 from pipelines.merge.adapter import write_adapter
 from pipelines.study.single import extract_adapter, merge_checkpoint
+
+SMALL = {"hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2,
+         "num_key_value_heads": 2}  # fmt: skip
 
 
 def loaded(base, folder):
@@ -98,6 +101,23 @@ def test_extract(pool, tmp_path):
         else:
             torch.testing.assert_close(made, delta, rtol=0, atol=1e-6)
     assert f"leaves out {lost / total:.2%} of" in (tmp_path / "small" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "gpt2"])
+def test_biases_of_adapted_layers_go_along(tmp_path, kind):
+    """Qwen's attention has biases, GPT-2's layers all do and are stored [in, out]."""
+    size = {"n_embd": 8, "n_layer": 1, "n_head": 2, "n_positions": 16} if kind == "gpt2" else SMALL
+    base, expert, out = (tmp_path / name for name in ("base", "expert", "out"))
+    for seed, folder in enumerate((base, expert)):
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, vocab_size=32, **size))
+        for name, parameter in model.named_parameters():
+            parameter.data = torch.randn_like(parameter) if "norm" not in name and "ln_" not in name else parameter.data
+        model.save_pretrained(folder)
+    write_adapter(merge_of(base, [expert], "task_arithmetic", {}), out, 16)
+    assert json.loads((out / "adapter_config.json").read_text())["bias"] == "all"
+    assert_close(loaded(base, out), AutoModelForCausalLM.from_pretrained(expert).state_dict())
+    assert_close(dict(merge_of(base, [out], "task_arithmetic", {}).tensors()), weights(expert))
 
 
 def test_what_no_adapter_can_be_made_of(pool, tmp_path):
