@@ -1,6 +1,6 @@
 """Broken and hostile input, counted: how many commands end in a traceback, a hang, a kill or too much memory.
 
-``python benchmarks/hostile.py checkpoints|overrides|stores|sample [PART/PARTS] [k=TEXT] [--show]``
+``python benchmarks/hostile.py checkpoints|overrides|stores|inputs|fuzz|sample [PART/PARTS] [k=TEXT] [--show]``
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 os.environ.update(OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1", COLUMNS="200")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tests import hostile_attacks, hostile_overrides, hostile_runs, hostile_store
+from tests import hostile, hostile_attacks, hostile_fuzz, hostile_inputs, hostile_overrides, hostile_runs, hostile_store
 from tests.cli.world import make_world
 
 SUITE = ("suite=custom", "suite.include_path=tasks", "+suite.tasks.sums.limit=4", "suite.batch_size=4")
@@ -31,45 +31,94 @@ CHECKPOINT_COMMANDS = {
     "evaluate as expert": ("evaluate", "base.path=base", "experts=[bad,b]", *SUITE),
     "finetune": ("finetune", "base.path=bad", *TRAIN),
     "merge as pickle": ("merge", "base.path=base", "experts=[bad,b]", "out=out", "allow_pickle=true"),
+    "merge by factors": ("merge", "base.path=base", "experts=[bad,lora_b]", "method=knots", "out=out"),
+    "merge in core space": ("merge", "base.path=base", "experts=[bad,lora_b]", "method=core_space", "out=out"),
     "evaluate as chat": ("evaluate", "model=bad", *SUITE, "suite.chat_template=true", "allow_pickle=true"),
 }
 
-OWN = {"merge as pickle": "pickle", "evaluate as chat": ("template", "pickle")}
+OWN = {
+    "merge as pickle": "pickle", "evaluate as chat": ("template", "pickle"), "merge by factors": "adapter",
+    "merge in core space": "adapter",
+}  # fmt: skip
 """Commands that only some kinds of checkpoints are for."""
+MORE = {
+    "merge into adapter": ("merge", "base.path=base", "experts=[bad,b]", "out=out", "out_adapter=2"),
+    "extract": ("extract", "base.path=base", "model=bad", "out=out", "out_adapter=2"),
+    "diagnose": ("diagnose", "base.path=base", "experts=[bad,b]"),
+    "geometry": ("geometry", "base.path=base", "experts=[bad,b]", "out=out"),
+    "finetune beside": (
+        "finetune", "base.path=base", *TRAIN, "finetuning=mergopt", "finetuning.offsets=experts",
+        "finetuning.experts=[bad]",
+    ),
+    "landscape": (
+        "landscape", "base.path=base", "experts=[bad,b]", "+landscape.tasks.x.path=a.jsonl",
+        "+landscape.tasks.y.path=a.jsonl", "landscape.points=2", "landscape.examples=4", "out=out",
+    ),
+}  # fmt: skip
+"""Commands of which every kind of checkpoint meets one."""
 
 Case = tuple[str, hostile_runs.Ran, list[str]]
 
 
 def checkpoints(world: Path, few: bool = False) -> Iterator[Case]:
     """Every kind of checkpoint in every command that reads one (with ``few`` in one command)."""
-    for number, kind in enumerate(mine(list(hostile_attacks.KINDS))):
+    yield from read(world, hostile_attacks.KINDS, few)
+
+
+def fuzz(world: Path, few: bool = False) -> Iterator[Case]:
+    """The same of kinds from another angle, most of them made by chance."""
+    yield from read(world, hostile_fuzz.KINDS, few)
+
+
+def read(world: Path, kinds: Mapping[str, hostile.Damage], few: bool = False) -> Iterator[Case]:
+    """Checkpoints of these kinds in the commands that read one."""
+    for number, kind in enumerate(mine(list(kinds))):
         commands = [c for c in CHECKPOINT_COMMANDS.items() if c[0] not in OWN or kind.startswith(OWN[c[0]])]
+        commands.append(list(MORE.items())[number % len(MORE)])
         for name, args in commands[number % len(commands) :][:1] if few else commands:
-            place = world / "case"
-            place.mkdir()
-            for good in ("base", "a", "b", "a.jsonl", "tasks", "mine.jsonl"):
-                (place / good).symlink_to(world / good)
-            hostile_attacks.make(kind, world / "base" if "base" in name else world / "a", place / "bad")
-            before = {path.name for path in place.iterdir()}
-            ran = hostile_runs.run(args, place)
-            yield f"{kind} · {name}", ran, surprises(place, before, args)
-            shutil.rmtree(place)
+            good = world / ("base" if "base" in name else "a")
+            with case(world) as place:
+                shutil.copytree(good, place / "bad")
+                kinds[kind](place / "bad")
+                yield f"{kind} · {name}", *ran(args, place)
 
 
 def overrides(world: Path) -> Iterator[Case]:
     """Every hostile override and configuration folder."""
     texts = list(hostile_overrides.cases())
     files = [(name, whole) for name in hostile_overrides.YAMLS for whole in (False, True)]
-    for case in mine([*texts, *files]):
-        place = world / "case"
-        place.mkdir()
-        for good in ("base", "a", "b", "c", "a.jsonl", "tasks", "mine.jsonl", "conf"):
-            (place / good).symlink_to(world / good)
-        args = case[1] if isinstance(case[1], tuple) else hostile_overrides.write_yaml(case[0], place, case[1])
-        before = {path.name for path in place.iterdir()}
-        ran = hostile_runs.run(args, place)
-        yield f"{case[0]}{' yaml' if not isinstance(case[1], tuple) else ''}", ran, surprises(place, before, args)
-        shutil.rmtree(place)
+    for name, made in mine([*texts, *files]):
+        with case(world) as place:
+            args = made if isinstance(made, tuple) else hostile_overrides.write_yaml(name, place, made)
+            yield f"{name}{' yaml' if not isinstance(made, tuple) else ''}", *ran(args, place)
+
+
+def inputs(world: Path) -> Iterator[Case]:
+    """Every hostile task file, data file, folder of pictures, recipe and folder of another tool's results."""
+    for name, args, make in mine(list(hostile_inputs.cases())):
+        with case(world) as place:
+            make(place)
+            yield name, *ran(args, place)
+
+
+@contextlib.contextmanager
+def case(world: Path) -> Iterator[Path]:
+    """A folder with links to all that is good."""
+    place = world / "case"
+    place.mkdir()
+    for good in world.iterdir():
+        if good != place:
+            (place / good.name).symlink_to(good)
+    yield place
+    subprocess.run(["chmod", "-R", "u+rwX", place], check=True)
+    shutil.rmtree(place)
+
+
+def ran(args: Sequence[str], place: Path) -> tuple[hostile_runs.Ran, list[str]]:
+    """How a command ended, and what it left that it should not."""
+    before = {path.name for path in place.iterdir()}
+    ended = hostile_runs.run(args, place)
+    return ended, surprises(place, before, args)
 
 
 def stores(world: Path) -> Iterator[Case]:
@@ -83,15 +132,14 @@ def stores(world: Path) -> Iterator[Case]:
         place.mkdir()
         shutil.copytree(store, place / "store")
         hostile_store.DAMAGES[damage](place / "store")
-        ran = hostile_runs.run(commands[name], place)
-        found = surprises(place, {"store", "secret.txt"}, commands[name])
-        told = [line for line in ran.err.splitlines() if line.startswith("warning: ")]
+        ended, found = ran(commands[name], place)
+        told = [line for line in ended.err.splitlines() if line.startswith("warning: ")]
         found += ["told twice"] if len(set(told)) < len(told) else []
-        if name == "sweep" and ran.code == 0 and scores(place / "store").items() < before.items():
+        if name == "sweep" and ended.code == 0 and scores(place / "store").items() < before.items():
             found.append("other scores")
-        if name == "verify" and ran.code != (0 if damage in hostile_store.SOUND else 1):
-            found.append(f"verify {ran.code}")
-        yield f"{damage} · {name}", ran, found
+        if name == "verify" and ended.code != (0 if damage in hostile_store.SOUND else 1):
+            found.append(f"verify {ended.code}")
+        yield f"{damage} · {name}", ended, found
         subprocess.run(["chmod", "-R", "u+rwX", place], check=True)
         shutil.rmtree(place)
 
@@ -105,16 +153,22 @@ def scores(store: Path) -> dict[str, str]:
     return found
 
 
+FAILED = ("task prompt code", "compare details others", "clip size None · finetune", "recipe cycle of", "tangent list")
+"""Kinds that ended badly once, one of each sort."""
+
+
 def sample(world: Path) -> Iterator[Case]:
     """A few of each, and of the stops of kills.py, for the tests."""
     from benchmarks import kills
 
-    hostile_runs.SECONDS = 120.0  # a busy machine is no hang
     sys.argv[2:] = ["3/150"]
     yield from checkpoints(world, few=True)
     yield from overrides(world)
     sys.argv[2:] = ["7/997"]
     yield from stores(world)
+    sys.argv[2:] = [f"k={name}" for name in FAILED]
+    yield from inputs(world)
+    yield from fuzz(world, few=True)
     for case, faults in kills.stops(3, 3, ("merge", "geometry", "report")):
         yield case, hostile_runs.Ran((), 0, "", "", 0.0, 0), faults
 
@@ -154,6 +208,7 @@ def main() -> None:
     most = slowest = 0.0
     with tempfile.TemporaryDirectory() as folder:
         make_world(Path(folder))
+        hostile_inputs.more(Path(folder))
         with contextlib.suppress(KeyboardInterrupt):
             for name, ran, left in globals()[(*sys.argv[1:], "sample")[0]](Path(folder)):
                 faults = [fault for fault in (ran.fault, *left) if fault]

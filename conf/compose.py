@@ -70,6 +70,8 @@ FAULTS = (
 )
 """What Hydra raises for configurations that mean nothing to it."""
 
+OVERRIDES = 500
+"""Overrides of one command at most: each is merged into the whole configuration."""
 RUNS = 10_000
 """Points of the sweep grammar at most."""
 
@@ -96,6 +98,9 @@ def compose(overrides: Sequence[str], *, config_dir: str | None = None) -> list[
         raise UserError(f"no such folder of configurations: {config_dir}", do="name an existing one with --config-dir")
     for folder in folders[1:]:
         check_files(folder)
+    if len(overrides) > OVERRIDES:
+        do = "write them into a file of your own: --config-dir DIR +experiment=NAME"
+        raise UserError(f"there are {len(overrides)} overrides, at most {OVERRIDES} are read", do=do)
     choices = [_values(override) for override in _parse(overrides)]
     if (runs := math.prod(map(len, choices))) > RUNS:
         raise UserError(f"the overrides ask for {runs} runs", do=f"ask for {RUNS} at most at once")

@@ -76,7 +76,7 @@ def raise_all(errors: Sequence[UserError]) -> None:
 def no_yaml(error: Exception, where: str) -> UserError:
     """What is said of a file that is no YAML: its line, where the reader of YAML knows it, and why."""
     mark = getattr(error, "problem_mark", None)
-    place = f"{mark.name}:{mark.line + 1}" if mark else where
+    place = f"{where if mark.name.startswith('<') else mark.name}:{mark.line + 1}" if mark else where
     return UserError(f"the file is no YAML: {getattr(error, 'problem', None) or error}", where=place, do="mend it")
 
 

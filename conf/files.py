@@ -1,16 +1,20 @@
-"""The door for a folder of configurations that others made: how many files, how large, how deep, and no YAML tags."""
+"""The door for YAML that others made: how many files, how large, how deep, and no tags but those that are asked for."""
 
 from __future__ import annotations
 
 import os
+import stat
+from collections.abc import Collection
 from pathlib import Path
 
 import yaml
 
 from conf.errors import UserError, no_yaml
 
-FILES, BYTES, DEPTH, ALIASES = 10_000, 1 << 20, 50, 100
-"""Files and folders in a folder of configurations; bytes of a YAML file, lists in lists, and repeated parts in it."""
+FILES, BYTES, DEPTH, PARTS = 10_000, 1 << 20, 50, 20_000
+"""Files and folders in a folder of configurations; bytes of a YAML file, lists in lists, and values in it, of which
+those that it repeats count each time."""
+NULL = "tag:yaml.org,2002:null"
 
 
 def check_files(folder: Path) -> None:
@@ -22,22 +26,58 @@ def check_files(folder: Path) -> None:
             what = f"more than {FILES} files are below it"
             raise UserError(what, where=str(folder), do="name a folder of configurations with --config-dir")
         for name in (name for name in files if name.endswith(".yaml") and Path(place) != folder):
-            _check_file(Path(place) / name)
+            try:
+                read_yaml(Path(place) / name)
+            except yaml.YAMLError:
+                continue  # told by the reader of the configuration, where this file is asked for
 
 
-def _check_file(file: Path) -> None:
+def read_yaml(file: Path, tags: Collection[str] = ()) -> str:
+    """The text of a YAML file, once it is known to take little memory and time to load.
+
+    Raises:
+        UserError: No regular file, too large, no UTF-8, too deep, a part repeated too often, a tag not among ``tags``.
+        YAMLError: No YAML.
+    """
     try:
-        if not file.is_file() or file.stat().st_size > BYTES:
-            raise UserError(f"the file is none, or larger than {BYTES} bytes", where=str(file), do="take it out")
-        depth = aliases = 0
-        for event in yaml.parse(file.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader):
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            aliases += isinstance(event, yaml.AliasEvent)
-            tag = getattr(event, "tag", None)
-            if depth > DEPTH or aliases > ALIASES or tag:
-                what = f"a tag is {tag}" if tag else "its parts lie too deep in one another, or are repeated too often"
-                raise UserError(what, where=f"{file}:{getattr(event.start_mark, 'line', 0) + 1}", do="write plain YAML")
+        text = read_small(file)
+        _check_events(text, file, tags)
     except UnicodeDecodeError as error:
         raise no_yaml(error, str(file)) from None
-    except (yaml.YAMLError, OSError, RecursionError):
-        return  # told by the reader of the configuration, where this file is asked for
+    return text
+
+
+def _check_events(text: str, file: Path, tags: Collection[str]) -> None:
+    """UserError for a tag, and for values that lie too deep, are too many, or hold themselves."""
+    sizes: dict[str, int] = {}  # values below an anchor
+    open_parts: list[tuple[str, int]] = []  # anchor, and values before it
+    count = 0
+    for event in yaml.parse(text, Loader=yaml.CSafeLoader):
+        anchor, tag = getattr(event, "anchor", None) or "", getattr(event, "tag", None)
+        if isinstance(event, yaml.CollectionStartEvent):
+            open_parts.append((anchor, count))
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, before = open_parts.pop()
+            sizes[anchor] = count - before
+        elif isinstance(event, yaml.AliasEvent):
+            count += PARTS if anchor in [name for name, _ in open_parts] else sizes.get(anchor, 0)
+        count += isinstance(event, yaml.NodeEvent)
+        if tag and tag not in (NULL, *tags):
+            what = f"a tag is {tag}"
+        elif len(open_parts) > DEPTH or count > PARTS:
+            what = "its parts are too many, lie too deep in one another, or are repeated too often"
+        else:
+            continue
+        raise UserError(what, where=f"{file}:{getattr(event.start_mark, 'line', 0) + 1}", do="write plain YAML")
+
+
+def read_small(file: Path) -> str:
+    """The text of a regular file of at most ``BYTES``. UserError for another, or one that cannot be read."""
+    try:
+        found = file.stat()
+        if stat.S_ISREG(found.st_mode) and found.st_size <= BYTES:
+            return file.read_text(encoding="utf-8")
+        why = f"it is no file, or larger than {BYTES} bytes"
+    except OSError as error:
+        why = str(error.strerror)
+    raise UserError(f"cannot read {file.name}: {why}", where=str(file), do="mend it, or name another")

@@ -23,6 +23,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "sampler.samples": (1, 100_000), "sampler.orders": (1, 1000), "sampler.draws": (1, 1000),
     "sampler.sizes": (1, 1000),
     "statistics.confidence": (0.01, 0.9999), "statistics.resamples": (1, 1_000_000),
+    "finetuning.rho": (0, 1e30), "finetuning.eta": (0, 1e30), "finetuning.scale": (0, 1e30),
     "optimizer.lr": (0, 1e38), "optimizer.weight_decay": (0, 1e6), "optimizer.eps": (0, 1),
     "optimizer.momentum": (0, 1), "optimizer.betas": (0, 1),
     "lora.rank": (0, 65_536), "lora.dropout": (0, 1), "lora.alpha": (0, 1e6),

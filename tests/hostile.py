@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-Damage = Callable[[Path], None]
+Damage = Callable[[Path], Any]
 
 MARKUP = "[/red][bold]\x1b[31m\x1b]0;owned\x07<script>alert(1)</script>\nsecond\rline"
 """A name with rich markup, ANSI escapes, HTML and line breaks."""

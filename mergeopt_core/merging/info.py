@@ -138,7 +138,7 @@ def _check_number(where: str, parameter: Parameter, value: Any) -> int | float:
         if isinstance(value, bool) or not math.isfinite(number) or (whole and number != int(value)):
             raise ValueError
         number = int(value) if whole else number
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(f"{where} is {'a whole number' if whole else 'a number'}, not {value!r}") from None
     if (low is not None and number < low) or (high is not None and number > high):
         bounds = f"between {low} and {high}" if high is not None else f"at least {low}"

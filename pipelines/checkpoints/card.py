@@ -11,6 +11,7 @@ from typing import Any
 
 from conf.errors import markdown_text, redacted
 from conf.schema import Optimizer, Task, Training
+from pipelines.checkpoints.untrusted import check_types, read_json
 
 FLAG = "tangent.json"
 """File beside the weights of an expert, or a merge of such, that was trained linearised: at which base."""
@@ -60,8 +61,9 @@ def write_flag(out: Path, base: Path) -> None:
 
 def linearised_at(folder: str | Path) -> str | None:
     """The folder of the base at which the model in a folder was linearised as it was trained; None for others."""
-    file = Path(folder) / FLAG
-    return json.loads(file.read_text())["linearised_at"] if file.is_file() else None
+    flag = read_json(Path(folder) / FLAG)
+    check_types(flag, {"linearised_at": str}, Path(folder) / FLAG)
+    return flag.get("linearised_at")
 
 
 def _cell(value: Any) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor
 from conf.errors import UserError
 from pipelines.checkpoints.fingerprint import fingerprint
 from pipelines.checkpoints.folder import ADAPTER, locate, weight_files
-from pipelines.checkpoints.headers import CODES, HEAD, Place, TensorInfo, first, read_safetensors_header
+from pipelines.checkpoints.headers import CODES, HEAD, VOCABULARY, Place, TensorInfo, first, read_safetensors_header
 from pipelines.checkpoints.untrusted import check_file, check_folder, check_types, read_json
 
 CONFIG_TYPES: dict[str, Any] = {
@@ -195,7 +195,9 @@ def open_checkpoint(
     checkpoint = kind(path, folder, files)
     if not checkpoint.adapter and not checkpoint.config:
         raise UserError("the folder holds weights but no config.json", where=str(folder), do="give a model folder")
-    _ = checkpoint.header  # read here, so that no one behind this door meets a broken one
+    bare = [name for name, info in checkpoint.header.items() if not info.shape and VOCABULARY.search(name)]
+    if bare:  # the header is read here, so that no one behind this door meets a broken one
+        raise UserError(f"{bare[0]} has no rows, one for each token", where=str(folder), do="fetch it again")
     return checkpoint
 
 

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
+from conf.errors import UserError
 from pipelines.checkpoints.hashes import read_hash
+
+MOST = 2_000_000
+"""Files of a folder of data at most."""
+SYSTEM = (("proc",), ("sys",))
+"""Folders whose files have no end."""
 
 
 def folder_hash(folder: Path) -> str | None:
@@ -17,10 +24,25 @@ def folder_hash(folder: Path) -> str | None:
     if not folder.exists():
         return None
     digest = hashlib.sha256()
-    below = (Path(root) / name for root, _, names in os.walk(folder, followlinks=True) for name in names)
-    for path in sorted(p for p in below if p.is_file()):
+    for path in sorted(_files(folder)):
         digest.update(f"{path.relative_to(folder)} {data_hash(path)}\n".encode())
     return digest.hexdigest()[:16]
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """The files below a folder, links followed. UserError for what is none of data: too many, or the system's own."""
+    count = 0
+    for root, below, names in os.walk(folder, followlinks=True):
+        place = Path(root)
+        real = place.resolve()
+        if place.is_symlink() and real in {parent.resolve() for parent in place.parents}:
+            below.clear()  # a link to a folder above it
+            continue
+        count += 1 + len(names)
+        if count > MOST or real.parts[1:2] in SYSTEM:
+            what = f"the folder holds {real if count <= MOST else f'more than {MOST:,} files'}"
+            raise UserError(what, where=str(folder), do="name a folder of data")
+        yield from (path for name in names if (path := place / name).is_file())
 
 
 def data_hash(path: Path) -> str:

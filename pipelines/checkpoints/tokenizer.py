@@ -51,11 +51,11 @@ def _parts(node: Any) -> Iterator[dict[str, Any]]:
             yield from _parts(part)
 
 
-def check_templates(templates: Any, folder: Path) -> None:
-    """UserError for a chat template that could run on or make endless texts: powers, large products, nested ranges."""
+def check_templates(templates: Any, where: Path, what: str = "chat template") -> None:
+    """UserError for a template that could run on or make endless texts: powers, large products, nested ranges."""
     for text in templates.values() if isinstance(templates, dict) else [templates]:
         if isinstance(text, str) and (why := _endless(text)):
-            raise UserError(f"the chat template {why}", where=str(folder), do="mend it, or score without it")
+            raise UserError(f"the {what} {why}", where=str(where), do="mend it, or score without it")
 
 
 def _endless(text: str) -> str:

@@ -91,8 +91,8 @@ def check_folder(folder: Path) -> None:
         raise UserError(f"{file.name} cannot be read: {error}", where=str(folder), do=AGAIN) from None
 
 
-def check_file(file: Path, most: int = MOST) -> None:
-    """ValueError for what is no ordinary file, is too large, or is a link that lets another file's content out.
+def check_file(file: Path, most: int = MOST, links: bool = False) -> None:
+    """ValueError for what is no ordinary file, is too large, or (but for ``links``) lets another file's content out.
 
     A link leads to a file of its own name, to another one in its folder, or into the hub's cache. Weights may lie
     anywhere (data managers link them): what is no safetensors file is refused, and tensors are all that is read of one.
@@ -102,7 +102,7 @@ def check_file(file: Path, most: int = MOST) -> None:
         raise ValueError("it is no file")
     if found.st_size > most:
         raise ValueError(f"it is {found.st_size / 1e6:.0f} MB large, at most {most / 1e6:.0f} are read")
-    if file.is_symlink() and file.suffix != ".safetensors":
+    if not links and file.is_symlink() and file.suffix != ".safetensors":
         target = file.resolve()
         if target.name != file.name and target.parent not in (file.parent.resolve(), *_blobs(file)):
             raise ValueError(f"it is a link to {target}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Iterator, Mapping
 from numbers import Real
@@ -13,6 +12,8 @@ from typing import Any
 import pandas as pd
 
 from conf.errors import UserError
+from pipelines.checkpoints.rows import read_lines, read_parquet
+from pipelines.checkpoints.untrusted import parse_json, read_json
 
 COLUMNS = ["task", "document", "digest", "metric", "value"]
 """A line per task, document (its index) and metric; the digest of its text, where there is one, tells sets apart."""
@@ -31,7 +32,7 @@ def read_scores(folder: Path) -> pd.DataFrame:
     for read in (_ours, _lm_eval, _lighteval):
         try:
             frames = list(read(folder))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             what = f"the results cannot be read: {' '.join(str(error).split())}"
             raise UserError(what, where=str(folder), do="evaluate the model again") from None
         if frames:
@@ -44,7 +45,7 @@ def _ours(folder: Path) -> Iterator[pd.DataFrame]:
     entry, documents = folder / "entry.json", folder / "documents.parquet"
     if not (entry.is_file() and documents.is_file()):
         return
-    yield of_result(json.loads(entry.read_text(encoding="utf-8")), pd.read_parquet(documents))
+    yield of_result(read_json(entry), read_parquet(documents).to_pandas())
 
 
 def of_result(about: Mapping[str, Any], frame: pd.DataFrame) -> pd.DataFrame:
@@ -56,8 +57,8 @@ def of_result(about: Mapping[str, Any], frame: pd.DataFrame) -> pd.DataFrame:
 def _lm_eval(folder: Path) -> Iterator[pd.DataFrame]:
     for task, file in _newest(folder, "samples_", ".jsonl"):
         rows: list[tuple[str, str, str, float]] = []
-        for line in file.read_text(encoding="utf-8").splitlines():
-            sample = json.loads(line)
+        for _, line in read_lines(file):
+            sample = parse_json(line.encode())
             suffix = "" if sample["filter"] == "none" else f",{sample['filter']}"
             document = (str(sample["doc_id"]), str(sample.get("doc_hash", "")))
             rows += [(*document, f"{name}{suffix}", value) for name, value in _numbers(sample, sample["metrics"])]
@@ -66,8 +67,8 @@ def _lm_eval(folder: Path) -> Iterator[pd.DataFrame]:
 
 def _lighteval(folder: Path) -> Iterator[pd.DataFrame]:
     for task, file in _newest(folder, "details_", ".parquet"):
-        frame = pd.read_parquet(file)
-        metric = next(name for name in ("__metric__", "metric", "metrics") if name in frame)
+        frame = read_parquet(file).to_pandas()
+        metric = next((name for name in ("__metric__", "metric", "metrics") if name in frame), "metrics")
         doc = next((name for name in ("__doc__", "doc") if name in frame), None)
         rows: list[tuple[str, str, str, float]] = []
         for place, scores in enumerate(frame[metric]):

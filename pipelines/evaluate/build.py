@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import lm_eval.utils
+from jinja2 import Environment
+from jinja2.sandbox import SandboxedEnvironment
 from lm_eval.api.group import Group
 from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask, Task
@@ -27,6 +30,17 @@ from pipelines.evaluate.lookup import HUB_FILE, OWN_TASKS, PACKAGED, TaskIndex, 
 from pipelines.evaluate.sandbox import refusal
 from pipelines.evaluate.suite import data_hashes
 from pipelines.process import data_cache
+
+
+def _sandboxed(usual: Environment) -> Environment:
+    """lm-eval's environment of templates, in which they reach no code: a task file may be a stranger's."""
+    made = SandboxedEnvironment(undefined=usual.undefined, keep_trailing_newline=usual.keep_trailing_newline)
+    slow = ("wordwrap", "urlize")  # hours on a long text
+    made.filters = {name: apply for name, apply in usual.filters.items() if name not in slow}
+    return made
+
+
+lm_eval.utils.env = _sandboxed(lm_eval.utils.env)
 
 
 @dataclass

@@ -21,6 +21,9 @@ from typing import Any
 import yaml
 
 from conf.errors import UserError, no_yaml
+from conf.files import read_small, read_yaml
+from pipelines.checkpoints.tokenizer import check_templates
+from pipelines.checkpoints.untrusted import check_types
 
 OWN_TASKS = Path(__file__).parent / "tasks"
 """Task files that come with this package."""
@@ -32,6 +35,20 @@ HUB_FILE = "hf://datasets/"
 """How a task file names a single file of a hub data set."""
 
 _DEFAULT_METRICS = {"multiple_choice": ["acc", "acc_norm"], "loglikelihood": ["perplexity", "acc"]}
+
+TYPES: dict[str, Any] = {
+    **dict.fromkeys(("metadata", "dataset_kwargs", "generation_kwargs", "fewshot_config"), dict),
+    **dict.fromkeys(("output_type", "group", "dataset_path", "dataset_name", "class"), str),
+    **dict.fromkeys(("test_split", "validation_split", "training_split", "fewshot_split"), str),
+    **dict.fromkeys(("include", "tag", "task"), (str, list)), "filter_list": list, "metric_list": list,
+    "unsafe_code": bool, "num_fewshot": int, "repeats": int,
+}  # fmt: skip
+"""Fields of a task file that are read here; the others are lm-eval's own, which checks them as it loads."""
+TEMPLATES = ("doc_to_", "description", "gen_prefix", "target_delimiter", "process_")
+LEAVES = 20_000
+"""Tasks that a group holds at most."""
+PARTS: dict[str, Any] = {"requires": list, "local": str, "data_files": (str, list, dict)}
+"""Of its tables."""
 
 _KEYS = re.compile(
     r"^[\"']?(task|group|tag|include|class)[\"']?[ \t]*:[ \t]*([^\n#]*)(?:#[^\n]*)?\n?((?:[ \t]*- [^\n]*\n?)*)",
@@ -90,7 +107,7 @@ def scan(root: Path) -> TaskIndex:
             continue
         try:
             keys = _keys(path, set())
-        except (OSError, UnicodeDecodeError):
+        except (UserError, UnicodeDecodeError):
             continue
         task, group = keys.get("task", []), keys.get("group", [])
         if group and "class" not in keys:
@@ -107,7 +124,7 @@ def _keys(path: Path, seen: set[Path]) -> dict[str, list[str]]:
     if path in seen:
         return {}
     seen.add(path)
-    own = {key: _values(inline, listed) for key, inline, listed in _KEYS.findall(path.read_text(encoding="utf-8"))}
+    own = {key: _values(inline, listed) for key, inline, listed in _KEYS.findall(read_small(path))}
     merged: dict[str, list[str]] = {}
     for included in own.pop("include", []):
         if (path.parent / included).is_file():
@@ -217,7 +234,7 @@ class Definition:
     @property
     def filters(self) -> list[str]:
         """Names of its filters."""
-        return [entry["name"] for entry in self.config.get("filter_list") or [{"name": "none"}]]
+        return [str(entry.get("name")) for entry in self.config.get("filter_list") or [{"name": "none"}]]
 
     @property
     def requires(self) -> list[str]:
@@ -266,38 +283,45 @@ def _strings(value: Any) -> list[str]:
     return [value] if isinstance(value, str) else []
 
 
-def groups(name: str, index: TaskIndex) -> dict[str, Path]:
+def groups(name: str, index: TaskIndex, found: dict[str, Path] | None = None) -> dict[str, Path]:
     """The files of the groups behind a name: itself, and the groups among its members."""
-    if name not in index.groups:
-        return {}
-    found = {name: Path(index.groups[name])}
-    for member in _strings([read_task_file(found[name]).get("task") or []]):
-        found.update(groups(member, index) if member != name else {})
+    found = {} if found is None else found
+    if name in index.groups and name not in found:
+        found[name] = Path(index.groups[name])
+        for member in _strings([read_task_file(found[name]).get("task") or []]):
+            groups(member, index, found)
     return found
 
 
-def leaves(name: str, index: TaskIndex) -> list[Definition]:
+def leaves(name: str, index: TaskIndex, above: tuple[str, ...] = ()) -> list[Definition]:
     """The leaf tasks behind a task, group or tag name. Raises KeyError for a name that nobody defines."""
+    if name in above:
+        where = index.groups.get(name, "")
+        raise UserError(f"{name} is among its own members", where=where, do="mend the task files")
     if name in index.groups:
         path = Path(index.groups[name])
-        return _members(read_task_file(path).get("task") or [], index, path)
+        return _members(read_task_file(path).get("task") or [], index, path, (*above, name))
     if name in index.tasks:
         path = Path(index.tasks[name])
         return [Definition(name, path, read_task_file(path))]
-    return [leaf for task in sorted(index.tags[name]) for leaf in leaves(task, index)]
+    return [leaf for task in sorted(index.tags[name]) for leaf in leaves(task, index, (*above, name))]
 
 
-def _members(members: Any, index: TaskIndex, path: Path) -> list[Definition]:
+def _members(members: Any, index: TaskIndex, path: Path, above: tuple[str, ...]) -> list[Definition]:
     found: list[Definition] = []
     for member in members if isinstance(members, list) else [members]:
         own = member if isinstance(member, dict) else {}
         name = member if isinstance(member, str) else own.get("task", own.get("group"))
         if isinstance(name, str) and name in index:
-            found.extend(Definition(leaf.name, leaf.path, {**leaf.config, **own}) for leaf in leaves(name, index))
+            found.extend(
+                Definition(leaf.name, leaf.path, {**leaf.config, **own}) for leaf in leaves(name, index, above)
+            )
         elif isinstance(name, str) and "task" in own:
             found.append(Definition(name, path, own))
         elif isinstance(own.get("task"), list):
-            found.extend(_members(own["task"], index, path))
+            found.extend(_members(own["task"], index, path, above))
+        if len(found) > LEAVES:
+            raise UserError(f"a group holds more than {LEAVES} tasks", where=str(path), do="name single ones")
     return found
 
 
@@ -308,10 +332,14 @@ def read_task_file(path: Path) -> dict[str, Any]:
     return merged
 
 
-def _pages(path: Path) -> list[Path]:
+def _pages(path: Path, seen: list[Path] | None = None) -> list[Path]:
     """A task file behind those that it includes, in the order in which they take precedence."""
+    seen = [] if seen is None else seen
+    if path in seen:
+        raise UserError(f"{path.name} is included twice, or by itself", where=str(seen[0]), do="mend the task file")
+    seen.append(path)
     included = _strings(_content(path).get("include"))
-    return [*(page for name in included for page in _pages((path.parent / name).resolve())), path]
+    return [*(page for name in included for page in _pages((path.parent / name).resolve(), seen)), path]
 
 
 def _module(folder: Path, name: str) -> Path | None:
@@ -341,10 +369,16 @@ def _content(path: Path) -> dict[str, Any]:
 def _parsed(path: Path, changed: int, size: int) -> dict[str, Any]:
     """One file by itself; read again when it has changed."""
     try:
-        with path.open("rb") as file:
-            content = yaml.load(file, Loader=_Loader)  # a safe loader
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        content = yaml.load(read_yaml(path, tags=("!function",)), Loader=_Loader)  # a safe loader
+    except yaml.YAMLError as error:
         raise no_yaml(error, str(path)) from None
     if not isinstance(content, dict):
         raise UserError(f"{path.name} is no task file", where=str(path), do="see lm-eval's task guide")
+    check_types(content, TYPES, path)
+    check_templates({key: text for key, text in content.items() if key.startswith(TEMPLATES)}, path, "template")
+    for part in ("metadata", "dataset_kwargs"):
+        check_types(content.get(part) or {}, PARTS, path)
+    for part in ("filter_list", "metric_list"):
+        for entry in content.get(part) or ():
+            check_types({part: entry}, {part: dict}, path)
     return content

@@ -9,15 +9,13 @@ import random
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 from conf.errors import UserError, nearest
 from conf.schema import Task
 from pipelines.checkpoints.hashes import read_hash
+from pipelines.checkpoints.rows import read_lines, read_parquet, room
 from pipelines.checkpoints.untrusted import check_file
 from pipelines.images.data import Pictures, find_local, fingerprint, open_split, problem
 from pipelines.tiny import skills
@@ -26,10 +24,6 @@ Row = dict[str, Any]
 
 WHOLE = 256 << 20
 """Bytes of a file at most that is parsed as one; .jsonl is read line by line."""
-LINE = 64 << 20
-"""Characters of a line at most."""
-ROWS = 20_000_000
-"""Rows of a Parquet file at most."""
 
 
 def task_fingerprint(task: Task, datasets: str | None = None, online: bool = True) -> str:
@@ -172,30 +166,19 @@ def _read_file(file: Path) -> Iterator[tuple[int, Row]]:
 def _checked(files: list[Path]) -> list[Path]:
     for file in files:
         try:
-            check_file(file.resolve(), most=WHOLE if file.suffix == ".json" else _room())
+            check_file(file, WHOLE if file.suffix == ".json" else room(), links=True)
         except (OSError, ValueError) as error:
             what = f"cannot read {file.name}: {getattr(error, 'strerror', None) or error}"
             raise UserError(what, where=str(file), do="name another file, or split it") from None
     return files
 
 
-def _room() -> int:
-    """Bytes of a file at most: its rows are held in memory."""
-    return psutil.virtual_memory().total // 4
-
-
 def _read_jsonl(file: Path) -> Iterator[tuple[int, Row]]:
-    with file.open(encoding="utf-8") as lines:
-        for i, line in enumerate(iter(partial(lines.readline, LINE), ""), 1):
-            if len(line) == LINE:
-                raise ValueError(f"line {i} is longer than {LINE:,} characters")
-            if not line.strip():
-                continue
-            row = _parse(line, f"line {i} of {file.name} is no JSON", f"{file}:{i}")
-            if not isinstance(row, dict):
-                what = f"line {i} of {file.name} is no JSON object"
-                raise UserError(what, where=f"{file}:{i}", do="write {…} a line")
-            yield i, row
+    for i, line in read_lines(file):
+        row = _parse(line, f"line {i} of {file.name} is no JSON", f"{file}:{i}")
+        if not isinstance(row, dict):
+            raise UserError(f"line {i} of {file.name} is no JSON object", where=f"{file}:{i}", do="write {…} a line")
+        yield i, row
 
 
 def _read_json(file: Path) -> Iterator[tuple[int, Row]]:
@@ -229,18 +212,7 @@ def _read_csv(file: Path) -> Iterator[tuple[int, Row]]:
 
 
 def _read_parquet(file: Path) -> Iterator[tuple[int, Row]]:
-    import pyarrow.parquet as pq
-    from pyarrow import ArrowException
-
-    try:
-        about = pq.read_metadata(file)
-        size = sum(about.row_group(i).total_byte_size for i in range(about.num_row_groups))
-        if about.num_rows > ROWS or size > _room():
-            raise OSError(f"it holds {about.num_rows:,} rows of {size:,} bytes")
-        rows = pq.read_table(file).to_pylist()
-    except (ArrowException, OSError) as error:
-        raise UserError(f"cannot read {file.name}", where=str(error).splitlines()[0], do="check the file") from None
-    yield from enumerate(rows, 1)
+    yield from enumerate(read_parquet(file).to_pylist(), 1)
 
 
 READERS = {".jsonl": _read_jsonl, ".json": _read_json, ".csv": _read_csv, ".parquet": _read_parquet}

@@ -367,6 +367,7 @@ def _train(run: Run, loaded: Loaded, trainer: ExpertTrainer, newest: Path | None
         raise UserError(what, where=where, do=do) from None
     except Exception as error:
         if not out_of_memory(error):
+            _tell_model(run, trainer, error)
             raise
         loaded.model.zero_grad(set_to_none=True)
         size, more = run.training.batch_size, 2 * run.training.accumulation
@@ -374,6 +375,15 @@ def _train(run: Run, loaded: Loaded, trainer: ExpertTrainer, newest: Path | None
         what = f"{run.name}: out of memory with {size} examples at once ({str(error).partition(chr(10))[0]})"
         do = f"give {halved}training.gradient_checkpointing=true, a smaller training.max_length or lora.rank=16"
         raise UserError(what, where=f"on {loaded.device}", do=do) from None
+
+
+def _tell_model(run: Run, trainer: ExpertTrainer, error: Exception) -> None:
+    """UserError for a model that fails in its first step, by its configuration or its image processor's."""
+    kinds = (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError, NotImplementedError)
+    if isinstance(error, kinds) and trainer.state.global_step == 0 and not disk_full(error):
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+        do = "look at its config.json, and at training.precision"
+        raise UserError(f"the model cannot be trained: {reason}", where=str(run.base), do=do) from error
 
 
 def _keep(run: Run, loaded: Loaded, trainer: ExpertTrainer) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from conf.errors import UserError, nearest
 from conf.schema import Images
 from pipelines.checkpoints.content import folder_hash
+from pipelines.checkpoints.untrusted import check_file
 from pipelines.tiny import pictures as tiny
 
 EXTRA = "pip install 'mergebench[vision]'"
@@ -43,6 +44,8 @@ class Pictures:
                 raise UserError("there is no picture", where=where, do="leave the row out, or fill it in")
             if not isinstance(stored, dict):
                 return Image.fromarray(stored)
+            if stored["bytes"] is None and "::" not in stored["path"]:  # which is a place in an archive
+                check_file(Path(stored["path"]), links=True)
             return datasets.Image().decode_example(stored).convert("RGB")
         except UserError:
             raise
@@ -184,6 +187,9 @@ def _labels(rows: Any, images: Images, name: str) -> tuple[tuple[str, ...], list
         raise UserError("there are no pictures", where=name, do="give a split with rows in it")
     if (place := next((i for i, value in enumerate(values) if value is None or value == ""), None)) is not None:
         raise UserError(f"picture {place} has no label", where=name, do="leave the row out, or fill it in")
+    if (place := next((i for i, value in enumerate(values) if not isinstance(value, (int, str))), None)) is not None:
+        what = f"the label of picture {place} is neither a whole number nor the name of a class"
+        raise UserError(what, where=name, do="set images.label")
     own = list(getattr(rows.features[images.label], "names", None) or [])
     if isinstance(values[0], str):
         own = list(images.classes) or sorted(set(values))

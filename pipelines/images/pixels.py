@@ -10,7 +10,9 @@ import psutil
 import torch
 from torch import Tensor
 
+from conf.errors import UserError
 from pipelines.images.data import Pictures
+from pipelines.process import out_of_memory
 
 SHARE = 8
 """Of the free memory one part in so many, at most, is taken for the pixels of all tasks that are held at once."""
@@ -46,4 +48,10 @@ class Pixels:
 
     def _processed(self, places: Sequence[int]) -> Tensor:
         pictures = [self.pictures.picture(place) for place in places]
-        return self.processor(images=pictures, return_tensors="pt")["pixel_values"]
+        try:
+            return self.processor(images=pictures, return_tensors="pt")["pixel_values"]
+        except (ValueError, TypeError, KeyError, AttributeError, IndexError, RuntimeError, OverflowError) as error:
+            if out_of_memory(error):
+                raise
+            what = f"the base's image processor does not take the pictures: {str(error).partition(chr(10))[0][:200]}"
+            raise UserError(what, where=self.pictures.name, do="mend its preprocessor_config.json") from error

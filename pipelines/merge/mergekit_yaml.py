@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from conf.errors import UserError, nearest
+from conf.files import read_yaml
 from mergeopt_core import merging
 from mergeopt_core.merging.info import check_values
 from mergeopt_core.merging.mergekit_api import run_config
@@ -97,10 +98,8 @@ def _seed(document: Mapping[str, Any], seed: int, file: Path) -> int:
 
 def _read(file: Path) -> tuple[str, dict[str, Any]]:
     try:
-        text = Path(file).read_text(encoding="utf-8")
+        text = read_yaml(Path(file))
         document = yaml.safe_load(text)
-    except OSError as error:
-        raise UserError(f"cannot read {file}: {error.strerror}", do="give a mergekit YAML file") from error
     except yaml.YAMLError as error:
         raise UserError(f"{file} is no valid YAML: {' '.join(str(error).split())}", do="mend it") from error
     if not isinstance(document, dict):
