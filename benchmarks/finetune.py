@@ -30,7 +30,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from mergeopt_core import ASAM, SAM, MergOPT
 from mergeopt_core.finetuning import MasterWeights, sampling
 from mergeopt_core.finetuning.weights import Origin
-from pipelines.finetune.exchange import Exchange, StoredVector, stored_vectors
+from pipelines.finetune.exchange import Exchange, StoredVector
 
 MEASURED = ("adamw", "mergopt", "mergopt pool", "sam", "asam")
 """Methods whose memory is measured."""
@@ -56,8 +56,8 @@ def exchanged(named: list[tuple[str, torch.Tensor]], others: int = 6) -> list[St
         file = folder / f"{j}.safetensors"
         if not file.exists():
             save_file({name: 1e-4 * torch.randn(p.shape) for name, p in named}, file)
-        found.append(file)
-    return stored_vectors(found)
+        found.append(StoredVector(file))
+    return found
 
 
 def exchange_seconds(bench: Bench) -> float:

@@ -162,6 +162,8 @@ def _compose_one(overrides: Sequence[Override], folders: Sequence[Path]) -> tupl
     try:
         tree, homes = _choose(choices, folders)
         if any(o.key_or_group == "scale" for o in choices):
+            for o in _parse(tree.scale.overrides):
+                _set(tree, o, homes, known)
             apply_scale(tree, keep_suite="suite" in {o.get_key_element() for o in choices})
         for o in overrides:
             if o not in choices:

@@ -343,7 +343,7 @@ class References:
     """Models that a study is read against, beside its bases and experts."""
 
     joint: bool = False
-    """One model of every pool, trained plainly on all of its tasks together, as long as its experts in all."""
+    """One model of every pool, trained plainly on all of its tasks together, as long as plain experts in all."""
 
 
 @dataclass
@@ -372,6 +372,8 @@ class Scale(World):
     """full: the study as it is written; otherwise the name of the small world."""
     images: Optional[World] = None
     """The world of studies whose suite is of pictures; default: the same."""
+    overrides: List[str] = field(default_factory=list)
+    """What a study that is large even there changes of itself first."""
 
 
 @dataclass

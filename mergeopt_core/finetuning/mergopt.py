@@ -43,6 +43,8 @@ from mergeopt_core.finetuning.weights import Origin, ScaleFit
 TaskVector = Mapping[str, Tensor]
 """Δ = θ − θ0 of an expert, by weight name."""
 
+BLOCK = 1 << 18
+"""Elements of another expert's task vector that are read at a time."""
 ALPHAS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
 SCALE = 5e-4
 
@@ -106,7 +108,8 @@ class MergOPT(PerturbedOptimizer):
     def exchange(self, others: Sequence[TaskVector]) -> None:
         """From the next step on take offsets from these task vectors; none at all: gradients are taken at θ.
 
-        Each is asked for one tensor at a time whenever it is needed, and may be a mapped file.
+        Each is asked for one tensor at a time whenever it is needed, and may be a mapped file: of one that has
+        ``release()``, which is to give back what was read of it, ``BLOCK`` elements are held at a time.
 
         Raises:
             ValueError: With ``inner="ascent"``, which moves one z, or for weights without names.
@@ -194,10 +197,9 @@ class MergOPT(PerturbedOptimizer):
             for stream in streams:
                 self._add(i, source, moved, offset.alpha, stream)
                 source = moved
-            name = self.perturbation.moved[i].name
             for vector in vectors:
-                delta = vector[name].to(weight.device, weight.dtype)
-                source = torch.add(source, delta, alpha=offset.alpha, out=moved)
+                _add_vector(self.perturbation.moved[i].name, vector, source, offset.alpha, moved)
+                source = moved
             if source is not out:
                 out.copy_(source)
 
@@ -271,6 +273,16 @@ class MergOPT(PerturbedOptimizer):
             )
         if self.fit and "scales" in state:
             self.fit.scales = list(state["scales"])
+
+
+def _add_vector(name: str, vector: TaskVector, weight: Tensor, alpha: float, out: Tensor) -> None:
+    """Write a weight plus α times its part of a task vector, block by block."""
+    release = getattr(vector, "release", None)
+    parts = [tensor.reshape(-1).split(BLOCK) for tensor in (weight, vector[name], out)]
+    for here, delta, there in zip(*parts, strict=True):
+        torch.add(here, delta.to(here.device, here.dtype), alpha=alpha, out=there)
+        if release:
+            release()
 
 
 def _check(

@@ -6,11 +6,10 @@ all go on once all have, with gradients taken where a merge with the others woul
 
 from __future__ import annotations
 
-import mmap
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,33 +28,24 @@ FILE = "task_vector.safetensors"
 
 
 class StoredVector(Mapping[str, Tensor]):
-    """Δ of an expert in a file of its own, mapped.
+    """Δ of an expert in a file of its own, mapped."""
 
-    ``read`` holds what was read last of the vectors that share it: these pages are given back with the next reading.
-    """
-
-    def __init__(self, file: Path, read: list[tuple[MappedFile, Place]]):
-        self._entries, self._file, self._read = read_safetensors_header(file), MappedFile(file), read
+    def __init__(self, file: Path):
+        self._entries, self._file = read_safetensors_header(file), MappedFile(file)
+        self._whole = Place(file, 0, file.stat().st_size)
 
     def __getitem__(self, name: str) -> Tensor:
-        while self._read:
-            file, place = self._read.pop()
-            file.release(place, least=mmap.PAGESIZE)
-        info, place = self._entries[name]
-        self._read.append((self._file, place))
-        return self._file.tensor(info, place)
+        return self._file.tensor(*self._entries[name])
+
+    def release(self) -> None:
+        """Give back all pages, those that came with the ones asked for too; they are read again where needed."""
+        self._file.release(self._whole, least=0)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
 
     def __len__(self) -> int:
         return len(self._entries)
-
-
-def stored_vectors(files: Iterable[Path]) -> list[StoredVector]:
-    """Task vectors of which one tensor at a time is resident."""
-    read: list[tuple[MappedFile, Place]] = []
-    return [StoredVector(file, read) for file in files]
 
 
 class GivenVector(Mapping[str, Tensor]):
@@ -136,7 +126,7 @@ class Exchange:
         """The other members' task vectors of a round; the member's own older one is removed: nobody needs it."""
         if round > 1:
             shutil.rmtree(self.file(round - 1, self.member).parent, ignore_errors=True)
-        return stored_vectors(self.file(round, m) for m in self.members if m != self.member) if round else []
+        return [StoredVector(self.file(round, m)) for m in self.members if m != self.member] if round else []
 
     def leave(self, round: int, method: Any, origin: Origin) -> None:
         """Write the member's task vector, in the weights' dtype; the file is there whole or not at all."""

@@ -48,9 +48,9 @@ class Job:
         return ", ".join(recipe.name for recipe in self.recipes)
 
     @property
-    def key(self) -> str:
-        """Tells the job from others."""
-        return f"{self.title} {self.recipes[0].seed} {self.until}"
+    def reads(self) -> frozenset[str]:
+        """Folders of experts that it reads: none that a worker would keep."""
+        return frozenset()
 
     @property
     def finished(self) -> int:
@@ -99,8 +99,7 @@ def phases(recipes: Sequence[ExpertRecipe], base: Source, access: Access, in_pro
             if small and not any(r.training.reporters or r.training.save_steps for r in members.values()):
                 first.setdefault(min(members), Job(base, tuple(members.values())))
                 continue
-            rounds = int(recipe.finetuning.get("rounds", 5))
-            for place, until in enumerate([*range(1, rounds + 1), None]):
+            for place, until in enumerate([*range(1, recipe.rounds + 1), None]):
                 if len(stretches) <= place:
                     stretches.append([])
                 new = [Job(base, (r,), until) for r in members.values()]
@@ -132,29 +131,28 @@ def make_expert(
     One of a pool goes on from the exchange before ``until``, to that one; without ``until`` to the end.
     """
     from pipelines.finetune import finetune
+
+    key = recipe.key(base, access)
+    with access.store.claim("experts", key):
+        exchange = _exchange(recipe, base, access, until) if recipe.offsets == "pool" else None
+        if exchange and until is not None:
+            if not exchange.reached(until):
+                with tempfile.TemporaryDirectory(dir=access.store.root / "tmp") as unused:
+                    given = arguments(recipe, base, access, executor, Path(unused))
+                    finetune(**given, exchange=exchange, progress=progress)
+        elif not access.store.has("experts", key):
+            with _drafts([recipe], base, access) as ((draft, about),):
+                given = arguments(recipe, base, access, executor, draft)
+                about["summary"] = finetune(**given, exchange=exchange, progress=progress)
+                about["fingerprint"] = access.open(str(draft)).fingerprint()
+
+
+def _exchange(recipe: ExpertRecipe, base: Source, access: Access, until: int | None) -> Any:
+    """An expert's part in its pool, up to an exchange."""
     from pipelines.finetune.exchange import Exchange
 
-    key, exchange = recipe.key(base, access), None
-    with access.store.claim("experts", key):
-        if recipe.offsets == "pool":
-            members = members_of(recipe, base, access)
-            own = dataclasses.replace(recipe, others=()).key(base, access)
-            folder, rounds = exchange_folder(members, base, access), int(recipe.finetuning.get("rounds", 5))
-            exchange = Exchange(folder, own, tuple(members), rounds, until)
-            if until is not None and exchange.reached(until):
-                return
-        if until is None and access.store.has("experts", key):
-            return
-        with _drafts([recipe], base, access) as ((draft, about),):
-            about["summary"] = finetune(**arguments(recipe, base, access, executor, draft), exchange=exchange,
-                                        progress=progress)  # fmt: skip
-            if until is not None:
-                raise _Unfinished
-            about["fingerprint"] = access.open(str(draft)).fingerprint()
-
-
-class _Unfinished(Exception):  # noqa: N818
-    """Nothing is committed yet."""
+    members, own = members_of(recipe, base, access), dataclasses.replace(recipe, others=()).key(base, access)
+    return Exchange(exchange_folder(members, base, access), own, tuple(members), recipe.rounds, until)
 
 
 def _make_pool(
@@ -171,8 +169,7 @@ def _make_pool(
             return
         with _drafts(recipes, base, access) as drafts:
             given = [arguments(r, base, access, executor, draft) for r, (draft, _) in zip(recipes, drafts)]
-            rounds = int(recipes[0].finetuning.get("rounds", 5))
-            summaries = finetune_pool(given, Path(at) / "exchange", rounds, progress)
+            summaries = finetune_pool(given, Path(at) / "exchange", recipes[0].rounds, progress)
             for (draft, about), summary in zip(drafts, summaries):
                 about |= {"summary": summary, "fingerprint": access.open(str(draft)).fingerprint()}
 
@@ -182,7 +179,7 @@ def _drafts(
     recipes: Sequence[ExpertRecipe], base: Source, access: Access
 ) -> Iterator[list[tuple[Path, dict[str, Any]]]]:
     """A folder to fill for each expert, with what its entry will say of it."""
-    with contextlib.suppress(_Unfinished), contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
         found = []
         for recipe in recipes:
             about: dict[str, Any] = {

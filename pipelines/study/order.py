@@ -18,13 +18,8 @@ def by_inputs(trials: Sequence[Trial]) -> list[Trial]:
     groups: dict[str, dict[Subset, list[Trial]]] = {}
     for trial in trials:
         group = groups.setdefault(trial.base.path, {})
-        group.setdefault(inputs(trial) if trial.merge else Subset(), []).append(trial)
+        group.setdefault(trial.reads if trial.merge else Subset(), []).append(trial)
     return [trial for group in groups.values() for subset in _path(list(group)) for trial in group[subset]]
-
-
-def inputs(trial: Trial) -> Subset:
-    """The experts that a trial reads, by path; a job that makes one reads none."""
-    return frozenset(expert.path for expert in getattr(trial, "experts", ()))
 
 
 def _path(subsets: list[Subset]) -> list[Subset]:

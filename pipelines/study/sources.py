@@ -217,6 +217,11 @@ class ExpertRecipe:
         """MergOPT's offsets: noise, pool or experts; noise for other methods too."""
         return str(self.finetuning.get("offsets", "noise"))
 
+    @property
+    def rounds(self) -> int:
+        """Exchanges of a pool."""
+        return int(self.finetuning.get("rounds", 5))
+
     def key(self, base: Source, access: Access) -> str:
         """Content key: base weights, data, fine-tuning method and parameters, optimizer, training, seed, others'."""
         from pipelines.finetune import check_finetuning
@@ -273,8 +278,11 @@ def pool_recipes(pool: Pool) -> dict[str, ExpertRecipe]:
 
 
 def joint_recipe(pool: Pool) -> ExpertRecipe | None:
-    """One model trained plainly on all tasks of a pool, as long as its experts in all; None without tasks."""
-    recipes = [*pool_recipes(replace(pool, finetuning={"method": "plain"})).values()]
+    """One model trained plainly on all tasks of a pool, as long as plain experts of them in all; None without tasks.
+
+    Whatever the pool's ``budget``: pools that are trained differently on the same tasks are read against one model.
+    """
+    recipes = [*pool_recipes(replace(pool, finetuning={"method": "plain"}, budget=1.0)).values()]
     if not recipes:
         return None
     first, training = recipes[0], recipes[0].training

@@ -43,7 +43,7 @@ class Sweep:
 
     name: str
     plan: Plan
-    outcome: Outcome
+    outcome: Outcome[Trial]
     report: Report | None
     folder: Path
     seconds: dict[str, float] = field(default_factory=dict)
@@ -154,9 +154,9 @@ def _tell(trials: Iterable[Trial], access: Access, trackers: Trackers) -> None:
 
 def _run(
     config: Config, plan: Plan, access: Access, progress: Progress, bar: _Bar, workers: Callable[[], Workers]
-) -> tuple[Plan, Outcome]:
+) -> tuple[Plan, Outcome[Trial]]:
     """Run what is new, then, on the same workers, what selections chose from it; the plan as it is then."""
-    outcome, asked = Outcome(), set[str]()
+    outcome, asked = Outcome[Trial](), set[str]()
     while new := {p.trial.key: p.trial for p in plan.todo if p.trial is not None and p.trial.key not in asked}:
         asked.update(new)
         with progress.step("trials", len(new)) as bar.step:

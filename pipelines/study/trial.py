@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 from conf.schema import Suite
 from mergeopt_core.merging.mergekit_api import describe
@@ -103,6 +103,11 @@ class Trial:
         return found
 
     @property
+    def reads(self) -> frozenset[str]:
+        """Folders of the experts that it reads."""
+        return frozenset(expert.path for expert in self.experts)
+
+    @property
     def reader(self) -> str:
         """Folder of the tokenizer that the model is read with: the base's, unless an expert has another vocabulary."""
         if self.kind == "expert" and not of_images(self.suite):  # whose head is the base's
@@ -167,27 +172,42 @@ def open_merge(
     )
 
 
-@dataclass(frozen=True)
-class Failure:
-    """A trial that was set aside."""
+class Work(Protocol):
+    """What a worker runs: a trial, or a job that makes experts."""
 
-    trial: Trial
+    @property
+    def base(self) -> Source:
+        """The base that the worker reads."""
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """Folders of the experts that it reads."""
+
+
+W = TypeVar("W", bound=Work)
+
+
+@dataclass(frozen=True)
+class Failure(Generic[W]):
+    """A trial or job that was set aside."""
+
+    trial: W
     reason: str
 
 
 @dataclass
-class Outcome:
-    """How a set of trials ended."""
+class Outcome(Generic[W]):
+    """How a set of trials or jobs ended."""
 
     done: int = 0
     elsewhere: int = 0
     """Finished by another process while this one ran."""
-    failures: list[Failure] = field(default_factory=list)
+    failures: list[Failure[W]] = field(default_factory=list)
     interrupted: bool = False
     seconds: dict[str, float] = field(default_factory=dict)
     """Wall time of the trials that were done here, by part: merge, evaluate, commit."""
 
-    def add(self, trial: Trial, became: str, reason: str, seconds: Mapping[str, float]) -> None:
+    def add(self, trial: W, became: str, reason: str, seconds: Mapping[str, float]) -> None:
         """Count a trial by what became of it: done, elsewhere or failed."""
         if became == "failed":
             self.failures.append(Failure(trial, reason))
@@ -198,7 +218,7 @@ class Outcome:
         for part, spent in seconds.items():
             self.seconds[part] = self.seconds.get(part, 0.0) + spent
 
-    def join(self, later: Outcome) -> None:
+    def join(self, later: Outcome[W]) -> None:
         """Add how further trials ended."""
         self.done += later.done
         self.elsewhere += later.elsewhere
@@ -208,5 +228,5 @@ class Outcome:
             self.seconds[part] = self.seconds.get(part, 0.0) + spent
 
 
-OnTrial = Callable[[Trial, str, int], None]
-"""Called with a trial, what became of it (started, done, elsewhere or failed) and the worker that has it."""
+OnWork = Callable[[W, str, int], None]
+"""Called with a trial or job, what became of it (started, done, elsewhere or failed) and the worker that has it."""

@@ -70,7 +70,8 @@ def test_a_study_plans_in_the_small_world(name, tmp_path):
     pictures = name in OF_PICTURES
     for pool in config.pools.values():
         assert (pool.base.path, pool.experts, pool.suite) == ("", {}, None)
-        assert tuple(pool.tasks) == tuple(config.suite.tasks) == (tuple(PICTURES) if pictures else SKILLS)
+        known = tuple(PICTURES) if pictures else SKILLS if name != "mergopt_pool" else SKILLS[:7]
+        assert tuple(pool.tasks) == tuple(config.suite.tasks) == known
         assert [(task.images or task).skill for task in pool.tasks.values()] == list(pool.tasks)
     assert config.suite.name == ("pictures" if pictures else "skills")
 
@@ -235,6 +236,10 @@ def test_values_of_the_command_line_win():
     assert {name: pool.finetuning["scale"] for name, pool in other.pools.items()} == {"mergopt": 0.5}
     with pytest.raises(UserError, match="did you mean tiny"):
         only("+experiment=in_the_wild", "+scale=tiny", "pools.tinny.seed=1")
+    small = only("+experiment=mergopt_pool", "+scale=tiny", "sampler.sizes=[3]")
+    assert (small.sampler.sizes, set(map(len, (p.seeds for p in small.pools.values())))) == ([3], {3})
+    assert len(only("+experiment=mergopt_pool").pools) == 12
+    assert "pool_74" not in small.pools
     assert only("+experiment=quickstart", "+scale=tiny").pools == only("+experiment=quickstart").pools
 
 

@@ -14,13 +14,13 @@ from conf.schema import Executor
 from pipelines.progress import SILENT, Progress
 from pipelines.study.experts import Job
 from pipelines.study.sources import Access
-from pipelines.study.trial import OnTrial, Outcome, Trial
+from pipelines.study.trial import OnWork, Outcome, Trial
 
 
 class Workers(Protocol):
     """Workers that stay for as long as there may be trials for them, with what they have loaded."""
 
-    def run(self, trials: Sequence[Trial], on_trial: OnTrial) -> Outcome:
+    def run(self, trials: Sequence[Trial], on_trial: OnWork[Trial]) -> Outcome[Trial]:
         """Run trials; a failing one is tried ``executor.retries`` times more, then set aside."""
 
     def train(self, jobs: Sequence[Job], ended: Callable[[Job], None], progress: Progress) -> list[str]:
@@ -55,8 +55,8 @@ def open_workers(executor: Executor, access: Access, progress: Progress = SILENT
 
 
 def run_trials(
-    trials: Sequence[Trial], executor: Executor, access: Access, on_trial: OnTrial, progress: Progress = SILENT
-) -> Outcome:
+    trials: Sequence[Trial], executor: Executor, access: Access, on_trial: OnWork[Trial], progress: Progress = SILENT
+) -> Outcome[Trial]:
     """Run trials with the executor that the configuration names."""
     with open_workers(executor, access, progress) as workers:
         return workers.run(trials, on_trial)

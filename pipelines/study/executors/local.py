@@ -17,7 +17,7 @@ from conf.schema import Executor
 from pipelines.progress import Progress
 from pipelines.study.experts import STARTING, Job
 from pipelines.study.sources import Access
-from pipelines.study.trial import OnTrial, Outcome, Trial
+from pipelines.study.trial import OnWork, Outcome, Trial
 from pipelines.study.worker import Worker
 
 COPIES = 6
@@ -36,9 +36,9 @@ class LocalWorker:
     def __init__(self, executor: Executor, access: Access, progress: Progress):
         self.worker = Worker(access, executor, progress)
 
-    def run(self, trials: Sequence[Trial], on_trial: OnTrial) -> Outcome:
+    def run(self, trials: Sequence[Trial], on_trial: OnWork[Trial]) -> Outcome[Trial]:
         """Run trials here; a failing one is tried ``executor.retries`` times more, then set aside."""
-        store, retries, outcome = self.worker.access.store, self.worker.executor.retries, Outcome()
+        store, retries, outcome = self.worker.access.store, self.worker.executor.retries, Outcome[Trial]()
         waiting, postponed = deque((trial, 0) for trial in trials), set()
         try:
             while waiting:

@@ -11,15 +11,15 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Generic
 
 from conf.errors import UserError
 from conf.schema import Executor
 from pipelines.progress import Progress
 from pipelines.study.experts import Job
-from pipelines.study.order import Subset, inputs
+from pipelines.study.order import Subset
 from pipelines.study.sources import Access
-from pipelines.study.trial import OnTrial, Outcome, Trial
+from pipelines.study.trial import OnWork, Outcome, Trial, W
 
 
 @dataclass
@@ -33,15 +33,15 @@ class _Slot:
 
 
 @dataclass
-class _Queue:
-    """Trials waiting, by base; each with the number of times it was tried."""
+class _Queue(Generic[W]):
+    """Trials or jobs waiting, by base; each with the number of times it was tried."""
 
-    waiting: dict[str, list[tuple[Trial, int]]] = field(default_factory=dict)
+    waiting: dict[str, list[tuple[W, int]]] = field(default_factory=dict)
 
-    def put(self, trial: Trial, tries: int) -> None:
+    def put(self, trial: W, tries: int) -> None:
         self.waiting.setdefault(trial.base.path, []).append((trial, tries))
 
-    def take(self, slot: _Slot, others: Sequence[_Slot]) -> tuple[Trial, int] | None:
+    def take(self, slot: _Slot, others: Sequence[_Slot]) -> tuple[W, int] | None:
         """A trial of the slot's base; else of one that no other has loaded; else of the longest queue.
 
         Of these one of the subset that the slot is at, else of one that no other is at, with as few new experts as may
@@ -52,7 +52,7 @@ class _Queue:
             return None
         free = {base: trials for base, trials in left.items() if base not in {o.base for o in others}} or left
         base = slot.base if slot.base in left else max(free, key=lambda b: len(free[b]))
-        read, taken = [inputs(trial) for trial, _ in left[base]], {other.experts for other in others}
+        read, taken = [trial.reads for trial, _ in left[base]], {other.experts for other in others}
 
         def cost(i: int) -> tuple[bool, bool, int]:
             return read[i] != slot.experts, read[i] in taken, len(read[i] - slot.experts)
@@ -71,14 +71,14 @@ class RayWorkers:
         self.own = not self.ray.is_initialized()
         self.slots: list[_Slot] = []
 
-    def run(self, trials: Sequence[Trial], on_trial: OnTrial) -> Outcome:
-        """Run trials on actors; a failing one is tried ``executor.retries`` times more, then set aside."""
+    def run(self, trials: Sequence[W], on_trial: OnWork[W]) -> Outcome[W]:
+        """Run trials or jobs on actors; a failing one is tried ``executor.retries`` times more, then set aside."""
         if not self.ray.is_initialized():
             _connect(self.ray, self.executor)
         wanted = max(1, min(len(trials), self.executor.workers or _default_workers(self.ray)))
         while len(self.slots) < wanted:
             self.slots.append(_Slot(self._start_actor(), len(self.slots)))
-        queue, outcome, running = _Queue(), Outcome(), dict[Any, tuple[_Slot, Trial, int]]()
+        queue, outcome, running = _Queue[W](), Outcome[W](), dict[Any, tuple[_Slot, W, int]]()
         for trial in trials:
             queue.put(trial, 0)
         try:
@@ -106,11 +106,11 @@ class RayWorkers:
     def train(self, jobs: Sequence[Job], ended: Callable[[Job], None], progress: Progress) -> list[str]:
         """Make experts on actors; a failing job is tried again as a trial is."""
 
-        def on_job(job: Any, became: str, worker: int) -> None:
+        def on_job(job: Job, became: str, worker: int) -> None:
             if became != "started":
                 ended(job)
 
-        outcome = self.run(jobs, on_job)  # type: ignore[arg-type]
+        outcome = self.run(jobs, on_job)
         if outcome.interrupted:
             raise KeyboardInterrupt
         return [failure.reason for failure in outcome.failures]

@@ -50,6 +50,26 @@ def test_base_optimizer_receives_the_gradient_at_the_others_task_vectors(own):
     assert max(sizes) <= 4, "no more than there are others"
 
 
+def test_a_large_task_vector_is_added_block_by_block_and_given_back(monkeypatch):
+    monkeypatch.setattr("mergeopt_core.finetuning.mergopt.BLOCK", 8)
+    model, *_ = make()
+    given_back = []
+
+    class Mapped(dict):
+        def release(self):
+            given_back.append(self)
+
+    others = [Mapped(vector) for vector in vectors(model, 2)]
+    opt = around(model, others, alphas=[0.5], max_tasks=9)
+    opt.steps = next(step for step in range(50) if opt.draw(step).tasks == 3)
+    theta = bits(model)
+    with opt.perturbed():
+        for before, (name, p) in zip(theta, model.named_parameters()):
+            assert torch.equal(p, torch.add(torch.add(before, others[0][name], alpha=0.5), others[1][name], alpha=0.5))
+    blocks = sum(-(-p.numel() // 8) for p in opt.perturbation.weights())
+    assert len(given_back) == 2 * blocks
+
+
 def test_every_subset_of_a_size_is_as_likely():
     model, *_ = make()
     opt = around(model, vectors(model, 4), max_tasks=3)

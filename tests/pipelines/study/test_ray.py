@@ -24,7 +24,7 @@ class Waiting:
     def __init__(self, base: str, number: int, experts: str = ""):
         self.base = type("Base", (), {"path": base})()
         self.number = number
-        self.experts = [type("Expert", (), {"path": path})() for path in experts]
+        self.reads = frozenset(experts)
 
 
 def test_an_actor_keeps_to_the_base_that_it_holds():
