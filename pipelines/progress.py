@@ -48,14 +48,14 @@ SILENT = Silent()
 class Within(Silent):
     """Progress within one unit of a longer step: ``tell`` is given a few words, such as scoring 64/512, now and then.
 
-    Quick units tell nothing, so that a step of many of them is not drowned.
+    Quick units tell nothing, so that a step of many of them is not drowned: ``every`` seconds go by before the first
+    words and between any two.
     """
 
     EVERY = 2.0
-    """Seconds before the first words and between any two."""
 
-    def __init__(self, tell: Callable[[str], None]):
-        self.tell = tell
+    def __init__(self, tell: Callable[[str], None], every: float | None = None):
+        self.tell, self.every = tell, self.EVERY if every is None else every
 
     @contextmanager
     def step(self, label: str, total: int | None = None) -> Iterator[Step]:
@@ -70,6 +70,6 @@ class _Part:
 
     def advance(self, n: int = 1, **fields: Any) -> None:
         self.done += n
-        if time.monotonic() - self.last >= self.within.EVERY:
+        if time.monotonic() - self.last >= self.within.every:
             self.last = time.monotonic()
-            self.within.tell(f"{self.label} {self.done}/{self.total or '?'}")
+            self.within.tell(" ".join([f"{self.label} {self.done}/{self.total or '?'}", *map(str, fields.values())]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -25,7 +26,8 @@ from pipelines.evaluate.engine import Answer, Batch, Pair, batches, can_share, f
 from pipelines.evaluate.reader import open_tokenizer
 from pipelines.process import give_back
 
-Tick = Callable[[int], None]
+Tick = Callable[..., None]
+"""Told how many sequences are done, and of which ``task``."""
 
 Extent = tuple[int, int, int]
 """Of some requests: tokens of the shortest context and of the longest option, and the highest token."""
@@ -87,9 +89,19 @@ class LiveLM(HFLM):
     def answer(self, pairs: list[Pair], tick: Tick) -> list[Answer]:
         """Answers by HFLM's own code, in its batches: in 16 bits, and with some embeddings of positions, an answer
         depends on what else is in the batch."""
+        with self._telling(tick):
+            return self._loglikelihood_tokens([(None, *pair) for pair in pairs])
+
+    def generate(self, requests: list[Instance], tick: Tick) -> list[str]:
+        """Written answers by HFLM's own code."""
+        with self._telling(tick):
+            return self.generate_until(requests, disable_tqdm=True)
+
+    @contextmanager
+    def _telling(self, tick: Tick) -> Iterator[None]:
         self._tick = tick
         try:
-            return self._loglikelihood_tokens([(None, *pair) for pair in pairs])
+            yield
         finally:
             self._tick = lambda rows: None
 
@@ -97,6 +109,11 @@ class LiveLM(HFLM):
         logits = super()._model_call(inps, **kwargs)
         self._tick(len(inps))
         return logits
+
+    def _model_generate(self, context: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        tokens = super()._model_generate(context, *args, **kwargs)
+        self._tick(len(context))
+        return tokens
 
     def _pair(self, context: str, continuation: str) -> Pair:
         if context:
@@ -134,18 +151,20 @@ class Scorer:
         self.work: dict[int, list[Batch]] = {}
         self.answers: dict[int, list[Answer]] = {}
         self.made_for: tuple[int, ...] | None = None
-        self.max_length, self.vocabulary = 0, 0
+        self.max_length, self.vocabulary, self.others = 0, 0, 0
         for leaf in leaves:
-            if requests := _by_kind(leaf).get("loglikelihood"):
+            kinds = _by_kind(leaf)
+            if requests := kinds.pop("loglikelihood", None):
                 self.pairs[id(leaf)] = lm.encode_pairs([request.args for request in requests])
                 self.extents[id(leaf)] = _extent(self.pairs[id(leaf)])
+            self.others += sum(request.repeats or 1 for requests in kinds.values() for request in requests)
 
     @property
     def rows(self) -> int | None:
         """Sequences that one evaluation computes, as far as known."""
         if self.share:
-            return sum(len(b.tokens) for work in self.work.values() for b in work) or None
-        return len({hash((*c, *t[:-1])) for pairs in self._fitting().values() for c, t in pairs}) or None
+            return self.others + sum(len(b.tokens) for work in self.work.values() for b in work) or None
+        return self.others + len({hash((*c, *t[:-1])) for pairs in self._fitting().values() for c, t in pairs}) or None
 
     def prepare(self, model: nn.Module) -> None:
         """Decide whether a model can share prefixes, and lay out the batches for its context length if so."""
@@ -171,14 +190,18 @@ class Scorer:
 
     def run(self, leaf: Leaf, model: nn.Module, tick: Tick) -> None:
         """Answer a leaf's requests and pass the answers through its filters."""
+        told = partial(tick, task=leaf.name)
         for kind, requests in _by_kind(leaf).items():
-            if kind == "loglikelihood":
-                answers: list[Any] = self._log_likelihoods(leaf, model, tick)
+            if kind == "loglikelihood":  # of all tasks at once where prefixes are not shared
+                answers: list[Any] = self._log_likelihoods(leaf, model, told if self.share else tick)
             else:
                 self._probe(model, leaf.name, [request.args[0] for request in requests])
                 requests = [request for request in requests for _ in range(request.repeats or 1)]
-                answers = getattr(self.lm, kind)(requests, disable_tqdm=True)
-                tick(len(requests))
+                if kind == "generate_until":
+                    answers = self.lm.generate(requests, told)
+                else:
+                    answers = getattr(self.lm, kind)(requests, disable_tqdm=True)
+                    told(len(requests))
             for request, given in zip(requests, answers, strict=True):
                 request.resps.append(given)
         leaf.task.apply_filters()

@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic
 
-from conf.errors import UserError
+from conf.errors import UserError, printable
 from conf.schema import Executor
-from pipelines.progress import Progress
+from pipelines.progress import Progress, Within
 from pipelines.study.experts import Job
 from pipelines.study.order import Subset
 from pipelines.study.sources import Access
@@ -147,12 +147,18 @@ class _Actor:
             os.environ["OMP_NUM_THREADS"] = str(executor.threads)  # before torch and BLAS read it
         from pipelines.study.worker import Worker
 
-        self.worker = Worker(access, executor)
+        self.title = ""
+        self.worker = Worker(access, executor, Within(self._log, every=30.0))
+
+    def _log(self, part: str) -> None:
+        """One line in the log that Ray keeps of this process, however long the trial takes."""
+        print(printable(f"{self.title}: {part}"), flush=True)
 
     def attempt(self, trial: Trial | Job) -> tuple[str, str, dict[str, float]]:
+        self.title = trial.title
         if isinstance(trial, Trial):
             return self.worker.attempt(trial)
-        reason = trial.attempt(self.worker.access, self.worker.executor)
+        reason = trial.attempt(self.worker.access, self.worker.executor, self.worker.progress)
         return "failed" if reason else "done", reason, {}
 
 

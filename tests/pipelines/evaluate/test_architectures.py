@@ -27,7 +27,7 @@ def both(evaluator, model) -> tuple[list, list]:
     with evaluator.lm.holding(model, 4):
         evaluator.scorer.prepare(model)
         for leaf in leaves:
-            evaluator.scorer.run(leaf, model, rows.append)
+            evaluator.scorer.run(leaf, model, lambda n, **_: rows.append(n))
     assert sum(rows) == evaluator.scorer.rows  # what a progress bar counts to
     ours = [request.resps[0] for request in requests]
     forget_answers(evaluator.tasks)

@@ -1,7 +1,9 @@
 """Tasks of every kind (groups, few-shots, Matthews, generation, rolling, chat) against lm-eval itself."""
 
+import contextlib
 import json
 import os
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -80,7 +82,11 @@ def test_generation_gives_lm_evals_own_text(folder, mirror, model, monkeypatch):
     monkeypatch.setattr(
         leaf.task, "apply_filters", lambda: (heard.extend(r.resps[0] for r in leaf.task.instances), apply())
     )
-    ours = evaluator.evaluate(model)
+    told = []
+    step = SimpleNamespace(advance=lambda n=1, **fields: told.append((n, fields["task"])))
+    bar = SimpleNamespace(step=lambda label, total: told.append(total) or contextlib.nullcontext(step))
+    ours = evaluator.evaluate(model, progress=bar)
+    assert told == [2, (2, "gsm8k")]
     theirs = run_lm_eval(folder, mirror, ["gsm8k"], chosen(evaluator), monkeypatch, num_fewshot=0)
     rows = [s for s in theirs["samples"]["gsm8k"] if s["filter"] == "flexible-extract"]
     assert heard == [s["resps"][0][0] for s in rows]

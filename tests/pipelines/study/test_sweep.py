@@ -26,8 +26,9 @@ from pipelines.merge.live import merge_into
 from pipelines.progress import Silent, Within
 from pipelines.store.store import Store
 from pipelines.study import worker
+from pipelines.study.executors.ray import _Actor
 from pipelines.study.plan import make_plan
-from pipelines.study.single import evaluate_model
+from pipelines.study.single import evaluate_model, make_trial
 from pipelines.study.sources import access_of
 from pipelines.study.sweep import report_together, run_study
 from pipelines.study.worker import Worker
@@ -97,7 +98,7 @@ def test_run_repeat_extend(tiny_pool, store, monkeypatch, drawn):
 
 
 @pytest.mark.parametrize("every", [0.0, 60.0])
-def test_a_trial_tells_how_far_it_is_once_it_takes_a_while(tiny_pool, store, monkeypatch, every):
+def test_a_trial_tells_how_far_it_is_once_it_takes_a_while(tiny_pool, store, monkeypatch, capsys, every):
     heard = []
 
     class Heard(Silent):
@@ -109,10 +110,18 @@ def test_a_trial_tells_how_far_it_is_once_it_takes_a_while(tiny_pool, store, mon
     config = config_of(tiny_pool, store, "sampler.sizes=[3]", "~methods.ties", "~methods.dare")
     assert run_study(config, Heard()).complete
     parts = [part for label, _, part in heard if label == "trials" and part]
-    assert any(re.fullmatch(r"scoring \d+/\d+", part) for part in parts) == (every == 0.0)
+    assert any(re.fullmatch(r"scoring \d+/\d+ (add|dist)", part) for part in parts) == (every == 0.0)
     one = config_of(tiny_pool, store, f"base.path={tiny_pool.base}")
-    evaluate_model(dataclasses.replace(one, suite=dataclasses.replace(one.suite, limit=5)), Heard())
+    fewer, fewest = (dataclasses.replace(one, suite=dataclasses.replace(one.suite, limit=n)) for n in (5, 3))
+    evaluate_model(fewer, Heard())
     assert "scoring" in {label for label, total, _ in heard if total}, "one model has a bar of its own"
+    assert capsys.readouterr().out == ""
+    actor = _Actor(access_of(one), one.executor)
+    assert actor.worker.progress.every >= 30.0
+    actor.worker.progress.every = every
+    assert actor.attempt(make_trial(fewest, actor.worker.access))[0] == "done"
+    lines = capsys.readouterr().out.splitlines()  # what Ray keeps in the log of an actor
+    assert any(re.fullmatch(r".+: scoring \d+/\d+ (add|dist)", line) for line in lines) == (every == 0.0)
 
 
 def test_same_study_gives_the_same_numbers_in_another_store(tiny_pool, store, tmp_path):
