@@ -163,6 +163,10 @@ IDLE: tuple[tuple[str, Callable[[Config], object], str], ...] = (
     ("executor.address", lambda c: c.executor.name == "local", "only executor=ray has one"),
     ("search.points", lambda c: c.search.sampler != "grid", "only search=grid has them"),
     *(
+        (f"search.{name}", lambda c: c.search.sampler != "adamerging", "only search=adamerging has it")
+        for name in ("steps", "lr", "documents", "blocks")
+    ),
+    *(
         (f"search.{name}", lambda c: c.search.sampler in ("grid", "random"), "only search=tpe and search=cmaes have it")
         for name in ("startup", "batch")
     ),

@@ -517,7 +517,7 @@ class Search:
     """A search for a merge method's parameters, on a split that is not the one reported."""
 
     sampler: str = "tpe"
-    """random, grid, tpe, cmaes or nsga2."""
+    """random, grid, tpe, cmaes, nsga2 or adamerging."""
     objectives: List[str] = field(default_factory=list)
     """Several aims in place of the mean over tasks: mean, worst (the lowest task), length (the norm of the update,
     small is good), a task, or tasks joined by + (their mean). What is found is a front; not with cmaes."""
@@ -545,6 +545,14 @@ class Search:
     """Best configurations that are shown."""
     seed: int = 0
     """Seed of the sampler."""
+    steps: int = 500
+    """adamerging: steps of gradient descent."""
+    lr: float = 0.001
+    """adamerging: learning rate of Adam."""
+    documents: int = 16
+    """adamerging: documents of every task whose entropy a step looks at."""
+    blocks: bool = True
+    """adamerging: coefficients for every block of the model (layer-wise), or one an expert (task-wise)."""
 
 
 @dataclass

@@ -37,6 +37,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "collect.examples": (1, 10**9), "base.hidden": (1, 65_536), "base.layers": (1, 1000), "base.steps": (0, 10**9),
     "search.trials": (1, 1_000_000), "search.points": (1, 10_000), "search.startup": (1, 1_000_000),
     "search.batch": (1, 10_000), "search.top": (1, 10_000),
+    "search.steps": (1, 10**6), "search.lr": (0, 1e3), "search.documents": (1, 10**6),
     "gen_kwargs.max_gen_toks": (1, 10**8), "gen_kwargs.max_new_tokens": (1, 10**8), "gen_kwargs.max_tokens": (1, 10**8),
     "gen_kwargs.max_completion_tokens": (1, 10**8), "gen_kwargs.temperature": (0, 1e6), "gen_kwargs.top_p": (1e-9, 1),
     "gen_kwargs.min_p": (0, 1), "gen_kwargs.typical_p": (1e-9, 1), "gen_kwargs.top_k": (0, 10**9),

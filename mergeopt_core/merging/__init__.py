@@ -2,6 +2,7 @@
 
 from mergeopt_core.merging import (
     ace,
+    adamerging,
     adapters,
     consensus,
     dare,
@@ -27,7 +28,7 @@ from mergeopt_core.merging.mergekit_api import check_parameters, describe, names
 from mergeopt_core.merging.run import BoundMethod, merge_tensor, prepare
 
 __all__ = [
-    "BoundMethod", "ace", "adapters", "check_parameters", "consensus", "dare", "describe", "doge", "fisher_regmean",
-    "iso", "linear", "lines", "localize_stitch", "magmax", "merge_tensor", "mergekit_api", "mixup", "model_stock",
-    "names", "orthomerge", "pcb", "prepare", "subspace_boosting", "svc", "ties", "tsv_m", "wudi",
+    "BoundMethod", "ace", "adamerging", "adapters", "check_parameters", "consensus", "dare", "describe", "doge",
+    "fisher_regmean", "iso", "linear", "lines", "localize_stitch", "magmax", "merge_tensor", "mergekit_api", "mixup",
+    "model_stock", "names", "orthomerge", "pcb", "prepare", "subspace_boosting", "svc", "ties", "tsv_m", "wudi",
 ]  # fmt: skip

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 import pandas as pd
@@ -15,6 +16,7 @@ from conf.schema import Config, Sampler, Suite
 from mergeopt_core.merging.mergekit_api import describe
 from pipelines.evaluate import check_suite, suite_fingerprint
 from pipelines.progress import SILENT, Progress, Step
+from pipelines.search.entropy import descend
 from pipelines.search.experts import category_experts, chosen_experts
 from pipelines.search.objectives import make_objectives
 from pipelines.search.result import Candidate, SearchResult, bootstrap, draw_front
@@ -29,6 +31,10 @@ from pipelines.study.recipes import check_method, make_recipe
 from pipelines.study.selection import check_split, on_split, same_documents
 from pipelines.study.sources import access_of, make_base
 from pipelines.study.trial import Outcome, Trial, open_merge
+from pipelines.study.worker import Worker
+
+DESCENT = ("steps", "lr", "documents", "blocks")
+"""Settings of search=adamerging that are part of its key."""
 
 
 def run_search(config: Config, progress: Progress = SILENT) -> SearchResult:
@@ -72,7 +78,13 @@ class _Search:
         self.pool, self.names = chosen_experts(config)
         self.method, parameters = check_method(config.method, experts=self.names)
         self.parameters = {"method": self.method, **parameters}
-        self.dimensions = make_space(self.search.space, describe(self.method), self.names)
+        self.descends = self.search.sampler == "adamerging"
+        if self.descends and (self.method != "adamerging" or self.search.space or self.search.objectives):
+            do = "choose method=adamerging, and leave search.space and search.objectives out"
+            raise UserError("adamerging searches its own coefficients", where="search.sampler", do=do)
+        info = describe(self.method)
+        self.dimensions = [] if self.descends else make_space(self.search.space, info, self.names)
+        self.found: list[Candidate] = []
         self.count = check_sampler(self.search, self.dimensions)
         self.suite = self.pool.suite or config.suite
         self.tuned, self.reported = tuned_and_reported(config, self.suite)
@@ -82,6 +94,7 @@ class _Search:
         self.default = self._open()
         settings = {name: getattr(self.search, name) for name in ("sampler", "points", "startup", "batch", "seed")}
         settings |= {"objectives": self.search.objectives} if self.search.objectives else {}
+        settings |= {name: getattr(self.search, name) for name in DESCENT} if self.descends else {}
         space = [dataclasses.asdict(dimension) for dimension in self.dimensions]
         self.key = content_key({"default": self.default.key, "space": space, "search": settings})
         self.folder = self.store.root / "searches" / self.key
@@ -110,12 +123,8 @@ class _Search:
 
     def of_category_experts(self, workers: Workers) -> _Search:
         """The search over those experts alone that are best at tasks which tell them apart (SoCE)."""
-        threshold, fingerprint = self.search.category_experts, suite_fingerprint(self.tuned, self.config.datasets)
+        threshold, trials = self.search.category_experts, self._singles()
         assert threshold is not None
-        trials = [
-            Trial("expert", self.base, (source,), self.tuned, fingerprint, names=(name,))
-            for name, source in zip(self.names, self.experts)
-        ]
         workers.run([t for t in trials if not self.store.has("results", t.key, complete=True)], lambda *_: None)
         scores = {}
         for name, trial in zip(self.names, trials):
@@ -129,6 +138,14 @@ class _Search:
         narrow = _Search(dataclasses.replace(self.config, experts=given), self.progress)
         narrow.trials += trials
         return narrow
+
+    def _singles(self) -> list[Trial]:
+        """The trial of every expert alone."""
+        fingerprint = suite_fingerprint(self.tuned, self.config.datasets)
+        return [
+            Trial("expert", self.base, (source,), self.tuned, fingerprint, names=(name,))
+            for name, source in zip(self.names, self.experts)
+        ]
 
     def _trial(self, method: Mapping[str, Any], suite: Suite) -> Trial:
         """The trial of one configuration of the method on one of the two suites."""
@@ -158,6 +175,8 @@ class _Search:
 
     def _propose(self, study: Any, step: Step) -> None:
         """Ask and score until enough configurations have a score, or as many as that have failed."""
+        if self.descends:
+            return self._descend(step)
         first_new = len(study.get_trials(deepcopy=False))
         step.advance(len(_in_state(study, "COMPLETE")))
         self._tell(study, _in_state(study, "RUNNING"), step)  # what a killed run was about
@@ -167,6 +186,18 @@ class _Search:
             size = min(left, batch)
             self._tell(study, [propose(study, self.search, self.dimensions, first_new) for _ in range(size)], step)
             left -= size
+
+    def _descend(self, step: Step) -> None:
+        """Find the coefficients by the entropy of answers, and score them as the one configuration."""
+        worker, given = Worker(self.access, self.config.executor, self.progress), self.parameters["weight"]
+        start = given if isinstance(given, list) else [given] * len(self.names)
+        state = self.folder / "descent.json"
+        found = descend(worker, self.default, self._singles(), start, self.search, state, self.progress)
+        trial = self._trial({**self.parameters, **found}, self.tuned)
+        self._score([trial])
+        if (scores := self._scores(trial)) is not None:
+            self.found = [Candidate(_means(found, self.names), False, trial, scores[0], 1, scores)]
+            step.advance(1, score=scores[0])
 
     def _tell(self, study: Any, proposals: Iterable[Any], step: Step) -> None:
         """Score proposals, and tell the study of each as soon as it has its score."""
@@ -216,13 +247,14 @@ class _Search:
         return self._trial(method, self.tuned)
 
     def _result(self, study: Any) -> SearchResult:
-        complete, candidates = _in_state(study, "COMPLETE"), []
+        complete, candidates = _in_state(study, "COMPLETE"), list(self.found)
         for proposal in complete:
             values = {d.name: d.value(proposal.params[d.name]) for d in self.dimensions}
             trial = self._proposed(proposal)
             candidates.append(Candidate(values, False, trial, proposal.values[0], proposal.number, proposal.values))
         if (scores := self._scores(self.default)) is not None:
             configured = {d.name: _of(self.parameters[d.parameter], d.expert) for d in self.dimensions}
+            configured |= _means(self.parameters, self.names) if self.descends else {}
             candidates.append(Candidate(configured, True, self.default, scores[0], None, scores))
         return SearchResult(
             search=self.config.name or "search",
@@ -233,7 +265,7 @@ class _Search:
             tuned_on=self.search.split,
             reported_on=self.search.report,
             tuned_on_reported_split=same_documents(self.tuned, self.reported),
-            tried=len(complete),
+            tried=len(complete) + len(self.found),
             failed=self.failed,
             confidence=self.config.statistics.confidence,
             candidates=candidates,
@@ -306,3 +338,10 @@ def _in_state(study: Any, name: str) -> list[Any]:
 def _of(value: Any, expert: int | None) -> Any:
     """A parameter's value, or the one that an expert has."""
     return value[expert] if expert is not None and isinstance(value, (list, tuple)) else value
+
+
+def _means(parameters: Mapping[str, Any], names: Sequence[str]) -> dict[str, float]:
+    """Each expert's coefficient of AdaMerging, averaged over the blocks and what is outside of them."""
+    weight, count = parameters["weight"], len(names)
+    rows = [weight if isinstance(weight, list) else [weight] * count, *parameters["blocks"].values()]
+    return {f"weight.{name}": round(fmean(column), 6) for name, column in zip(names, zip(*rows))}

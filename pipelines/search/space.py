@@ -24,7 +24,7 @@ from conf.values import check_values
 from mergeopt_core.merging.info import MethodInfo, Parameter
 from pipelines.store.store import content_key
 
-SAMPLERS = ("random", "grid", "tpe", "cmaes", "nsga2")
+SAMPLERS = ("random", "grid", "tpe", "cmaes", "nsga2", "adamerging")
 KEYS = ("low", "high", "log", "step", "beta", "choices", "per_expert")
 USUAL: dict[str, dict[str, Any]] = {
     "lambda": {"low": 0.1, "high": 1.5},
@@ -200,6 +200,8 @@ def check_sampler(search: Search, dimensions: Sequence[Dimension]) -> int:
         what = f"no sampler is called {search.sampler!r}"
         raise UserError(what, where="search.sampler", do=nearest(search.sampler, SAMPLERS))
     check_values(search, "search")
+    if search.sampler == "adamerging":
+        return 1
     if search.sampler == "cmaes":
         if search.objectives:
             raise UserError(

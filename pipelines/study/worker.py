@@ -114,7 +114,7 @@ class Worker:
         if trial.linearised and trial.suite.quantization:
             do = "leave suite.quantization out, or score it as a network with suite.linearised=false"
             raise UserError("a linearised model cannot be quantised", where=trial.title, do=do)
-        vector = self._vector(trial, model) if trial.linearised else None
+        vector = self.vector(trial, model) if trial.linearised else None
         _check_reads(model, trial)
         merged, after = time.perf_counter(), self._traffic()
         evaluator = self.evaluator(trial, self._reader(trial, merge))
@@ -168,7 +168,7 @@ class Worker:
         found = {"read": counters().read_bytes} if counters else {}
         return found | ({"copied": self.resident.copied} if self.resident else {})
 
-    def _vector(self, trial: Trial, model: nn.Module) -> dict[str, torch.Tensor]:
+    def vector(self, trial: Trial, model: nn.Module) -> dict[str, torch.Tensor]:
         """θ − θ0 of a trial, in place of whose θ the live model then holds θ0.
 
         Raises UserError where they differ in shape.

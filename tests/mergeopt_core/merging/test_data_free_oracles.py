@@ -122,6 +122,15 @@ def test_wrappers_nest_and_check_what_they_wrap():
         )
 
 
+def test_adamerging():
+    base, experts = world()
+    d = deltas_of(base, experts)
+    given = {"weight": [0.1, 0.2, 0.3], "blocks": {"1": [1.0, 0.0, -0.5]}, "lambda": 2.0}
+    wanted = {k: 2 * (0.1 * v[0] + 0.2 * v[1] + 0.3 * v[2]) for k, v in d.items()}
+    wanted[UP1] = 2 * (d[UP1][0] - 0.5 * d[UP1][2])
+    close(updates_of("adamerging", base, experts, given), wanted)
+
+
 def test_magmax():
     base, experts = world()
     wanted = {}

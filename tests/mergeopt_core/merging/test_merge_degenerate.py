@@ -23,9 +23,10 @@ EXACT_FOR_ONE = [
     "svc",
     "lines",
 ]
-NO_MEAN = ("iso_c", "iso_cts", "tsv_m", "dare", "wudi", "ace", "doge", "orthomerge", "pcb", "lora_linear")
+NO_MEAN = ("adamerging", "iso_c", "iso_cts", "tsv_m", "dare", "wudi", "ace", "doge", "orthomerge", "pcb", "lora_linear")
 FREE = {
     "ties_global": {"density": 1.0},
+    "adamerging": {"weight": 1.0},
     "dare": {"drop_rate": 0.0},
     "ties": {"density": 1.0},
     "ties_sb": {"density": 1.0, "beta": 1.0},
