@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from benchmarks.pool_training import WAYS
 from mergeopt_core.statistics import holm
 
 BEST = "best of all"
@@ -92,13 +93,27 @@ def report(folder: Path) -> None:
         rows += [[way, seeds[way], *told([compare(part[pick(part)], way, reference) for _, pick in columns])]
                  for way in ways if way != reference]  # fmt: skip
         table(f"{size}, {steps} steps: points against {reference}, mean over n", head, rows)
-        for way in ("pool 5", "pool 5, outsiders", "experts (two rounds)"):
+        for way in ("pool 5", "experts (two rounds)"):
             numbers = sorted(n for n in part["n"].unique() if n > 1)
             rows = [[n, *told([compare(part[(part["n"] == n) & (part["merger"] == m)], way, reference)
                                for m in (*mergers, BEST)])] for n in numbers]  # fmt: skip
             if way in ways:
                 table(f"{size}, {steps} steps: {way} by n, against {reference}", ["n", *mergers, BEST], rows)
-        lists(part, [c for c in cells if (c["size"], c["steps"]) == (size, steps)], reference)
+        of_part = [c for c in cells if (c["size"], c["steps"]) == (size, steps)]
+        if "pool 5, outsiders" in ways:
+            mixed(part, of_part, reference, [*mergers, BEST])
+        lists(part, of_part, reference)
+
+
+def mixed(part: pd.DataFrame, cells: Sequence[dict[str, Any]], reference: str, mergers: Sequence[str]) -> None:
+    """Merges of experts of a pool with plainly trained ones of the same base."""
+    way = "pool 5, outsiders"
+    pools = {c["seed"]: {*list(c["own"])[: WAYS[way].members]} for c in cells if c["way"] == way}
+    both = [bool(row.group) and row.seed in pools and 0 < len(pools[row.seed] & {*row.group.split("+")}) < row.n
+            for row in part.itertuples()]  # fmt: skip
+    part = part[both]
+    found = told([compare(part[part["merger"] == m], way, reference) for m in mergers])
+    table(f"{way}: merges of both kinds ({len(pools)} seeds)", ["training", *mergers], [[way, *found]])
 
 
 def lists(part: pd.DataFrame, cells: Sequence[dict[str, Any]], reference: str) -> None:

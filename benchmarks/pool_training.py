@@ -295,8 +295,6 @@ def run(
 ) -> dict[str, Any]:
     """Train, merge, choose λ on validation and score on test."""
     torch.set_num_threads(1)
-    if cell.size == "5M":  # on CPUs that have them, matrix products of bfloat16, summed in float32
-        torch.backends.mkldnn.matmul.fp32_precision = "bf16"
     begun = time.perf_counter()
     world = World(cell.size, cell.seed, folder, cell.device, 100, 200, experts)
     start, lr = time.perf_counter(), SIZES[cell.size]["lr"]

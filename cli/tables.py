@@ -31,6 +31,8 @@ SENTENCES_PER_POOL = 2
 """The last sentences on each pool, on its experts and on what merging keeps of them; the page has all."""
 COLUMNS = 3
 """More parameters than these share one column of a search's table."""
+CHOICES = 24
+"""Of what a study chose on another split so many are shown; the file has all."""
 INTERRUPTED = "[yellow]interrupted: what was {done} is kept; the same command goes on[/]"
 
 
@@ -84,7 +86,10 @@ def sweep_parts(sweep: Sweep, with_report: bool = True) -> Iterator[Any]:
             (c.pool, c.method, " + ".join(c.experts), _values(c.values), f"{c.score:.3f}")
             for c in sweep.plan.layout.choices
         ]
-        yield table("chosen on another split", ("pool", "method", "experts", "values", "score there"), rows)
+        head = ("pool", "method", "experts", "values", "score there")
+        yield table("chosen on another split", head, rows[:CHOICES])
+        if len(rows) > CHOICES:
+            yield f"{len(rows) - CHOICES} more choices: {sweep.folder / 'chosen.csv'}"
     yield _spent(sweep)
     if sweep.outcome.failures:
         title = "[red]trials without a result[/]; the same command tries them again"

@@ -89,11 +89,17 @@ def beside(
             frame = frame[inside]
     if label:
         own = [name for name in named if not _shared(frame, name)]
-        labelled = dict.fromkeys(own if label != NAMES["base"] else named, "")
+        shared = label == NAMES["base"] or (label == NAMES["joint"] and not own and _one_model(frame, named[0]))
+        labelled = dict.fromkeys(named if shared else own, "")
         first = next(iter(own), named[0])
-        told = label if own or label == NAMES["base"] else label + " · " + frame[named[0]].astype(str)
+        told = label if own or shared else label + " · " + frame[named[0]].astype(str)
         frame = frame.assign(**labelled).assign(**{first: told})
     return frame
+
+
+def _one_model(frame: pd.DataFrame, column: str) -> bool:
+    """Whether the trials at every value of a column are of the same models."""
+    return bool(frame.groupby(column)["key"].agg(frozenset).nunique() == 1)
 
 
 def ordered(values: Iterable[Any], where: Any = None) -> list[Any]:

@@ -11,6 +11,8 @@ from conf.compose import compose
 from conf.errors import UserError
 from conf.schema import FigureView, Statistics, TableView, Views
 from pipelines.report import write_report
+from pipelines.report.grouping import beside
+from pipelines.report.views import NAMES
 from pipelines.study.layout import check_study
 
 STATISTICS = Statistics(resamples=200)
@@ -216,3 +218,10 @@ def test_a_word_that_does_not_exist_is_said_before_anything_runs(views, message)
 def test_settings_of_pools_and_parameters_are_columns_that_can_be_asked_for():
     views = ["+report.tables.a={rows: [method, density, lr, training.batch_size], columns: [task]}"]
     check_study(compose(["+experiment=quickstart", *views])[0][0])
+
+
+def test_a_joint_model_that_all_pools_share_is_one_line():
+    frame = pd.DataFrame({"pool": ["a", "b"], "key": ["k", "k"]})
+    assert [*beside(frame, frame, [], ["pool"], NAMES["joint"])["pool"]] == ["joint training"] * 2
+    own = beside(frame.assign(key=["k", "l"]), frame, [], ["pool"], NAMES["joint"])
+    assert [*own["pool"]] == ["joint training · a", "joint training · b"]
