@@ -161,6 +161,11 @@ IDLE: tuple[tuple[str, Callable[[Config], object], str], ...] = (
     ),
     ("executor.workers", lambda c: c.executor.name == "local", "only executor=ray has workers"),
     ("executor.address", lambda c: c.executor.name == "local", "only executor=ray has one"),
+    (
+        "executor.vllm_memory",
+        lambda c: all(s is None or s.generate_with != "vllm" for s in (c.suite, *(p.suite for p in c.pools.values()))),
+        "only suite.generate_with=vllm takes memory of its own",
+    ),
     ("search.points", lambda c: c.search.sampler != "grid", "only search=grid has them"),
     *(
         (f"search.{name}", lambda c: c.search.sampler != "adamerging", "only search=adamerging has it")

@@ -256,6 +256,8 @@ class Suite:
     """Who judges, for tasks that want a judge."""
     attn_implementation: Optional[str] = None
     """transformers' attention: sdpa, eager, flash_attention_2, …; default: its own choice."""
+    generate_with: str = "transformers"
+    """What writes answers: transformers, as lm-eval's own model does, or vllm (extra mergebench[vllm], a GPU)."""
     quantization: Optional[str] = None
     """Score weights in 8bit or 4bit (bitsandbytes), as they are quantised on loading; they are merged in dtype."""
     trust_remote_code: List[str] = field(default_factory=list)
@@ -384,6 +386,9 @@ class Executor:
     """local, or ray (extra mergebench[ray])."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
+    device_map: Optional[str] = None
+    """auto spreads a model larger than one GPU over all that the process sees, and host memory where these are too
+    small (accelerate); default: the whole model on one device."""
     threads: Optional[int] = None
     """CPU threads of torch; default: all cores."""
     workers: Optional[int] = None
@@ -395,6 +400,8 @@ class Executor:
     """GB of each GPU that keep experts between trials; default: what the model and evaluating it leave."""
     price: Optional[float] = None
     """What an hour of one worker's device costs, in dollars: plans then tell what a study costs."""
+    vllm_memory: float = 0.5
+    """suite.generate_with=vllm: share of the GPU's memory that vLLM may take, beside the live model."""
     retries: int = 1
     """Times a failing trial is tried again before it is set aside."""
 

@@ -19,7 +19,7 @@ LONGEST = 4096
 RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, SEED), "seeds": (0, SEED),
     "executor.threads": (1, 1024), "executor.workers": (1, 1024), "executor.retries": (0, 100),
-    "executor.price": (0, 1e6),
+    "executor.price": (0, 1e6), "executor.vllm_memory": (0.01, 0.99),
     "sampler.samples": (1, 100_000), "sampler.orders": (1, 1000), "sampler.draws": (1, 1000),
     "sampler.sizes": (1, 1000),
     "statistics.confidence": (0.01, 0.9999), "statistics.resamples": (1, 1_000_000),

@@ -43,6 +43,13 @@ def fitting_threads(model: nn.Module) -> int | None:
     return 1 if sum(p.numel() for p in model.parameters()) < TINY else None
 
 
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model takes its inputs; of one that accelerate spread over several devices, what its hook says."""
+    hook = getattr(model, "_hf_hook", None)
+    place = getattr(hook, "execution_device", None)
+    return next(model.parameters()).device if place is None else torch.device(place)
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that the memory of the host or of a device ran out."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):

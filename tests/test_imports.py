@@ -13,7 +13,8 @@ HEAVY = {
     "PIL", "accelerate", "alpaca_eval", "altair", "bitsandbytes", "contourpy", "datasets", "evaluate",
     "huggingface_hub", "hydra", "jinja2", "joblib", "lm_eval", "mergekit", "mlflow", "nltk", "numpy", "omegaconf",
     "optuna", "pandas", "peft", "pyarrow", "ray", "rich", "rouge", "rouge_score", "sacrebleu", "safetensors",
-    "scipy", "sentencepiece", "tensorboard", "torch", "tqdm", "transformers", "triton", "vl_convert", "wandb",
+    "scipy", "sentencepiece", "tensorboard", "torch", "tqdm", "transformers", "triton", "vl_convert", "vllm",
+    "wandb",
 }  # fmt: skip
 """Packages that take long to import, or that an extra brings."""
 

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipelines.checkpoints.hashes import file_hash
 from pipelines.checkpoints.untrusted import read_json
@@ -103,3 +103,14 @@ class WeightHash:
     def hexdigest(self) -> str:
         """The hash so far, as 64 hex digits."""
         return self._digest.hexdigest()
+
+
+def parameter_hashes(model: nn.Module, rows: Mapping[str, int]) -> dict[str, str]:
+    """Hashes of those of a model's parameters that ``rows`` names, each of its first rows."""
+    found = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if name in rows:
+            digest = WeightHash()
+            digest.add("", parameter[: rows[name]])
+            found[name] = digest.hexdigest()
+    return found

@@ -100,6 +100,22 @@ def load_model(
     return model
 
 
+def spread(model: Any, memory: dict[int | str, int] | None = None) -> Any:
+    """A model in host memory, spread over all GPUs by accelerate; what does not fit them stays and visits the first.
+
+    ``memory`` is what there is, in bytes by device. Raises UserError for a model that fits neither.
+    """
+    from accelerate import dispatch_model, infer_auto_device_map
+    from accelerate.utils import get_balanced_memory
+
+    kept = {"dtype": model.dtype, "no_split_module_classes": list(model._no_split_modules or [])}
+    places = infer_auto_device_map(model, max_memory=get_balanced_memory(model, memory, **kept), **kept)
+    if "disk" in places.values():
+        what = "the model fits neither the GPUs nor host memory: on disk every merge would be written anew"
+        raise UserError(what, where="executor.device_map", do="choose suite.dtype=bfloat16, or a larger machine")
+    return dispatch_model(model, places)
+
+
 def quantised(model: Any, how: str) -> Any:
     """A live model's copy in 8bit or 4bit, as bitsandbytes quantises a checkpoint of its weights on loading."""
     from transformers import BitsAndBytesConfig

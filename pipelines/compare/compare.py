@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from conf.errors import UserError, nearest
 from conf.schema import Statistics
 from mergeopt_core.statistics import detectable, documents_needed, holm, mcnemar, paired_bootstrap, sign_flip
+from pipelines.checkpoints.untrusted import read_json
 from pipelines.compare.scores import choose_metric, of_result, read_scores
 from pipelines.store.samples import read_table
 from pipelines.store.store import Store, title
@@ -76,11 +77,15 @@ def compare_results(
     pairs (means over tasks) and over all pairs and tasks (single tasks).
 
     Raises:
-        UserError: for fewer than two, for folders without per-document scores, and where no task is shared.
+        UserError: for fewer than two, for folders without per-document scores, where no task is shared, and where
+            answers were written by different programs.
     """
     if len(names) < 2:
         raise UserError("it takes two results to compare", where="compare", do="name two or more folders or keys")
     frames = [_scores(name, store) for name in names]
+    if len(found := {_generator(name, store) for name in names} - {None}) > 1:
+        what = f"answers were written by {' and '.join(sorted(map(str, found)))}"
+        raise UserError(what, where=", ".join(names), do="evaluate all with one suite.generate_with")
     labels = _labels(names, store)
     notes: list[str] = []
     matrices = _pair(labels, frames, metric, tasks, notes)
@@ -97,6 +102,16 @@ def compare_results(
     if len(matrices) > 1:
         scores[MEAN] = scores.mean(axis=1)
     return Comparison(scores, _corrected(rows) + (_corrected(overall) if len(matrices) > 1 else []), notes)
+
+
+def _generator(name: str, store: Store) -> str | None:
+    """What wrote the answers of one of our results; None for another tool's."""
+    folder = Path(name).expanduser()
+    entry = folder / "entry.json"
+    about = (read_json(entry) if entry.is_file() else {}) if folder.is_dir() else store.find(name).describe()
+    settings = about.get("settings")
+    options = settings.get("options", {}) if isinstance(settings, dict) else None
+    return str(options.get("generate_with", "transformers")) if isinstance(options, dict) else None
 
 
 def _scores(name: str, store: Store) -> pd.DataFrame:

@@ -21,6 +21,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from pipelines.process import device_of
+
 Pair = tuple[list[int], list[int]]
 """Tokens of a request's context and of its continuation."""
 
@@ -215,7 +217,7 @@ def log_likelihoods(model: nn.Module, work: list[Batch], count: int, tick: Calla
 
 def answer(model: nn.Module, batch: Batch, rows: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-likelihood [n] and greedy flag [n] of a batch's n requests."""
-    batch = batch.to(next(model.parameters()).device)
+    batch = batch.to(device_of(model))
     rows[:] = [batch.rows]
     structure = {}  # chains need none: right padding is harmless
     if batch.ends is not None:

@@ -22,6 +22,7 @@ from pipelines.evaluate.lookup import OWN_TASKS, task_index
 from pipelines.evaluate.requests import LiveLM, NotFiniteError, Scorer
 from pipelines.evaluate.samples import samples
 from pipelines.evaluate.score import Evaluation, Summary
+from pipelines.evaluate.vllm_engine import VllmEngine
 from pipelines.process import (
     at_rest,
     fitting_threads,
@@ -55,6 +56,7 @@ class Evaluator:
         online: bool = False,
         threads: int | None = None,
         progress: Progress = SILENT,
+        engine: VllmEngine | None = None,
     ):
         self.suite, self.threads = suite, threads
         try:
@@ -62,7 +64,7 @@ class Evaluator:
         except ValueError as error:
             raise UserError(str(error), where=f"suite {suite.name}") from None
         with random_state_restored(), silence(), fresh_maps(), offline(not online or datasets is not None):
-            self.lm = LiveLM(Path(tokenizer_folder), suite)
+            self.lm = LiveLM(Path(tokenizer_folder), suite, engine)
             index = task_index(OWN_TASKS, suite.include_path)
             with progress.step(f"building {suite.name}", len(suite.tasks)) as step:
                 self.tasks = []

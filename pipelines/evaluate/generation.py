@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,10 @@ LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_token
 """lm-eval's names for the tokens of an answer at most."""
 NUMBERS = (*LENGTHS, "temperature", "top_p", "top_k", "min_p", "typical_p", "repetition_penalty", "num_beams")
 """Settings that are numbers; what they may be stands with the ranges of all values."""
+GENERATORS = ("transformers", "vllm")
+"""What may write answers."""
+VLLM_SETTINGS = {*LENGTHS, "until", "do_sample", "temperature", "top_p", "top_k", "min_p", "repetition_penalty"}
+"""Settings of generation that mean the same to vLLM and to transformers."""
 OURS = {
     "max_length", "use_cache", "pad_token_id", "num_return_sequences", "return_dict_in_generate", "compile_config",
     "transformers_version", "output_scores", "output_logits", "output_attentions", "output_hidden_states",
@@ -39,11 +44,30 @@ def check_generation(suite: Suite, tasks: Mapping[str, list[Definition]]) -> lis
         f"{where}gen_kwargs: {problem}"
         for where, chosen in asked.items() if chosen and (problem := _problem(chosen))
     ]  # fmt: skip
+    problems += _check_generator(suite, asked) if not problems else []
     silent = [key for key, found in tasks.items() if not any(map(_generates, found))]
     problems += [f"tasks.{key}.gen_kwargs: the task generates nothing" for key in silent if suite.tasks[key].gen_kwargs]
     if suite.gen_kwargs and len(silent) == len(suite.tasks):
         problems.append("gen_kwargs: no task of the suite generates; leave it out")
+    if suite.generate_with == "vllm" and len(silent) == len(tasks) == len(suite.tasks):
+        problems.append("generate_with: no task of the suite generates; leave it out")
     return problems
+
+
+def _check_generator(suite: Suite, asked: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What keeps a suite from being generated with what it names."""
+    if suite.generate_with not in GENERATORS:
+        return [f"nothing that generates is called {suite.generate_with!r}; {nearest(suite.generate_with, GENERATORS)}"]
+    if suite.generate_with == "transformers":
+        return []
+    problems = []
+    if importlib.util.find_spec("vllm") is None:
+        problems.append("generate_with=vllm needs the package vllm: pip install 'mergebench[vllm]'")
+    if suite.quantization is not None or suite.linearised is True:
+        other = "linearised" if suite.quantization is None else "quantization"
+        problems.append(f"generate_with=vllm is for whole ordinary networks; leave suite.{other} out")
+    lacking = [f"{where}gen_kwargs.{name}" for where, given in asked.items() for name in given.keys() - VLLM_SETTINGS]
+    return problems + [f"{name} means nothing, or something else, to vLLM; leave it out" for name in sorted(lacking)]
 
 
 def _generates(task: Definition) -> bool:

@@ -22,7 +22,7 @@ from pipelines.evaluate.build import BuiltTask
 from pipelines.evaluate.requests import Scorer
 from pipelines.evaluate.sandbox import isolation
 from pipelines.evaluate.score import RESAMPLES, Summary
-from pipelines.process import seeds
+from pipelines.process import device_of, seeds
 
 
 def lm_eval_layout(
@@ -42,7 +42,7 @@ def lm_eval_layout(
         "model_num_parameters": sum(p.numel() for p in model.parameters()),
         "model_dtype": str(next(model.parameters()).dtype),
         "batch_size": scorer.batch_size,
-        "device": str(next(model.parameters()).device),
+        "device": str(device_of(model)),
         "limit": limits if len(set(limits.values())) > 1 else next(iter(limits.values())),
         "sample": suite.sample,
         "bootstrap_iters": RESAMPLES,

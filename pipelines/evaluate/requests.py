@@ -24,7 +24,8 @@ from pipelines.checkpoints.load import load_config
 from pipelines.evaluate.build import Leaf
 from pipelines.evaluate.engine import Answer, Batch, Pair, batches, can_share, forest, log_likelihoods
 from pipelines.evaluate.reader import open_tokenizer
-from pipelines.process import give_back
+from pipelines.evaluate.vllm_engine import VllmEngine
+from pipelines.process import device_of, give_back
 
 Tick = Callable[..., None]
 """Told how many sequences are done, and of which ``task``."""
@@ -46,10 +47,13 @@ class _NoModel:
 class LiveLM(HFLM):
     """lm-eval's HFLM without a model of its own: weights come and go, tokenizer, prompts and tokens stay.
 
-    Generation and rolling log-likelihood run by HFLM's own code; encoding gives HFLM's own tokens, faster.
+    Generation and rolling log-likelihood run by HFLM's own code; encoding gives HFLM's own tokens, faster. Where the
+    suite generates with vLLM, ``engine`` writes answers instead.
     """
 
-    def __init__(self, tokenizer_folder: Path, suite: Suite):
+    def __init__(self, tokenizer_folder: Path, suite: Suite, engine: VllmEngine | None = None):
+        self._suite, self._loaded = suite, False
+        self._engine = engine or VllmEngine() if suite.generate_with == "vllm" else None
         known = (Path(tokenizer_folder) / "config.json").is_file()
         self._none = _NoModel(load_config(tokenizer_folder, suite.trust_remote_code) if known else PretrainedConfig())
         self._encoded: dict[str, list[int]] = {}
@@ -67,8 +71,8 @@ class LiveLM(HFLM):
     @contextmanager
     def holding(self, model: nn.Module, batch_size: int) -> Iterator[None]:
         """Hold a model for a while; nothing of it is kept afterwards."""
-        self._model, self._config, self._device = model, model.config, next(model.parameters()).device
-        self.batch_size_per_gpu = batch_size
+        self._model, self._config, self._device = model, model.config, device_of(model)
+        self.batch_size_per_gpu, self._loaded = batch_size, False
         try:
             yield
         finally:
@@ -93,7 +97,12 @@ class LiveLM(HFLM):
             return self._loglikelihood_tokens([(None, *pair) for pair in pairs])
 
     def generate(self, requests: list[Instance], tick: Tick) -> list[str]:
-        """Written answers by HFLM's own code."""
+        """Written answers, by HFLM's own code or by vLLM, which is sent the model once while it is held."""
+        if self._engine is not None:
+            if not self._loaded:
+                self._engine.load(self.model, self.tokenizer.name_or_path, self.max_length, self._suite)
+                self._loaded = True
+            return self._engine.answer(self, requests, tick)
         with self._telling(tick):
             return self.generate_until(requests, disable_tqdm=True)
 
@@ -174,7 +183,7 @@ class Scorer:
         longest = max((len(c) + len(t) - 1 for part in pairs.values() for c, t in part), default=0)
         longest, always = min(longest, self.max_length), self.suite.share_prefix == "always"
         self.share = bool(self.suite.share_prefix) and can_share(model, longest, always)
-        fill = next(model.parameters()).device.type != "cpu"
+        fill = device_of(model).type != "cpu"
         wanted = (self.max_length, self.batch_size, width, self.vocabulary, fill)
         if self.share and self.made_for != wanted:
             trees = {key: forest(part, self.max_length, width) for key, part in pairs.items()}
@@ -212,12 +221,13 @@ class Scorer:
         quantised = {"quantization": f"{bits}, bitsandbytes {version('bitsandbytes')}"} if bits else {}
         return {
             **settings,
-            "device": str(weight.device),
+            "device": str(device_of(model)),
             "dtype": str(weight.dtype).removeprefix("torch."),
             "batch_size": self.batch_size,
             "share_prefix": self.share,
             "max_length": self.max_length,
             **quantised,
+            **({"generate_with": f"vllm {version('vllm')}"} if self.suite.generate_with == "vllm" else {}),
         }
 
     def _misfit(self, extent: Extent) -> str | None:

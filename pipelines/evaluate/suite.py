@@ -58,6 +58,7 @@ OPTIONS = (
     "attn_implementation",
     "quantization",
     "predict_only",
+    "generate_with",
 )
 """Settings that are part of a key only where they are not the usual ones."""
 
@@ -102,6 +103,8 @@ def _shared(suite: Suite) -> bool | str:
 
 def _options(suite: Suite) -> dict[str, Any]:
     chosen = {name: getattr(suite, name) for name in OPTIONS if getattr(suite, name) != getattr(Suite, name)}
+    if suite.generate_with == "vllm" and importlib.util.find_spec("vllm") is not None:
+        chosen["vllm"] = importlib.metadata.version("vllm")
     several_turns = not suite.chat_template or suite.fewshot_as_multiturn
     return chosen if several_turns else {**chosen, "fewshot_as_multiturn": False}
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from conf.errors import UserError
 from pipelines.merge.stream import Merge, check_cast
+from pipelines.process import device_of
 from pipelines.progress import SILENT, Progress
 
 
@@ -22,13 +23,14 @@ def merge_into(
 
     Each tensor is cast to the recipe's dtype, then to the parameter's, and is renamed and packed as transformers does
     on loading. Arithmetic runs on ``device`` (default: the model's). A tied head follows its embedding; the model is
-    given a head of its own, or other vocabulary rows, where the merge has them. Raises ``UserError`` where merge and
+    given a head of its own, or other vocabulary rows, where the merge has them. Of a model that accelerate spread over
+    several devices, what lies in host memory is written there. Raises ``UserError`` where merge and
     model do not fit, and where a value overflows the parameter's dtype.
     """
     loading = Loading(model, merge.layout.outputs)
     _fit(model, merge, loading)
-    targets = model.state_dict(keep_vars=True)
-    device = device if device is not None else next(model.parameters()).device
+    targets = model.state_dict(keep_vars=True) | _offloaded(model)
+    device = device if device is not None else device_of(model)
     with progress.step("merging", len(merge.layout.outputs)) as step:
         for name, tensor in merge.tensors(device):
             for live, value in loading.take(name, tensor):
@@ -101,6 +103,17 @@ class Loading:
         return converter.convert(live, model=self._model, config=self._model.config)
 
 
+def _offloaded(model: nn.Module) -> dict[str, Tensor]:
+    """The weights that accelerate keeps in host memory for a model, by their live names."""
+    found = {}
+    for prefix, module in model.named_modules():
+        weights = getattr(getattr(module, "_hf_hook", None), "weights_map", None)
+        for name, parameter in module.named_parameters(recurse=False):
+            if weights is not None and parameter.is_meta:
+                found[f"{prefix}.{name}".lstrip(".")] = weights[name]
+    return found
+
+
 def _copy(target: Tensor, name: str, tensor: Tensor) -> None:
     if target.shape != tensor.shape:
         raise UserError(f"{name} is {list(tensor.shape)} in the merge and {list(target.shape)} in the model")
@@ -120,12 +133,19 @@ def _ends(model: Any) -> tuple[Any, Any]:
 def _fit(model: Any, merge: Merge, loading: Loading) -> None:
     """Give the model the vocabulary rows and the separate head that the merge has."""
     head, embedding = _ends(model)
-    ends = {name for name, tensor in model.state_dict(keep_vars=True).items() if tensor is embedding}
+    spread = hasattr(model, "_hf_hook")  # then a tied pair is not one object once it has been away
+    tied = head is embedding or (spread and model.config.get_text_config().tie_word_embeddings)
+    state = model.state_dict(keep_vars=True)
+    ends = {name for name, tensor in state.items() if tensor is embedding or (tied and tensor is head)}
     given = [merge.layout.outputs[name] for name, live in loading.live.items() if live in ends]
-    if given and given[0].shape[0] != embedding.shape[0]:
+    grown, untied = given and given[0].shape[0] != embedding.shape[0], tied and len(given) > 1
+    if spread and (grown or untied):
+        what = "the merge has other vocabulary rows, or a head of its own, and the model lies on several devices"
+        raise UserError(what, do="merge with vocab=base, or leave executor.device_map out")
+    if grown:
         model.resize_token_embeddings(given[0].shape[0], mean_resizing=False)
-        head, embedding = _ends(model)
-    if head is embedding and len(given) > 1:
+        embedding = model.get_input_embeddings().weight
+    if untied:
         model.get_output_embeddings().weight = nn.Parameter(embedding.detach().clone())
         model.config.tie_word_embeddings = False
 
@@ -135,12 +155,14 @@ def _complete(model: Any, targets: dict[str, Tensor], merge: Merge, loading: Loa
 
     Raises ``UserError`` for parameters that the merge did not give.
     """
-    given = {id(targets[name]) for name in loading.written}
+    given = {targets[name].data_ptr() for name in loading.written}
+    parameters = dict(model.named_parameters(remove_duplicate=False))
     ignored = getattr(model, "_keys_to_ignore_on_load_missing", None) or []
     head, embedding = _ends(model)
     for name, tensor in targets.items():
-        if id(tensor) in given or not isinstance(tensor, nn.Parameter) or any(re.search(i, name) for i in ignored):
+        if tensor.data_ptr() in given or name not in parameters or any(re.search(i, name) for i in ignored):
             continue
-        if tensor is not head or not merge.base.tied:
+        if parameters[name] is not head or not merge.base.tied:
             raise UserError(f"the merge has no {name}, which the model needs", do="give a base that has it")
-        head.data.copy_(embedding.data)
+        source = next(other for other, parameter in parameters.items() if parameter is embedding)
+        tensor.data.copy_(targets[source].data)

@@ -105,10 +105,16 @@ def _correct(family: list[ComparisonRow]) -> None:
 
 
 def comparable(a: Panel, b: Panel) -> bool:
-    """Same suite, attack and base, and merges or experts that match."""
+    """Same suite, attack and base, answers written by the same program, and merges or experts that match."""
     same = (a.key.suite, a.key.attack) == (b.key.suite, b.key.attack)
     same = same and {row.base for row in a.rows} == {row.base for row in b.rows}
+    same = same and _generators(a) == _generators(b)
     return same and bool(_matches(a, b) or set(a.experts) & set(b.experts))
+
+
+def _generators(panel: Panel) -> set[bool]:
+    """Whether vLLM wrote answers: a setting of the suite, whatever the suite is called."""
+    return {"generate_with=vllm" in (row.provenance.get("options") or "") for row in panel.rows}
 
 
 def same_documents(a: Panel, b: Panel) -> bool:

@@ -19,7 +19,7 @@ def calibrate_study(config: Config, progress: Progress = SILENT) -> None:
     They are the study's own trials: their results stay, and a plan made then knows their times. Raises UserError for
     what is wrong with the study, for one whose experts are still to be made, and where a trial failed.
     """
-    find_device(config.executor.device)
+    find_device(config.executor)
     access = access_of(config)
     plan = make_plan(config, access)
     plan.check()

@@ -80,7 +80,7 @@ def _make_experts(
     by_base: dict[Source, list[ExpertRecipe]] = {}
     for base, recipe in unmade:
         by_base.setdefault(base, []).append(recipe)
-    small = find_device(config.executor.device).type == "cpu"
+    small = find_device(config.executor).type == "cpu"
     planned = [phases(recipes, base, access, small) for base, recipes in by_base.items()]
     with contextlib.ExitStack() as stack, progress.step("experts", len(unmade)) as step:
         at_work = workers() if workers else stack.enter_context(open_workers(config.executor, access))
@@ -132,7 +132,7 @@ def collect_information(
 
     An expert without a task is left out. Raises UserError for a task without data and for numbers that are not finite.
     """
-    store, worker = access.store, Worker(access, config.executor)
+    store, worker = access.store, Worker(access, dataclasses.replace(config.executor, device_map=None))
     asked = [(base, expert, kind) for base, expert in experts for kind in kinds if expert.task is not None]
     keys = [information_key(kind, expert, access, config.collect) for _, expert, kind in asked]
     missing = [(key, one) for key, one in zip(keys, asked) if not store.has("statistics", key)]

@@ -237,7 +237,7 @@ def landscape(config: Config, progress: Progress = SILENT) -> Landscape:
 
 
 def _losses(config: Config, access: Access, progress: Progress, out: Path) -> Landscape:
-    find_device(config.executor.device)
+    find_device(config.executor)
     return write_landscape(
         _panels(config, access), out, config.landscape, seed=config.seed, datasets=config.datasets,
         online=config.online, device=config.executor.device, progress=progress, **_match(config),

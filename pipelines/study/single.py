@@ -51,7 +51,7 @@ def finetune_expert(config: Config, progress: Progress = SILENT) -> Made:
 
     check_finetuning(config.finetuning)
     _check_out(config.out)
-    find_device(config.executor.device)
+    find_device(config.executor)
     access = access_of(config)
     task = named(config.task)
     settings = (config.finetuning, config.optimizer, config.training, config.seed)
@@ -114,7 +114,7 @@ def evaluate_model(config: Config, progress: Progress = SILENT) -> Entry:
         data = "data set" in problems[0] or "MIRROR" in problems[0]
         do = "name a mirror with datasets=DIR, or mend the suite" if data else "mend the suite"
         raise UserError(problems[0], where=f"suite {config.suite.name}", do=do)
-    find_device(config.executor.device)
+    find_device(config.executor)
     access = access_of(config)
     trial = make_trial(config, access, progress)
     once = replace(config.executor, retries=0)
@@ -200,7 +200,7 @@ def _merge_out(config: Config) -> Path:
 
 def _merge_device(config: Config) -> str:
     """Where a merge is computed: on the CPU, whose bits are the same everywhere, unless another device is named."""
-    return "cpu" if config.executor.device == "auto" else str(find_device(config.executor.device))
+    return "cpu" if config.executor.device == "auto" else str(find_device(config.executor))
 
 
 def _check_out(out: str | None) -> None:

@@ -60,7 +60,7 @@ def run_study(config: Config, progress: Progress = SILENT) -> Sweep:
 
     Raises UserError when the plan finds something wrong, before anything is spent.
     """
-    find_device(config.executor.device)
+    find_device(config.executor)
     access = access_of(config)
     with tracking(config, progress) as trackers, contextlib.ExitStack() as stack:
         bar = _Bar(lambda trial: _tell([trial], access, trackers))

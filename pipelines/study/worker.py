@@ -22,11 +22,12 @@ from torch import nn
 from conf.errors import UserError, disk_full, redacted
 from conf.schema import Executor, Suite
 from pipelines.checkpoints.fingerprint import WeightHash
-from pipelines.checkpoints.load import load_model, quantised
+from pipelines.checkpoints.load import load_model, quantised, spread
 from pipelines.evaluate.evaluator import Evaluator
 from pipelines.evaluate.image_scorer import ImageEvaluator
 from pipelines.evaluate.image_suite import of_images
 from pipelines.evaluate.score import Evaluation
+from pipelines.evaluate.vllm_engine import VllmEngine
 from pipelines.finetune.tangent import linearised
 from pipelines.merge.cache import MergeCache
 from pipelines.merge.live import merge_into
@@ -52,12 +53,13 @@ class Worker:
 
     def __init__(self, access: Access, executor: Executor, progress: Progress = SILENT):
         self.access, self.executor, self.progress = access, executor, progress
-        self.device = find_device(executor.device)
+        self.device = find_device(executor)
         self.resident = DeviceTensors(self.device) if self.device.type == "cuda" else None
         self._open = cache(access.open)
         self._evaluators: dict[str, Evaluator | ImageEvaluator] = {}
         self._cache: tuple[str, MergeCache] | None = None
         self._live: tuple[tuple[str | None, ...], nn.Module] | None = None
+        self._engine = VllmEngine(executor.vllm_memory, self._make_room)
 
     def attempt(self, trial: Trial) -> Attempt:
         """Run a trial unless the store holds its result; what became of it (done, elsewhere or failed)."""
@@ -99,6 +101,7 @@ class Worker:
     def _forget(self) -> None:
         """Give back all that trials share: it is made again where it is needed."""
         self._make_room()
+        self._engine.close()
         self._live, self._cache = None, None
         self._evaluators.clear()
         self._open.cache_clear()
@@ -111,9 +114,7 @@ class Worker:
         merge.digest = WeightHash() if trial.merge else None
         merge.origin = None if trial.kind == "base" else self._open(trial.base.path)
         model = self.model(trial, merge)
-        if trial.linearised and trial.suite.quantization:
-            do = "leave suite.quantization out, or score it as a network with suite.linearised=false"
-            raise UserError("a linearised model cannot be quantised", where=trial.title, do=do)
+        _check_whole(trial, self.executor)
         vector = self.vector(trial, model) if trial.linearised else None
         _check_reads(model, trial)
         merged, after = time.perf_counter(), self._traffic()
@@ -219,7 +220,7 @@ class Worker:
             if of_images(trial.suite):
                 made: Any = ImageEvaluator(trial.suite, Path(reader), **where, cache=self.access.store.cache)
             else:
-                made = Evaluator(trial.suite, Path(reader), **where)
+                made = Evaluator(trial.suite, Path(reader), **where, engine=self._engine)
             self._evaluators[key] = made
         return self._evaluators[key]
 
@@ -233,7 +234,9 @@ class Worker:
         loaded = (base, suite.dtype, suite.attn_implementation, *suite.trust_remote_code)
         if self._live is None or self._live[0] != loaded:
             self._live = None  # free the previous base before the next one is loaded
-            self._live = loaded, _load(base, suite, self.device)
+            on = torch.device("cpu") if self.executor.device_map else self.device
+            model = _load(base, suite, on)
+            self._live = loaded, spread(model) if self.executor.device_map else model
         return self._live[1]
 
 
@@ -257,8 +260,30 @@ def _check_reads(model: nn.Module, trial: Trial) -> None:
         raise UserError(what, where=trial.base.path, do="choose another suite, or another model")
 
 
-def find_device(name: str) -> torch.device:
-    """The device of a name; ``auto`` takes a GPU where there is one. Raises UserError for one that is not here."""
+def _check_whole(trial: Trial, executor: Executor) -> None:
+    """UserError for a suite that scores something else than the live model itself, as it lies on its devices."""
+    suite = trial.suite
+    further = {"quantization": suite.quantization, "generate_with": suite.generate_with == "vllm"}
+    names = [f"suite.{name}" for name, chosen in further.items() if chosen]
+    if trial.linearised and names:
+        do = f"leave {names[0]} out, or score it as a network with suite.linearised=false"
+        what = "a linearised model cannot be quantised" if suite.quantization else "vLLM runs no linearised model"
+        raise UserError(what, where=trial.title, do=do)
+    if executor.device_map and (names or trial.linearised or of_images(suite)):
+        names += ["suite.linearised"] * trial.linearised + ["the pictures"] * of_images(suite)
+        what = f"{names[0]} wants the whole model on one device"
+        raise UserError(what, where=trial.title, do="leave executor.device_map out")
+
+
+def find_device(executor: Executor) -> torch.device:
+    """The device where trials run; ``auto`` takes a GPU where there is one. Raises UserError for one that is not here.
+
+    Of a model that ``device_map`` spreads over several it is the one where merges are computed.
+    """
+    name = executor.device
+    if executor.device_map is not None and (executor.device_map, name) != ("auto", "auto"):
+        what = f"executor.device_map={executor.device_map} with executor.device={name}"
+        raise UserError(what, where="executor.device_map", do="set it to auto, and leave executor.device out")
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if not re.fullmatch(r"cpu|cuda(:\d+)?", name):

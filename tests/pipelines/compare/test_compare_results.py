@@ -171,6 +171,18 @@ def test_what_cannot_be_compared(tmp_path, store, make, words):
         compare_results([str(tmp_path / "good"), str(tmp_path / "bad")], store, Statistics())
 
 
+def test_answers_of_two_programs_are_not_compared(tmp_path, store):
+    frame = pd.DataFrame({"task": "one", "document": ["0", "1"], "metric": "acc", "value": [0.0, 1.0]})
+    for name, options in (("a", {}), ("b", {"generate_with": "vllm"}), ("c", {"generate_with": "vllm"})):
+        (tmp_path / name).mkdir()
+        frame.to_parquet(tmp_path / name / "documents.parquet")
+        about = {"tasks": {"one": {"metric": "acc"}}, "settings": {"options": options}}
+        (tmp_path / name / "entry.json").write_text(json.dumps(about))
+    with pytest.raises(UserError, match="written by transformers and vllm"):
+        compare_results([str(tmp_path / "a"), str(tmp_path / "b")], store, Statistics())
+    assert compare_results([str(tmp_path / "b"), str(tmp_path / "c")], store, Statistics()).differences[0].p == 1.0
+
+
 def test_results_that_share_nothing(tmp_path, store):
     write_samples(tmp_path / "a", "one", [1, 0])
     write_samples(tmp_path / "b", "two", [1, 0])

@@ -126,6 +126,10 @@ def test_pools_of_another_base_are_not_compared():
     other = [replace(r, base="3b") for r in study(**SHAPE, pool="mergopt_3b", shift=0.1)]
     rows, _ = compare(panels(small, large, other))
     assert {(r.reference, r.other) for r in rows} == {("plain_3b", "mergopt_3b")}
+    large = [replace(r, base=small[0].base) for r in large]
+    assert compare(panels(small, large))[0]
+    apart = [replace(r, provenance={"options": "generate_with=vllm vllm=0.33.0"}) for r in large]
+    assert compare(panels(small, apart)) == ([], [])
 
 
 def test_every_training_is_compared_with_plain_and_with_each_other():
