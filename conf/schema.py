@@ -230,6 +230,9 @@ class Suite:
     """Which documents a limit takes: a seeded choice, or the first ones as lm-eval does (first)."""
     batch_size: int = 32
     """Sequences a forward pass; halved on out-of-memory, and the size really used is recorded."""
+    batch_tokens: Optional[int] = None
+    """Tokens of log-likelihood requests a forward pass, with padding, in place of a number of sequences: short ones
+    fill it. Halved with batch_size on out-of-memory."""
     dtype: str = "float32"
     """Dtype of the model's weights while it is scored."""
     chat_template: Any = False

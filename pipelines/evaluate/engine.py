@@ -148,20 +148,20 @@ def _work(tokens: int, branched: bool, width: int) -> float:
     return tokens * (6 * width + tokens * (2 if branched else 1))
 
 
-def batches(trees: list[Tree], size: int, fill: bool = False) -> list[Batch]:
-    """Trees, longest first, in batches of ``size``.
+def batches(trees: list[Tree], size: int, fill: bool = False, tokens: int | None = None) -> list[Batch]:
+    """Trees, longest first, in batches of ``size``, or of as many rows as ``tokens`` holds.
 
     With ``fill``, for an accelerator that few short rows would leave idle, more rows go into a batch as long as it has
     no more tokens and no more outputs than the first ``size`` of the longest.
     """
     made, left = [], list(trees)
-    tokens = size * len(trees[0].tokens) if trees else 0
+    budget = size * len(trees[0].tokens) if trees else 0
     outputs = max((sum(len(t.picks) for t in trees[i : i + size]) for i in range(0, len(trees), size)), default=0)
     while left:
-        rows = min(size, len(left))
-        if fill:
+        rows = min(size if tokens is None else max(1, tokens // len(left[0].tokens)), len(left))
+        if fill and tokens is None:
             picks = sum(len(t.picks) for t in left[:rows])
-            for one in left[rows : tokens // len(left[0].tokens)]:
+            for one in left[rows : budget // len(left[0].tokens)]:
                 picks += len(one.picks)
                 if picks > outputs:
                     break

@@ -90,11 +90,26 @@ class LiveLM(HFLM):
         finally:
             self._encoded = {}
 
-    def answer(self, pairs: list[Pair], tick: Tick) -> list[Answer]:
+    def answer(self, pairs: list[Pair], tick: Tick, tokens: int | None = None) -> list[Answer]:
         """Answers by HFLM's own code, in its batches: in 16 bits, and with some embeddings of positions, an answer
-        depends on what else is in the batch."""
-        with self._telling(tick):
-            return self._loglikelihood_tokens([(None, *pair) for pair in pairs])
+        depends on what else is in the batch. With ``tokens`` a batch has as many rows as these hold."""
+        rows, self._budget, self._first = self.batch_size_per_gpu, tokens or 0, 0
+        asking: Any = "auto" if tokens else rows  # auto has HFLM ask _batch_scheduler
+        try:
+            self.batch_size_per_gpu = asking
+            with self._telling(tick):
+                return self._loglikelihood_tokens([(None, *pair) for pair in pairs])
+        finally:
+            self.batch_size_per_gpu = rows
+
+    def _batch_scheduler(self, pos: int, requests: Any) -> int:
+        """Rows of the batch that the request at ``pos`` is in: asked of all in order, longest first."""
+        if pos == self._first:
+            _, context, continuation = requests[pos]
+            longest = min(len(context) + len(continuation) - 1, self.max_length)
+            self._rows = max(1, self._budget // max(1, longest))
+            self._first = pos + self._rows
+        return self._rows
 
     def generate(self, requests: list[Instance], tick: Tick) -> list[str]:
         """Written answers, by HFLM's own code or by vLLM, which is sent the model once while it is held."""
@@ -155,11 +170,12 @@ class Scorer:
     def __init__(self, lm: LiveLM, suite: Suite, leaves: list[Leaf]):
         self.lm, self.suite = lm, suite
         self.batch_size, self.share = suite.batch_size, bool(suite.share_prefix)
+        self.batch_tokens = suite.batch_tokens
         self.pairs: dict[int, list[Pair]] = {}
         self.extents: dict[int, Extent] = {}
         self.work: dict[int, list[Batch]] = {}
         self.answers: dict[int, list[Answer]] = {}
-        self.made_for: tuple[int, ...] | None = None
+        self.made_for: tuple[int | None, ...] | None = None
         self.max_length, self.vocabulary, self.others = 0, 0, 0
         for leaf in leaves:
             kinds = _by_kind(leaf)
@@ -184,10 +200,10 @@ class Scorer:
         longest, always = min(longest, self.max_length), self.suite.share_prefix == "always"
         self.share = bool(self.suite.share_prefix) and can_share(model, longest, always)
         fill = device_of(model).type != "cpu"
-        wanted = (self.max_length, self.batch_size, width, self.vocabulary, fill)
+        wanted = (self.max_length, self.batch_size, self.batch_tokens, width, self.vocabulary, fill)
         if self.share and self.made_for != wanted:
             trees = {key: forest(part, self.max_length, width) for key, part in pairs.items()}
-            self.work = {key: batches(part, self.batch_size, fill) for key, part in trees.items()}
+            self.work = {key: batches(part, self.batch_size, fill, self.batch_tokens) for key, part in trees.items()}
             self.made_for = wanted
 
     def halve(self, who: str) -> None:
@@ -195,6 +211,7 @@ class Scorer:
         if self.batch_size == 1:
             raise UserError(f"out of memory at batch size 1 ({who})", do="use a larger device or suite.max_length")
         self.batch_size //= 2
+        self.batch_tokens = self.batch_tokens and max(1, self.batch_tokens // 2)
         give_back()
 
     def run(self, leaf: Leaf, model: nn.Module, tick: Tick) -> None:
@@ -224,6 +241,7 @@ class Scorer:
             "device": str(device_of(model)),
             "dtype": str(weight.dtype).removeprefix("torch."),
             "batch_size": self.batch_size,
+            **({"batch_tokens": self.batch_tokens} if self.batch_tokens else {}),
             "share_prefix": self.share,
             "max_length": self.max_length,
             **quantised,
@@ -254,7 +272,9 @@ class Scorer:
         else:
             if not self.answers:
                 fitting = self._fitting()
-                given = iter(self.lm.answer([pair for part in fitting.values() for pair in part], tick))
+                given = iter(
+                    self.lm.answer([pair for part in fitting.values() for pair in part], tick, self.batch_tokens)
+                )
                 self.answers = {key: list(islice(given, len(part))) for key, part in fitting.items()}
             answers = self.answers[key]
         if any(math.isnan(value) for value, _ in answers):

@@ -59,6 +59,7 @@ OPTIONS = (
     "quantization",
     "predict_only",
     "generate_with",
+    "batch_tokens",
 )
 """Settings that are part of a key only where they are not the usual ones."""
 

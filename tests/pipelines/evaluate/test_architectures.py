@@ -76,3 +76,29 @@ def test_what_is_not_known_is_computed_plainly(model):
         setattr(model.config, name, before)
     own = type("OwnForCausalLM", (type(model),), {})(model.config)  # code of its own under a known model type
     assert not can_share(own, 100)
+
+
+@pytest.mark.parametrize(("share", "dtype"), [(True, "float32"), (False, "float32"), (False, "bfloat16")])
+def test_batches_by_tokens_hold_them_and_change_no_float32_score(folder, mirror, model, monkeypatch, share, dtype):
+    tasks = {name: SuiteTask(limit=8) for name in TASKS}
+    common = {"name": "s", "tasks": tasks, "batch_size": 4, "max_length": LONGEST, "share_prefix": share}
+    usual, budgeted = (
+        Evaluator(Suite(dtype=dtype, **common, batch_tokens=n), folder, datasets=str(mirror)) for n in (None, 800)
+    )
+    model, shapes = model.to(getattr(torch, dtype)).eval(), []
+    forward = model.forward
+
+    def seen(input_ids, **rest):
+        shapes.append(tuple(input_ids.shape))
+        return forward(input_ids=input_ids, **rest)
+
+    monkeypatch.setattr(model, "forward", lambda *args, **rest: seen(*args, **rest))
+    want, before = usual.evaluate(model), shapes[:]
+    shapes.clear()
+    got = budgeted.evaluate(model)
+    assert all(rows == 1 or rows * length <= 800 for rows, length in shapes)
+    assert max(rows for rows, _ in shapes) > 4
+    assert share or len(shapes) < len(before)  # of trees there are few
+    assert (got.versions["batch_tokens"], budgeted.lm.batch_size) == (800, 4)
+    if dtype == "float32":
+        assert got.tasks == want.tasks

@@ -92,6 +92,10 @@ def test_short_rows_fill_a_batch_up_to_the_tokens_and_outputs_of_the_first():
     made = batches(forest(pairs, 100, 64), 4, fill=True)
     assert [tuple(b.tokens.shape) for b in made] == [(4, 69), (40, 6), (20, 6)]
     assert sum(len(b.requests) for b in made) == len(pairs)
+    assert [tuple(b.tokens.shape) for b in batches(forest(pairs, 100, 64), 4, True, tokens=150)] == [
+        (2, 69), (2, 69), (25, 6), (25, 6), (10, 6)
+    ]  # fmt: skip
+    assert [len(b.tokens) for b in batches(forest(pairs, 100, 64), 4, tokens=20)] == [1] * 4 + [3] * 20
 
 
 def test_sharing_computes_fewer_tokens():
