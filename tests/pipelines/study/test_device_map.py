@@ -33,6 +33,7 @@ def offloaded(model):
 
 @pytest.fixture
 def device_map(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(worker, "spread", offloaded)
     return ("executor.device=auto", "executor.device_map=auto")
 
