@@ -46,7 +46,7 @@ MERGERS: dict[str, tuple[str, dict[str, Any], Sequence[float]]] = {
     "TA": ("task_arithmetic", {}, SUM),
     "TIES": ("ties", {}, MEAN),
     "DARE": ("dare", {"drop_rate": 0.5}, SUM),
-    "Iso-C": ("iso_c", {}, SUM),
+    "Iso-C": ("iso_c", {}, (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)),
     "TSV-M": ("tsv_m", {}, MEAN),
 }
 """Method, its parameters, and the λ that are tried: the update of all is linear in λ."""
