@@ -24,6 +24,8 @@ from cli import models, studies, geometry, compare, help, store  # isort: skip  
 
 ANYWHERE = ("-v", "--verbose", "-q", "--quiet")
 """Options of the application that may also stand behind the command."""
+UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+"""What the parser of options raises: click's class, or the copy of it in newer Typers."""
 
 
 def _version(show: bool) -> None:
@@ -112,12 +114,15 @@ def _run() -> int:
     try:
         arguments = sys.argv[1:]
         anywhere = [text for text in arguments if text in ANYWHERE]
-        app([*anywhere, *(text for text in arguments if text not in ANYWHERE)])
+        arguments = [*anywhere, *(text for text in arguments if text not in ANYWHERE)]
+        return app(arguments, prog_name="mergebench", standalone_mode=False) or 0
     except UserError as error:
         _say(error)
         return 2
     except BrokenPipeError:
         return 1
+    except UsageError as error:
+        return _misuse(error)
     except Exception as error:
         told = _cause(error)
         if told is None:
@@ -125,7 +130,14 @@ def _run() -> int:
             return 1
         _say(told[0])
         return told[1]
-    return 0
+
+
+def _misuse(error: Any) -> int:
+    """Tell in one line what the options' parser does not take; returns the exit code. (Help has no message.)"""
+    if said := error.format_message().rstrip("."):
+        command = error.ctx.command_path if error.ctx else "mergebench"
+        _say(UserError(said, do=f"see `{command} --help`"))
+    return 2
 
 
 def _cause(error: Exception) -> tuple[UserError, int] | None:

@@ -45,7 +45,7 @@ def entries_table(entries: Sequence[tuple[Entry, dict[str, Any]]], root: str) ->
     from pipelines.store.provenance import apart, said, training_told
 
     table = terminal.table(
-        f"{len(entries)} entries in {escape(root)}", ("kind", "key", "what", "how", "mean", "made"), **PLAIN
+        f"{len(entries)} entries in {escape(root)}", ("kind", "key", "what, how", "mean", "made"), **PLAIN
     )
     shared = []
     for kind in dict.fromkeys(entry.kind for entry, _ in entries):
@@ -64,8 +64,9 @@ def entries_table(entries: Sequence[tuple[Entry, dict[str, Any]]], root: str) ->
         for (entry, about), line in zip(own, lines):
             made = time.strftime(DATE, time.localtime(about["made"]))
             score = mean([task["value"] for task in about.get("tasks", {}).values() if not task["error"]])
-            cells = (entry.key[:10], escape(line.pop("what")), escape(said(line)))
-            table.add_row(kind, *cells, "" if score is None else f"{score:.4f}", made)
+            what, told = escape(line.pop("what")), escape(said(line))
+            told = f"{what}\n[dim]{told}[/]" if told else what
+            table.add_row(kind, entry.key[:10], told, "" if score is None else f"{score:.4f}", made)
     table.caption, table.caption_justify = escape("\n".join(shared)), "left"
     return table
 

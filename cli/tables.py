@@ -256,7 +256,7 @@ def search_parts(found: SearchResult, top: int) -> Iterator[Any]:
         yield f"[red]{key[:10]} has no score[/]: {escape(reason)}"
     if found.interrupted:
         yield INTERRUPTED.format(done="scored")
-    yield f"[dim]{found.tried} configurations in {found.folder}[/]"
+    yield f"[dim]{words.count(found.tried, 'configuration')} beside the default, in {found.folder}[/]"
 
 
 def _front_table(found: SearchResult) -> Table:

@@ -62,8 +62,13 @@ class Mismatch:
     what: str
     do: str
 
+    @property
+    def subject(self) -> str:
+        """What the sentence is about."""
+        return f"{self.who} {self.tensor}".strip()
+
     def __str__(self) -> str:
-        return f"{self.who}: {self.tensor + ' ' if self.tensor else ''}{self.what}; {self.do}"
+        return f"{self.subject} {self.what}; {self.do}"
 
 
 @dataclass(frozen=True)

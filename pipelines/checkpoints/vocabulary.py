@@ -117,7 +117,7 @@ def clash_problem(who: str, own: Mapping[str, int], first: str, base: Mapping[st
     if not found:
         return None
     token, more = found[0], f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-    what = f"its tokenizer gives {token!r} id {own[token]}, {first}'s {base[token]}{more}"
+    what = f"has a tokenizer that gives {token!r} id {own[token]}, {first}'s {base[token]}{more}"
     return Mismatch("", who, what, "set vocab=base or vocab=union")
 
 

@@ -97,8 +97,9 @@ def _newest(folder: Path, start: str, ending: str) -> list[tuple[str, Path]]:
         models.add(file.parent.parent if start == "details_" else file.parent)
         found[matched["task"]] = max(found.get(matched["task"], ("", file)), (matched["date"], file))
     if len(models) > 1:
-        names = ", ".join(sorted(path.name for path in models))
-        raise UserError(f"results of several models: {names}", where=str(folder), do="name the folder of one")
+        names = sorted(path.name for path in models)
+        what = f"results of {len(names)} models, such as {names[0]} and {names[1]}"
+        raise UserError(what, where=str(folder), do=f"name the folder of one, such as {folder / names[0]}")
     return [(task, file) for task, (_, file) in found.items()]
 
 

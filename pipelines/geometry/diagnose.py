@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from mergeopt_core.geometry import cosines, gram
 from mergeopt_core.merging.matrices import is_selected
 from mergeopt_core.merging.trimming import trim
 from pipelines.checkpoints.checkpoint import OpenCheckpoint
+from pipelines.checkpoints.headers import Mismatch
 from pipelines.merge.recipe import Recipe
 from pipelines.merge.stream import Merge
 from pipelines.progress import SILENT, Progress
@@ -24,6 +25,10 @@ LEADING = 16
 """Directions of a matrix that are looked at."""
 LARGEST = 0.2
 """Share of an expert's largest entries in a tensor whose signs are compared."""
+CONFLICT = 0.55
+"""Of them, the share that differs in sign beyond which it is worth a word: half differ by chance."""
+FEW = 3
+"""More pairs than these that show the same are one finding."""
 
 
 @dataclass
@@ -105,12 +110,21 @@ def diagnose(
     paths = tuple(expert.path for expert in experts.values())
     merge = Merge(Recipe(base.path, paths, "task_arithmetic", **match), base, list(experts.values()), list(experts))
     if problems := merge.problems():
-        return [Finding("against", f"{p.who} {p.tensor}".strip(), p.what, p.do) for p in problems], {}
+        return [*_of_problems(problems)], {}
     notes = [Finding("note", "checkpoints", note) for note in merge.layout.notes]
     numbers = (measured := _measure(merge, list(experts), progress)).numbers()
     found = [*_of_experts(measured, numbers), *_of_pairs(numbers), *notes]
     order = ("against", "for", "note")
     return sorted(found, key=lambda finding: order.index(finding.state)), numbers
+
+
+def _of_problems(problems: Sequence[Mismatch]) -> Iterator[Finding]:
+    """What keeps models from being merged; tensors of which the same is wrong are one finding."""
+    alike = itertools.groupby(sorted(problems, key=lambda p: bool(p.tensor)), lambda p: (p.who, p.what, p.do))
+    for (who, what, do), found in alike:
+        names = [problem.tensor for problem in found]
+        about = f"{names[0]} {what}" if names[0] else what
+        yield Finding("against", who, about + (f" (and {len(names) - 1} more tensors)" if names[1:] else ""), do)
 
 
 def _measure(merge: Merge, names: list[str], progress: Progress) -> Diagnosis:
@@ -201,25 +215,50 @@ def _of_experts(measured: Diagnosis, numbers: dict[str, Any]) -> Iterator[Findin
 
 
 def _of_pairs(numbers: dict[str, Any]) -> Iterator[Finding]:
-    """What every two experts show."""
+    """What every two experts show; of many pairs that show the same, the one that shows it most."""
+    alike: dict[str, list[tuple[float, Finding]]] = {}
+    for kind, size, finding in _of_each_pair(numbers):
+        alike.setdefault(kind, []).append((size, finding))
+    for found in alike.values():
+        if len(found) <= FEW:
+            yield from (finding for _, finding in found)
+        else:
+            _, most = max(found, key=lambda pair: pair[0])
+            subject = f"{len(found)} of {len(numbers['pairs'])} pairs, most {most.subject}"
+            yield replace(most, subject=subject)
+
+
+def _of_each_pair(numbers: dict[str, Any]) -> Iterator[tuple[str, float, Finding]]:
+    """What speaks for and against merging two experts: of what kind it is, and how far it goes."""
     for pair in numbers["pairs"]:
         subject, cosine = " and ".join(pair["experts"]), pair["cosine"]
         if cosine is None:  # one of them is the base itself
             continue
         if cosine > 0.95:
             what = f"are nearly one model (cosine {cosine:.2f}): a sum counts it twice"
-            yield Finding("against", subject, what, "leave one out, or average: method.normalize=true, or svc")
+            yield (
+                "one",
+                cosine,
+                Finding("against", subject, what, "leave one out, or average: method.normalize=true, or svc"),
+            )
         elif cosine < -0.05:
             what = f"point against each other (cosine {cosine:.2f})"
-            yield Finding("against", subject, what, "expect losses on both; try ties, or leave one out")
+            yield (
+                "against",
+                -cosine,
+                Finding("against", subject, what, "expect losses on both; try ties, or leave one out"),
+            )
         elif cosine < 0.2:
-            yield Finding("for", subject, f"are nearly orthogonal (cosine {cosine:.2f}): a sum keeps most of both")
+            what = f"are nearly orthogonal (cosine {cosine:.2f}): a sum keeps most of both"
+            yield "orthogonal", abs(cosine), Finding("for", subject, what)
         else:
-            yield Finding("note", subject, f"share part of their change (cosine {cosine:.2f}): a smaller λ suits a sum")
-        if pair["sign_conflict"] > 0.5:
+            what = f"share part of their change (cosine {cosine:.2f}): a smaller λ suits a sum"
+            yield "shared", cosine, Finding("note", subject, what)
+        if pair["sign_conflict"] > CONFLICT:
             what = f"{pair['sign_conflict']:.0%} of the entries that are among the largest of both differ in sign"
-            yield Finding("against", subject, what, "choose a method that elects signs: ties, della")
+            do = "choose a method that elects signs: ties, della"
+            yield "signs", pair["sign_conflict"], Finding("against", subject, what, do)
         overlap = pair["subspace_overlap"]
         if overlap is not None and overlap > 0.3 and cosine <= 0.95:
             what = f"each changes much along the other's leading directions ({overlap:.0%} beyond chance)"
-            yield Finding("note", subject, what, "svc and iso_c count shared directions once")
+            yield "directions", overlap, Finding("note", subject, what, "svc and iso_c count shared directions once")

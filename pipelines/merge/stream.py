@@ -134,12 +134,12 @@ class Merge:
                 what = f"needs {needed} statistics of every expert"
                 found.append(Mismatch("", method, what, "collect them first: mergebench statistics"))
         except ValueError as error:
-            found.append(Mismatch("", method, str(error), f"see: mergebench methods {method}"))
+            found.append(Mismatch("", method, f"cannot be used: {error}", f"see: mergebench methods {method}"))
         return found + self.layout.problems
 
     def check(self) -> None:
         """Raise ``UserError`` with the problems, if there are any."""
-        raise_all([UserError(p.what, where=f"{p.who} {p.tensor}".strip(), do=p.do) for p in self.problems()])
+        raise_all([UserError(f"{p.subject} {p.what}", do=p.do) for p in self.problems()])
 
     def tensors(
         self, device: str | torch.device = "cpu", names: Sequence[str] | None = None

@@ -52,6 +52,7 @@ def render(report: Report, kept: Path | None = None) -> dict[str, str]:
     drawn = any(name.endswith(".vl.json") for name in report.paths)
     scripts = [*([_vega(kept)] if drawn else []), (HERE / "report.js").read_text(encoding="utf-8")]
     values = {"report": report, "settings": settings_lines(report), "counts": _counts(report)}
+    values |= {"sure": f"{report.statistics.confidence:.0%}"}
     values |= {"scripts": scripts, "policy": _policy(scripts), "trials": _trials(report)}
     values |= {"style": STYLE.read_text(encoding="utf-8")}
     constants = {"unknown": words.UNKNOWN, "overall": OVERALL}
@@ -139,7 +140,7 @@ def _side(row: Any, heading: str) -> str:
 
 def _small(text: Any) -> str:
     """Text of a cell, escaped; an interval in brackets is set smaller."""
-    return re.sub(r"(\[[^\]]*\])", r"<small>\1</small>", escape(printable(str(text))))
+    return re.sub(r"(\[[−+]?\d[^\]]*\])", r"<small>\1</small>", escape(printable(str(text))))
 
 
 def _inline(path: Path, section: str, alt: str) -> str:

@@ -69,7 +69,8 @@ def _winner(cell: Cell, count: int, several: bool) -> str:
     row = cell.row
     best = "the best of its own experts" if row.merges == 1 else "the best of each merge's own experts"
     name = f"{_name(cell)} of {row.panel}" if several else _name(cell)
-    rank = f", the highest of {count} {'pool, ' * several}method-and-size means" if count > 1 else ""
+    by = f"{'pool, method' if several else 'method'} and number of experts"
+    rank = f", the highest mean of {count} combinations of {by}" if count > 1 else ""
     sentence = f"{name} scores {words.score(row.score)}{rank}. "
     sentence += f"It {_against(row.to_base, 'the base')} and {_against(row.to_best, best)}."
     if row.constructive is not None:

@@ -98,7 +98,9 @@ def grouped(rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[
         own = [line for line in found if line["method"] == method]
         common = set.intersection(*(set(line["parameters"].split()) for line in own))
         for line in own:
-            line["parameters"] = " ".join(part for part in line["parameters"].split() if part not in common)
+            line["parameters"] = " ".join(part for part in line["parameters"].split() if part not in common) or None
+    if not any(line["parameters"] for line in found):
+        found = [{name: value for name, value in line.items() if name != "parameters"} for line in found]
     return apart(found, ("kind", "method", "of", "pool", "training"), ("models", "mean"))
 
 

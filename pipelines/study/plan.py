@@ -185,7 +185,7 @@ def _merge_faults(planned: list[Planned], access: Access) -> Faults:
         if key not in checked:
             try:
                 found = open_merge(recipe, trial.base, trial.experts, trial.information, headers).problems()
-                where = [f"{p.pool}: {problem.who} {problem.tensor}".strip() for problem in found]
+                where = [f"{p.pool}: {problem.subject}" for problem in found]
                 checked[key] = [UserError(q.what, where=w, do=q.do) for q, w in zip(found, where)]
             except UserError as error:
                 checked[key] = [UserError(error.what, where=error.where or p.pool, do=error.do)]

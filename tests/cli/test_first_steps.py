@@ -126,6 +126,11 @@ def test_compare_takes_what_results_wrote(call, swept):  # noqa: F811
 @pytest.mark.parametrize(
     ("args", "words"),
     [
+        (("show",), ["'KEY'", "mergebench show --help"]),
+        (("shwo", "ab"), ["shwo", "show"]),
+        (("ls", "--jsn"), ["--jsn", "--json"]),
+        (("gc", "--older-than", "never"), ["--older-than", "valid number"]),
+        (("results", "--samples"), ["--samples", "requires an argument"]),
         (("compare",), ["two results"]),
         (("compare", "a"), ["two results"]),
         (("compare", "a", "b"), ["no per-document scores", "a", "lm_eval --log_samples"]),

@@ -157,7 +157,10 @@ def test_lm_eval_itself_beside_our_own_result(tmp_path, store, tiny_pool):
     ("make", "words"),
     [
         (lambda folder: None, "no per-document scores"),
-        (lambda folder: write_samples(folder / "x", "one", [1]) or write_samples(folder / "y", "one", [1]), "several"),
+        (
+            lambda folder: write_samples(folder / "x", "one", [1]) or write_samples(folder / "y", "one", [1]),
+            "results of 2 models, such as x and y",
+        ),
         (lambda folder: (folder / f"samples_one_{DATE}.jsonl").write_text('{"doc_id": 1}'), "cannot be read"),
         (lambda folder: (folder / f"samples_one_{DATE}.jsonl").write_text("[1, 2"), "cannot be read"),
         (lambda folder: (folder / f"details_one_{DATE}.parquet").write_text("no parquet"), "cannot be read"),

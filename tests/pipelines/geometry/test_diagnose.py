@@ -88,5 +88,16 @@ def test_what_cannot_be_merged_is_told_from_headers(tmp_path):
     assert numbers == {}
     assert findings
     assert all(finding.state == "against" for finding in findings)
+    assert len({(f.subject, f.what.partition(" ")[2], f.do) for f in findings}) == len(findings)  # tensors stand together
     with pytest.raises(UserError, match="nothing to diagnose"):
         told(base, {})
+
+
+def test_many_pairs_that_show_the_same_are_one_finding(tmp_path):
+    base, experts = save_models(tmp_path, 4)
+    findings, numbers = told(base, experts)
+    found = [f for f in findings if "orthogonal" in f.what]
+    most = max(numbers["pairs"], key=lambda pair: abs(pair["cosine"]))
+    assert [f.subject for f in found] == [f"6 of 6 pairs, most {' and '.join(most['experts'])}"]
+    assert f"(cosine {most['cosine']:.2f})" in found[0].what
+    assert not any("differ in sign" in f.what for f in findings)  # half of the signs differ by chance

@@ -84,7 +84,7 @@ def test_the_best_training_and_the_best_merging_are_named_over_all_pools(tmp_pat
     best, _, training, merging = report.verdicts[:4]
     assert best.startswith("ties over")
     assert "of sam scores" in best
-    assert "highest of 12 pool, method-and-size means" in best
+    assert "highest mean of 12 combinations of pool, method and number of experts" in best
     assert training.startswith("Training: sam is highest")
     assert "over the 14 merges that every pool has" in training
     assert "beyond noise, as over every other (Holm-corrected over 3 pairs)" in training
