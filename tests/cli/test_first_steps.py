@@ -7,12 +7,14 @@ from pathlib import Path
 
 import mergebench
 import pytest
-from test_first_commands import OWN, SKILL, call, world  # noqa: F401
+from test_first_commands import OWN, SKILL, call, close, weights, world  # noqa: F401
 
 from cli import terminal
 from cli.app import main
 from cli.completion import complete_override
 
+MERGED = ("base.path=base", "experts=[a,b]")
+TRAINED = ("base.path=base", "task.path=mine.jsonl", "training.steps=1")
 KINDS = {"results": 5, "merges": 1}
 """Entries of the study that the fixture runs: the base, three experts and their merge, which is kept."""
 
@@ -126,6 +128,24 @@ def test_compare_takes_what_results_wrote(call, swept):  # noqa: F811
 @pytest.mark.parametrize(
     ("args", "words"),
     [
+        (("extract", "base.path=base", "model=a", "out=x"), ["out_adapter=16"]),
+        (("extract", "base.path=base", "out_adapter=4", "out=x"), ["model=DIR"]),
+        (("extract", "base.path=base", "model=a", "out_adapter=0", "out=x"), ["rank of 1 or more"]),
+        (("extract", "base.path=base", "model=nowhere", "out_adapter=4", "out=x"), ["nowhere"]),
+        (("merge", *MERGED, "out_adapter=eight", "out=x"), ["out_adapter=eight", "whole number"]),
+        (("diagnose", "base.path=base"), ["'experts=[A,B]'"]),
+        (("diagnose", "base", "a"), ["'base'", "key=value"]),
+        (("diagnose", *MERGED, "method=ties"), ["method=ties"]),
+        (("diagnose", "base.path=base", "experts=[mine.jsonl]"), ["mine.jsonl is a file"]),
+        (("calibrate",), ["+experiment=quickstart"]),
+        (("calibrate", "+experiment=quickstrat"), ["quickstart"]),
+        (("search", *MERGED, "method=ties", *SKILL, "search.trials=0"), ["search.trials"]),
+        (("finetune", *TRAINED, "finetuning=mergopt", "finetuning.offsets=expert"), ["noise or pool or experts"]),
+        (("finetune", *TRAINED, "finetuning=mergopt", "finetuning.offsets=experts"), ["finetuning.experts=[A,B]"]),
+        (("finetune", *TRAINED, "finetuning.offsets=pool"), ["finetuning.offsets"]),
+        (("finetune", "base=tiny_clip", "+task.images={skill: digit}", "training.steps=1"), ["digit", "digits"]),
+        (("evaluate", "base=tiny_clip", "suite=picturs"), ["pictures"]),
+        (("evaluate", "model=a", "suite=pictures"), ["pictures"]),
         (("show",), ["'KEY'", "mergebench show --help"]),
         (("shwo", "ab"), ["shwo", "show"]),
         (("ls", "--jsn"), ["--jsn", "--json"]),
@@ -174,6 +194,15 @@ def test_a_mistake_is_one_line_and_exit_code_2(call, args, words):  # noqa: F811
     for word in words:
         assert word in err
     assert {path.name for path in Path().iterdir()} <= before | {"outputs"}
+
+
+def test_a_model_becomes_an_adapter_that_gives_it_back(call):  # noqa: F811
+    code, out, err = call("diagnose", *MERGED)
+    assert (code, "nearly orthogonal" in out) == (0, True), err
+    assert call("extract", "base.path=base", "model=a", "out_adapter=16", "out=adapter")[0] == 0
+    assert call("merge", "base.path=base", "experts=[adapter,b]", "out=of-adapter")[0] == 0
+    assert call("merge", *MERGED, "out=of-models")[0] == 0
+    assert close(weights("of-adapter"), weights("of-models"))
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,9 @@ def test_what_cannot_be_merged_is_told_from_headers(tmp_path):
     assert numbers == {}
     assert findings
     assert all(finding.state == "against" for finding in findings)
-    assert len({(f.subject, f.what.partition(" ")[2], f.do) for f in findings}) == len(findings)  # tensors stand together
+    assert len({(f.subject, f.what.partition(" ")[2], f.do) for f in findings}) == len(
+        findings
+    )  # tensors stand together
     with pytest.raises(UserError, match="nothing to diagnose"):
         told(base, {})
 
