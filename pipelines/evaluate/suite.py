@@ -142,7 +142,7 @@ def check_suite(suite: Suite, datasets: str | None = None, online: bool = True) 
 
 
 def _check_settings(suite: Suite) -> list[str]:
-    problems = [] if suite.tasks else ["the suite has no tasks"]
+    problems = [] if suite.tasks else ["the suite has no tasks (+suite.tasks.NAME.metric=acc adds one)"]
     if problem := attack_problem(suite.attack):
         problems.append(problem)
     if suite.dtype not in DTYPES:

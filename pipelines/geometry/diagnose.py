@@ -120,9 +120,10 @@ def diagnose(
 
 def _of_problems(problems: Sequence[Mismatch]) -> Iterator[Finding]:
     """What keeps models from being merged; tensors of which the same is wrong are one finding."""
-    alike = itertools.groupby(sorted(problems, key=lambda p: bool(p.tensor)), lambda p: (p.who, p.what, p.do))
-    for (who, what, do), found in alike:
-        names = [problem.tensor for problem in found]
+    alike: dict[tuple[str, str, str], list[str]] = {}
+    for problem in sorted(problems, key=lambda p: bool(p.tensor)):
+        alike.setdefault((problem.who, problem.what, problem.do), []).append(problem.tensor)
+    for (who, what, do), names in alike.items():
         about = f"{names[0]} {what}" if names[0] else what
         yield Finding("against", who, about + (f" (and {len(names) - 1} more tensors)" if names[1:] else ""), do)
 

@@ -120,7 +120,8 @@ def settings_lines(report: Report) -> list[str]:
     """What all pools share of base, training, seeds, evaluation and machine, then what each has of its own."""
     recorded = [{"pool": pool, **columns} for pool, columns in report.settings.items() if columns]
     lines, same = apart(recorded, ["pool", "training"]) if recorded else ([], {})
-    own = [f"{line['pool']}: {said({k: v for k, v in line.items() if k != 'pool'})}" for line in lines]
+    told = [(line["pool"], said({k: v for k, v in line.items() if k != "pool"})) for line in lines]
+    own = [f"{pool}: {text}" for pool, text in told if text]
     return [f"{'Every pool' if len(lines) > 1 else 'All'}: {said(same)}", *own] if recorded else ["Not recorded."]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from importlib.resources import files
@@ -191,17 +192,22 @@ def _entry(folder: Path) -> dict[str, Any]:
 def _length(about: Mapping[str, Any]) -> str:
     """Epochs where these were asked for, else steps (as taken, where an older entry does not say what was asked)."""
     if "epochs" not in about:
-        return f"{about['summary']['steps']} steps"
+        return _count(about["summary"]["steps"], "step")
     training, epochs = about["training"], about["epochs"]
     if epochs is None and training["steps"]:
-        return f"{training['steps']} steps"
+        return _count(training["steps"], "step")
     passes = training["epochs"] if epochs is None else epochs
-    return f"{passes:g} {'epoch' if passes == 1 else 'epochs'}"
+    return _count(passes, "epoch")
+
+
+def _count(number: float, noun: str) -> str:
+    return f"{number if number % 1 else int(number)} {noun}{'s' * (number != 1)}"
 
 
 def _changed(start: str, values: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
     """A name, and the values that are not the defaults."""
-    return " ".join([start, *(f"{k}={str(v).replace(' ', '')}" for k, v in values.items() if v != defaults.get(k))])
+    changed = {k: re.sub(r"[ ']", "", str(v)) for k, v in values.items() if v != defaults.get(k)}
+    return " ".join([start, *(f"{name}={value}" for name, value in changed.items())])
 
 
 def _sample(task: Mapping[str, Any], settings: Mapping[str, Any]) -> str:

@@ -145,7 +145,7 @@ def test_compare_takes_what_results_wrote(call, swept):  # noqa: F811
         (("finetune", *TRAINED, "finetuning.offsets=pool"), ["finetuning.offsets"]),
         (("finetune", "base=tiny_clip", "+task.images={skill: digit}", "training.steps=1"), ["digit", "digits"]),
         (("evaluate", "base=tiny_clip", "suite=picturs"), ["pictures"]),
-        (("evaluate", "model=a", "suite=pictures"), ["pictures"]),
+        (("finetune", "base.path=base", "+task.images={skill: digits}", "training.steps=1"), ["the base reads text"]),
         (("show",), ["'KEY'", "mergebench show --help"]),
         (("shwo", "ab"), ["shwo", "show"]),
         (("ls", "--jsn"), ["--jsn", "--json"]),

@@ -201,4 +201,4 @@ class TestProblems:
         swapped = [WORDS[0], WORDS[2], WORDS[1], *WORDS[3:]]
         word_tokenizer(swapped).save_pretrained(folder)
         (problem,) = merge_of(pool[0], [folder], "linear").problems()
-        assert "its tokenizer gives 'w1' id 1, the base's 2 (and 1 more)" in problem.what or "'w0'" in problem.what
+        assert "gives 'w1' id 1, the base's 2 (and 1 more)" in problem.what or "'w0'" in problem.what

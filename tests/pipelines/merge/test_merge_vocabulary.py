@@ -123,7 +123,7 @@ def test_the_same_words_at_other_ids_are_a_problem_though_shapes_agree(pool, tmp
     swapped = grown(base, [WORDS[0], WORDS[2], WORDS[1], *WORDS[3:]], tmp_path / "swapped", 5)
     (problem,) = merge_of(base, [swapped], "linear").problems()
     assert problem.who == "swapped"
-    assert problem.what == "its tokenizer gives 'w1' id 1, the base's 2 (and 1 more)"
+    assert problem.what == "has a tokenizer that gives 'w1' id 1, the base's 2 (and 1 more)"
     merged = dict(merge_of(base, [swapped], "linear", vocab="base").tensors())["lm_head.weight"]
     expected = weights(swapped)["lm_head.weight"][[0, 2, 1, *range(3, 40)]]
     torch.testing.assert_close(merged, expected)
@@ -165,7 +165,7 @@ def test_a_base_without_a_tokenizer_is_told(unlike, tmp_path, vocab):
     bare = tmp_path / "bare"
     shutil.copytree(base, bare, ignore=shutil.ignore_patterns("tokenizer*"))
     (problem,) = merge_of(bare, experts, "linear", vocab=vocab).problems()
-    assert f"bare: has no tokenizer, by which vocab={vocab} aligns rows" in str(problem)
+    assert f"bare has no tokenizer, by which vocab={vocab} aligns rows" in str(problem)
     merged = merge_of(bare, [experts[2], experts[2]], "linear")
     assert merged.problems() == []
     assert_same(dict(merged.tensors()), weights(experts[2]))
