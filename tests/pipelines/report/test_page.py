@@ -114,6 +114,7 @@ def test_scores_by_task_are_those_of_the_file(browser, file, report):
 
 def test_tables_sort_and_filter(browser, file):
     with opened(browser, file) as page:
+        draw_all(page)  # what is drawn later moves what is clicked
         page.locator(".trials summary").click()
         column = page.locator("#trials thead th").all_inner_texts().index("score") + 1
         button = page.locator(f"#trials th:nth-child({column}) button")
