@@ -237,18 +237,12 @@ def _of_each_pair(numbers: dict[str, Any]) -> Iterator[tuple[str, float, Finding
             continue
         if cosine > 0.95:
             what = f"are nearly one model (cosine {cosine:.2f}): a sum counts it twice"
-            yield (
-                "one",
-                cosine,
-                Finding("against", subject, what, "leave one out, or average: method.normalize=true, or svc"),
-            )
+            do = "leave one out, or average: method.normalize=true, or svc"
+            yield "one", cosine, Finding("against", subject, what, do)
         elif cosine < -0.05:
             what = f"point against each other (cosine {cosine:.2f})"
-            yield (
-                "against",
-                -cosine,
-                Finding("against", subject, what, "expect losses on both; try ties, or leave one out"),
-            )
+            do = "expect losses on both; try ties, or leave one out"
+            yield "against", -cosine, Finding("against", subject, what, do)
         elif cosine < 0.2:
             what = f"are nearly orthogonal (cosine {cosine:.2f}): a sum keeps most of both"
             yield "orthogonal", abs(cosine), Finding("for", subject, what)
