@@ -120,8 +120,8 @@ def test_what_is_no_expert_of_the_base_is_told_in_one_line(tmp_path):
     tensors["model.norm.weight"][0] = float("nan")
     save_file(tensors, broken / "base" / FILE, {"format": "pt"})
     for folder, message in (
-        (other, r"is \[.*32\], the base's is \[.*16\] \(base "),
-        (lacking / "base", r"is missing \(base model\.norm\.weight\)"),
+        (other, r"base \S+ is \[.*32\], the base's is \[.*16\]: "),
+        (lacking / "base", r"base model\.norm\.weight is missing: "),
         (broken / "base", r"model\.norm\.weight: two holds values that are not finite"),
     ):
         with pytest.raises(UserError, match=message) as caught:
