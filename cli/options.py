@@ -171,6 +171,7 @@ IDLE: tuple[tuple[str, Callable[[Config], object], str], ...] = (
         (f"search.{name}", lambda c: c.search.sampler != "adamerging", "only search=adamerging has it")
         for name in ("steps", "lr", "documents", "blocks")
     ),
+    ("search.estimate_from", lambda c: c.search.sampler == "adamerging", "search=adamerging scores one configuration"),
     *(
         (f"search.{name}", lambda c: c.search.sampler in ("grid", "random"), "only search=tpe and search=cmaes have it")
         for name in ("startup", "batch")

@@ -251,6 +251,8 @@ def search_parts(found: SearchResult, top: int) -> Iterator[Any]:
         yield _search_table(found, shown)
     if found.label:
         yield f"[bold red]{found.label}[/]"
+    if found.estimates:
+        yield found.estimates
     yield from _search_verdict(found)
     for key, reason in found.failed.items():
         yield f"[red]{key[:10]} has no score[/]: {escape(reason)}"
@@ -290,7 +292,7 @@ def _search_table(found: SearchResult, shown: list[Candidate]) -> Table:
         values = [_value(candidate.values[name]) for name in names]
         if not columns:
             values = [", ".join(f"{name} {value}" for name, value in zip(names, values))]
-        tuned = _short(candidate.validation, 4) or f"{candidate.score:.4f}"
+        tuned = _short(candidate.validation, 4) or f"{'' if candidate.whole else '≈ '}{candidate.score:.4f}"
         made.add_row(" ".join(marks) or str(place + 1), *values, tuned, _short(candidate.test, 4))
     made.caption = f"score ± half its {found.confidence:.0%} bootstrap interval over documents"
     return made

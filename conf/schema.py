@@ -539,6 +539,9 @@ class Search:
     space: Dict[str, Any] = field(default_factory=dict)
     """What is searched, by parameter: {low, high}, with log: true, step: s or beta: [a, b]; or {choices: […]}; with
     per_expert: true each expert has a value of its own. Empty: the usual ranges of the method's main parameters."""
+    estimate_from: Optional[int] = None
+    """Documents of each task that a configuration is scored on; its score on all is estimated (item response theory, of
+    what base and experts answered), and the `top` best are then scored on all. Null: all."""
     points: int = 5
     """Grid: values of a range that names no step."""
     startup: int = 10

@@ -37,7 +37,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "budget": (1e-6, 1e6), "scale.lr": (1e-12, 1e12), "scale.batch_size": (1e-6, 1e6), "scale.offset": (1e-12, 1e12),
     "collect.examples": (1, 10**9), "base.hidden": (1, 65_536), "base.layers": (1, 1000), "base.steps": (0, 10**9),
     "search.trials": (1, 1_000_000), "search.points": (1, 10_000), "search.startup": (1, 1_000_000),
-    "search.batch": (1, 10_000), "search.top": (1, 10_000),
+    "search.batch": (1, 10_000), "search.estimate_from": (2, 10**9), "search.top": (1, 10_000),
     "search.steps": (1, 10**6), "search.lr": (0, 1e3), "search.documents": (1, 10**6),
     "gen_kwargs.max_gen_toks": (1, 10**8), "gen_kwargs.max_new_tokens": (1, 10**8), "gen_kwargs.max_tokens": (1, 10**8),
     "gen_kwargs.max_completion_tokens": (1, 10**8), "gen_kwargs.temperature": (0, 1e6), "gen_kwargs.top_p": (1e-9, 1),

@@ -39,6 +39,10 @@ class Candidate:
     """Its scores in every objective, on the tuned split."""
     reported: Sequence[float] | None = None
     """The same on the reported split, of those on the front of several objectives and the default."""
+    whole: bool = True
+    """Scored on all documents; otherwise ``score`` is the estimate."""
+    estimate: tuple[float, float] | None = None
+    """Its score on all documents as it was estimated from a few, and the standard error; None where it was not."""
     validation: Interval | None = None
     test: Interval | None = None
 
@@ -53,6 +57,8 @@ class Candidate:
             "key": self.tuning.key,
             "scores": list(self.scores),
             "reported": self.reported and list(self.reported),
+            "whole": self.whole,
+            "estimate": self.estimate and list(self.estimate),
             "validation": _plain(self.validation),
             "test": _plain(self.test),
         }
@@ -76,7 +82,8 @@ class SearchResult:
     """Why configurations have no score, by key."""
     confidence: float
     candidates: list[Candidate]
-    """All that were scored, the best on the tuned split first; the default before its equals, then the earlier."""
+    """All that were scored, the best on the tuned split first (those that were only estimated after the others); the
+    default before its equals, then the earlier."""
     folder: Path
     interrupted: bool = False
     difference: Interval | None = None
@@ -84,7 +91,7 @@ class SearchResult:
 
     def __post_init__(self) -> None:
         sign = self.objectives[0].sign
-        order = sorted(self.candidates, key=lambda c: (-sign * c.score, not c.default, c.number))
+        order = sorted(self.candidates, key=lambda c: (not c.whole, -sign * c.score, not c.default, c.number))
         self.candidates = list({c.tuning.key: c for c in reversed(order)}.values())[::-1]
 
     @property
@@ -114,6 +121,15 @@ class SearchResult:
         tasks = ", ".join(self.tuned_on_reported_split)
         return f"tuned on the split that is reported ({tasks}): the scores are no estimate" if tasks else ""
 
+    @property
+    def estimates(self) -> str:
+        """How far estimates were from the scores on all documents, of those that have both."""
+        both = [(c.score - c.estimate[0], c.estimate[1]) for c in self.candidates if c.whole and c.estimate]
+        if not both:
+            return ""
+        off, stated = (math.sqrt(sum(x * x for x in part) / len(both)) for part in zip(*both))
+        return f"estimates of the {len(both)} best were off by {off:.4f} (r.m.s.; {stated:.4f} were stated)"
+
     def top(self, count: int) -> list[Candidate]:
         """The best candidates, and the default."""
         return [c for place, c in enumerate(self.candidates) if place < count or c.default]
@@ -125,6 +141,7 @@ class SearchResult:
             **vars(self),
             **{name: candidate and candidate.to_dict() for name, candidate in ends.items()},
             "label": self.label,
+            "estimates": self.estimates,
             "objectives": [objective.name for objective in self.objectives],
             "front": [candidate.to_dict() for candidate in self.front] if len(self.objectives) > 1 else [],
             "difference": _plain(self.difference),

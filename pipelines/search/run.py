@@ -17,6 +17,7 @@ from mergeopt_core.merging.mergekit_api import describe
 from pipelines.evaluate import check_suite, suite_fingerprint
 from pipelines.progress import SILENT, Progress, Step
 from pipelines.search.entropy import descend
+from pipelines.search.estimate import Estimator
 from pipelines.search.experts import category_experts, chosen_experts
 from pipelines.search.objectives import make_objectives
 from pipelines.search.result import Candidate, SearchResult, bootstrap, draw_front
@@ -93,7 +94,7 @@ class _Search:
         self.store = self.access.store
         self.default = self._open()
         settings = {name: getattr(self.search, name) for name in ("sampler", "points", "startup", "batch", "seed")}
-        settings |= {"objectives": self.search.objectives} if self.search.objectives else {}
+        settings |= {n: value for n in ("objectives", "estimate_from") if (value := getattr(self.search, n))}
         settings |= {name: getattr(self.search, name) for name in DESCENT} if self.descends else {}
         space = [dataclasses.asdict(dimension) for dimension in self.dimensions]
         self.key = content_key({"default": self.default.key, "space": space, "search": settings})
@@ -102,6 +103,7 @@ class _Search:
         """All trials that the search refers to."""
         self.failed: dict[str, str] = {}
         self.interrupted = False
+        self.estimator: Estimator | None = None
 
     def _open(self) -> Trial:
         """Open what is merged, made first where it is missing; the default's trial, its merge checked by headers."""
@@ -123,7 +125,7 @@ class _Search:
 
     def of_category_experts(self, workers: Workers) -> _Search:
         """The search over those experts alone that are best at tasks which tell them apart (SoCE)."""
-        threshold, trials = self.search.category_experts, self._singles()
+        threshold, trials = self.search.category_experts, self._alone()[1:]
         assert threshold is not None
         workers.run([t for t in trials if not self.store.has("results", t.key, complete=True)], lambda *_: None)
         scores = {}
@@ -139,13 +141,22 @@ class _Search:
         narrow.trials += trials
         return narrow
 
-    def _singles(self) -> list[Trial]:
-        """The trial of every expert alone."""
+    def _alone(self) -> list[Trial]:
+        """The trials of the base and of every expert alone on the tuned split."""
         fingerprint = suite_fingerprint(self.tuned, self.config.datasets)
-        return [
-            Trial("expert", self.base, (source,), self.tuned, fingerprint, names=(name,))
-            for name, source in zip(self.names, self.experts)
-        ]
+        base = Trial("base", self.base, (), self.tuned, fingerprint)
+        pairs = zip(self.names, self.experts)
+        return [base, *(Trial("expert", self.base, (e,), self.tuned, fingerprint, names=(name,)) for name, e in pairs)]
+
+    def _estimate(self, count: int) -> None:
+        """From now on score configurations on a few documents, chosen by what base and experts answer to all."""
+        known = self._alone()
+        self._score(known)
+        if self.interrupted:
+            return
+        if failed := [self.failed[trial.key] for trial in known if trial.key in self.failed]:
+            raise UserError(f"base and experts could not all be scored: {failed[0]}", where="search.estimate_from")
+        self.estimator = Estimator(self.tuned, known, self.store, count, self.search.seed)
 
     def _trial(self, method: Mapping[str, Any], suite: Suite) -> Trial:
         """The trial of one configuration of the method on one of the two suites."""
@@ -164,7 +175,10 @@ class _Search:
                 self._score([self.default])
                 if reason := self.failed.get(self.default.key):
                     raise UserError(f"the default configuration could not be scored: {reason}", where="method")
-                self._propose(study, step)
+                if self.search.estimate_from is not None and not self.descends:
+                    self._estimate(self.search.estimate_from)
+                if not self.interrupted:
+                    self._propose(study, step)
             result = self._result(study)
             if not self.interrupted:
                 self._report(result)
@@ -192,7 +206,7 @@ class _Search:
         worker, given = Worker(self.access, self.config.executor, self.progress), self.parameters["weight"]
         start = given if isinstance(given, list) else [given] * len(self.names)
         state = self.folder / "descent.json"
-        found = descend(worker, self.default, self._singles(), start, self.search, state, self.progress)
+        found = descend(worker, self.default, self._alone()[1:], start, self.search, state, self.progress)
         trial = self._trial({**self.parameters, **found}, self.tuned)
         self._score([trial])
         if (scores := self._scores(trial)) is not None:
@@ -239,12 +253,15 @@ class _Search:
 
     def _scores(self, trial: Trial) -> list[float] | None:
         """What a trial comes to in every objective; None where one of them is not known."""
+        if self.estimator is not None and trial.suite is self.estimator.suite:
+            found = self.estimator.of(trial)
+            return found and [found[0]]
         scores = [objective.of(trial.key, self.store) for objective in self.objectives]
         return [score for score in scores if score is not None] if None not in scores else None
 
     def _proposed(self, proposal: Any) -> Trial:
         method = with_values(self.parameters, self.dimensions, proposal.params, len(self.experts))
-        return self._trial(method, self.tuned)
+        return self._trial(method, self.estimator.suite if self.estimator else self.tuned)
 
     def _result(self, study: Any) -> SearchResult:
         complete, candidates = _in_state(study, "COMPLETE"), list(self.found)
@@ -252,6 +269,7 @@ class _Search:
             values = {d.name: d.value(proposal.params[d.name]) for d in self.dimensions}
             trial = self._proposed(proposal)
             candidates.append(Candidate(values, False, trial, proposal.values[0], proposal.number, proposal.values))
+        self._score_whole(candidates)
         if (scores := self._scores(self.default)) is not None:
             configured = {d.name: _of(self.parameters[d.parameter], d.expert) for d in self.dimensions}
             configured |= _means(self.parameters, self.names) if self.descends else {}
@@ -272,6 +290,21 @@ class _Search:
             folder=self.folder,
         )
 
+    def _score_whole(self, candidates: list[Candidate]) -> None:
+        """Score the best of candidates that were estimated on all documents; the others stay estimated."""
+        if self.search.estimate_from is None or self.descends:
+            return
+        candidates[:] = {c.tuning.key: c for c in reversed(candidates)}.values()
+        for candidate in candidates:
+            candidate.whole = False
+            candidate.estimate = self.estimator.of(candidate.tuning) if self.estimator else None
+        finalists = sorted(candidates, key=lambda c: (-c.score, c.number))[: self.search.top if self.estimator else 0]
+        trials = self._on([c.tuning for c in finalists], self.tuned)
+        self._score(trials)
+        for candidate, trial in zip(finalists, trials):
+            if scores := self._scores(trial):
+                candidate.tuning, candidate.score, candidate.scores, candidate.whole = trial, scores[0], scores, True
+
     def _report(self, result: SearchResult) -> None:
         """Intervals on the tuned split; the best and the default, and no other, on the reported one.
 
@@ -283,11 +316,11 @@ class _Search:
         best, default = result.best, result.default
         assert best is not None
         assert default is not None
-        shown = [c for c in result.top(self.search.top) if self.store.has("results", c.tuning.key)]
+        shown = [c for c in result.top(self.search.top) if c.whole and self.store.has("results", c.tuning.key)]
         panel = bootstrap([c.tuning for c in shown], self.store, self.config.statistics)
         for candidate, score, draws in zip(shown, panel.scores, panel.replicates):
             candidate.validation = panel.interval(score, draws)
-        tests = self._tests([best, default])
+        tests = self._on([best.tuning, default.tuning], self.reported)
         self._score(tests)
         if any(mean_score(trial.key, self.store) is None for trial in tests):
             return
@@ -297,14 +330,14 @@ class _Search:
         differing = panel.differing([0], [1]) if panel.samples.documents else None
         result.difference = panel.interval(scores[0] - scores[1], draws[0] - draws[1], differing)
 
-    def _tests(self, candidates: Sequence[Candidate]) -> list[Trial]:
-        """The candidates' trials on the reported split."""
-        recipes = [candidate.tuning.merge for candidate in candidates if candidate.tuning.merge]
-        return [self._trial({"method": recipe.method, **recipe.parameters}, self.reported) for recipe in recipes]
+    def _on(self, trials: Sequence[Trial], suite: Suite) -> list[Trial]:
+        """The same merges on another suite."""
+        recipes = [trial.merge for trial in trials if trial.merge]
+        return [self._trial({"method": recipe.method, **recipe.parameters}, suite) for recipe in recipes]
 
     def _report_front(self, result: SearchResult) -> None:
         shown = [*result.front, *(c for c in result.candidates if c.default and c not in result.front)]
-        tests = self._tests(shown)
+        tests = self._on([c.tuning for c in shown], self.reported)
         self._score(tests)
         for candidate, trial in zip(shown, tests):
             candidate.reported = self._scores(trial)
@@ -324,6 +357,7 @@ class _Search:
                 "number": "default" if c.default else c.number,
                 **c.values,
                 **dict(zip([o.name for o in self.objectives] if self.search.objectives else ["score"], c.scores)),
+                **(dict(zip(("estimate", "error"), c.estimate or (None, None))) if self.estimator else {}),
                 "key": c.tuning.key,
             }
             for c in result.candidates

@@ -200,6 +200,9 @@ def check_sampler(search: Search, dimensions: Sequence[Dimension]) -> int:
         what = f"no sampler is called {search.sampler!r}"
         raise UserError(what, where="search.sampler", do=nearest(search.sampler, SAMPLERS))
     check_values(search, "search")
+    if search.estimate_from is not None and search.objectives:
+        what = "what is estimated from a few documents is the mean over tasks"
+        raise UserError(what, where="search.estimate_from", do="leave it or search.objectives out")
     if search.sampler == "adamerging":
         return 1
     if search.sampler == "cmaes":
