@@ -16,7 +16,7 @@ UNSEEN = re.compile(
 
 
 SECRET = re.compile(
-    r"""\bhf_\w{16,}|\bsk-[\w-]{16,}|(?<=://)[^\s/@"']+@|(?i:\bbearer\s+)[\w.~+/=-]{8,}"""
+    r"""\bhf_[a-zA-Z0-9]{16,}|\bsk-[\w-]{32,}|(?<=://)[^\s/@"']+@|(?i:\bbearer\s+)[\w.~+/=-]{8,}"""
     r"""|(?<=[?&])\w*(?:token|key|secret|password|signature)=[^\s&#"']+"""
 )
 """Tokens of the hub and of model services, user and password in an address, and secrets in its query."""

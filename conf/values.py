@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from conf.errors import UNSEEN, UserError
+from conf.errors import UNSEEN, UserError, redacted
 
 MOST = (1 << 63) - 1
 SEED = (1 << 32) - 1
@@ -79,6 +79,9 @@ def _check_text(key: str, value: str) -> None:
     name = key.rpartition(".")[2]
     if name != "about" and len(value) > LONGEST:
         raise UserError(f"{key} has {len(value)} characters", where=key[:80], do=f"give at most {LONGEST}")
+    if redacted(value) != value:
+        what = f"{key} holds what looks like a token or a password, and a configuration is told to others"
+        raise UserError(what, where=value[:80], do="leave it out: services read theirs from the environment")
     unseen = UNSEEN.search(value.replace("\t", ""))
     if unseen or ("\n" in value and name not in TEXTS):
         raise UserError(f"{key} holds a control character", where=repr(value[:80]), do="write it without")

@@ -116,6 +116,11 @@ def spread(model: Any, memory: dict[int | str, int] | None = None) -> Any:
     return dispatch_model(model, places)
 
 
+def check_saves(model: Any, folder: Path | str) -> None:
+    """UserError for a model whose configuration transformers would not save."""
+    _sound("model configuration", folder, getattr(model.config, "validate", lambda: None))
+
+
 def quantised(model: Any, how: str) -> Any:
     """A live model's copy in 8bit or 4bit, as bitsandbytes quantises a checkpoint of its weights on loading."""
     from transformers import BitsAndBytesConfig

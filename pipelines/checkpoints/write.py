@@ -18,7 +18,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from conf.errors import UserError
+from conf.errors import UserError, redacted
 from pipelines.checkpoints.headers import CODES, TensorInfo, itemsize
 
 
@@ -130,8 +130,17 @@ LOCK = ".lock"
 
 RECIPE = "mergebench_recipe.json"
 """The file by which a folder is known as a merge made here."""
+TOLD = ("config.json", "README.md", "mergekit_config.yml")
+"""Files beside the weights that libraries write with what they have read elsewhere."""
 SLACK = 64 << 20
 """Bytes of room asked for beside the weights."""
+
+
+def redact_files(folder: Path) -> None:
+    """Take secrets out of the files that a library wrote of a model."""
+    for file in (folder / name for name in TOLD):
+        if file.is_file() and (clean := redacted(text := file.read_text(encoding="utf-8"))) != text:
+            file.write_text(clean, encoding="utf-8")
 
 
 @contextmanager

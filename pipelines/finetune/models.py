@@ -18,7 +18,8 @@ from conf.errors import UserError, nearest
 from conf.schema import Lora, Task, Training
 from mergeopt_core.finetuning.weights import Origin
 from pipelines.checkpoints.fingerprint import copy_tokenizer
-from pipelines.checkpoints.load import load_config, load_model, load_tokenizer
+from pipelines.checkpoints.load import check_saves, load_config, load_model, load_tokenizer
+from pipelines.checkpoints.write import redact_files
 from pipelines.finetune.tangent import linearise
 from pipelines.images.clip import copy_processor, whole_model
 
@@ -60,6 +61,7 @@ class Loaded:
             model = whole_model(model, self.folder, self.dtype)
         model.config.use_cache = self.cache
         model.save_pretrained(out)
+        redact_files(out)
         model.config.use_cache = False
         umask = os.umask(0)
         os.umask(umask)
@@ -78,6 +80,7 @@ def load(folder: Path, training: Training, method: str, device: str = "auto") ->
     half = training.precision == "bf16_masters"
     stored = load_config(folder).dtype
     model = load_model(folder, torch.bfloat16 if half else torch.float32)
+    check_saves(model, folder)
     tokenizer = load_tokenizer(folder)
     dtype = stored if isinstance(stored, torch.dtype) else torch.float32
     cache = bool(getattr(model.config, "use_cache", True))

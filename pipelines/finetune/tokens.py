@@ -38,6 +38,9 @@ def encode(rows: Sequence[Row], tokenizer: Any, task: Task, training: Training, 
     special = not (task.chat_template or task.messages)  # a chat template writes its own
     examples = []
     for i, (ids, start) in enumerate(_split_ids(texts, tokenizer, special)):
+        if not ids:
+            where = f"{task.name}, example {i + 1}"
+            raise UserError("the tokenizer makes no tokens of the text", where=where, do="choose another base")
         if ids[-1] != tokenizer.eos_token_id:
             ids = [*ids, tokenizer.eos_token_id]
         examples.append(_fit(ids, start, longest, training.truncate, f"{task.name}, example {i + 1}"))

@@ -12,14 +12,14 @@ from typing import Any
 
 import yaml
 
-from conf.errors import UserError, nearest
+from conf.errors import UserError, nearest, redacted
 from conf.files import read_yaml
 from mergeopt_core import merging
 from mergeopt_core.merging.info import check_values
 from mergeopt_core.merging.mergekit_api import run_config
 from pipelines.checkpoints.checkpoint import open_checkpoint
 from pipelines.checkpoints.folder import locate
-from pipelines.checkpoints.write import RECIPE, new_folder
+from pipelines.checkpoints.write import RECIPE, new_folder, redact_files
 from pipelines.merge.recipe import Recipe
 from pipelines.merge.stream import Merge, check_cast
 from pipelines.merge.write import write_merge
@@ -71,8 +71,9 @@ def run_mergekit_config(
     with new_folder(Path(out).expanduser(), size) as beside, progress.step(f"mergekit: {method}") as step:
         _run(local, text, beside, seed, device)
         _check_written(beside)
+        redact_files(beside)
         record = {"mergekit_config": document, "seed": seed}
-        (beside / RECIPE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        (beside / RECIPE).write_text(redacted(json.dumps(record, indent=2)) + "\n", encoding="utf-8")
         step.advance(1)
     return Path(out).expanduser()
 

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from conf.errors import redacted
 from pipelines.checkpoints.card import linearised_at, write_flag
 from pipelines.checkpoints.fingerprint import copy_tokenizer
 from pipelines.checkpoints.vocabulary import union_tokenizer
@@ -37,7 +38,7 @@ def write_merge(
             progress.note(finding, "warning")
         write_companions(merge, beside)
         (beside / "README.md").write_text(model_card(merge, out.name), encoding="utf-8")
-        (beside / RECIPE).write_text(json.dumps(_record(merge), indent=2) + "\n", encoding="utf-8")
+        (beside / RECIPE).write_text(redacted(json.dumps(_record(merge), indent=2)) + "\n", encoding="utf-8")
     return out
 
 
@@ -84,7 +85,7 @@ def write_companions(merge: Merge, folder: Path) -> None:
     """Write config and tokenizer files of the base, changed where the merge differs from it."""
     source = merge.base.folder
     config = json.dumps(merged_config(merge), indent=2)
-    (folder / "config.json").write_text(config + "\n", encoding="utf-8")
+    (folder / "config.json").write_text(redacted(config) + "\n", encoding="utf-8")
     copy_tokenizer(source, folder)
     for file in (file for pattern in COPIED for file in source.glob(pattern) if file.is_file()):
         shutil.copyfile(file, folder / file.name)
