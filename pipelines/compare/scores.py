@@ -31,12 +31,12 @@ def read_scores(folder: Path) -> pd.DataFrame:
     """
     for read in (_ours, _lm_eval, _lighteval):
         try:
-            frames = list(read(folder))
+            frames = [frame[COLUMNS].astype({"value": float}) for frame in read(folder)]
         except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             what = f"the results cannot be read: {' '.join(str(error).split())}"
             raise UserError(what, where=str(folder), do="evaluate the model again") from None
         if frames:
-            return pd.concat(frames, ignore_index=True)[COLUMNS]
+            return pd.concat(frames, ignore_index=True)
     do = "give a folder of `lm_eval --log_samples`, of lighteval's details, of `mergebench evaluate out=…`, or a key"
     raise UserError("no per-document scores", where=str(folder), do=do)
 

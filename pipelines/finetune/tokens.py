@@ -25,6 +25,10 @@ class Example:
     start: int
 
 
+WORD = 500
+"""Characters that a token stands for at most, in a text that is worth cutting into tokens."""
+
+
 def encode(rows: Sequence[Row], tokenizer: Any, task: Task, training: Training, context: int) -> list[Example]:
     """Tokenise all rows.
 
@@ -35,6 +39,10 @@ def encode(rows: Sequence[Row], tokenizer: Any, task: Task, training: Training, 
         raise UserError("the tokenizer has no end-of-sequence token", where=task.name, do="choose another base")
     longest = min(training.max_length or context, context)
     texts = [_texts(row, tokenizer, task) for row in rows]
+    for i, (_, whole) in enumerate(texts):
+        if not training.truncate and len(whole) > WORD * longest:
+            where, do = f"{task.name}, example {i + 1}", "shorten it, or set training.truncate=true"
+            raise UserError(f"{len(whole):,} characters are more than {longest} tokens hold", where=where, do=do)
     special = not (task.chat_template or task.messages)  # a chat template writes its own
     examples = []
     for i, (ids, start) in enumerate(_split_ids(texts, tokenizer, special)):

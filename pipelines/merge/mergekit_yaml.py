@@ -19,6 +19,7 @@ from mergeopt_core.merging.info import check_values
 from mergeopt_core.merging.mergekit_api import run_config
 from pipelines.checkpoints.checkpoint import open_checkpoint
 from pipelines.checkpoints.folder import locate
+from pipelines.checkpoints.untrusted import check_types
 from pipelines.checkpoints.write import RECIPE, new_folder, redact_files
 from pipelines.merge.recipe import Recipe
 from pipelines.merge.stream import Merge, check_cast
@@ -108,6 +109,7 @@ def _read(file: Path) -> tuple[str, dict[str, Any]]:
     if not isinstance(document.get("mergebench", {}), dict):
         raise UserError("mergebench is no table of fields", where=str(file), do="mend the file")
     _check_fields(document, "", str(file))
+    check_types(document.get("mergebench") or {}, {"base": str, "dtype": str, "strict": bool}, file)
     return text, document
 
 
