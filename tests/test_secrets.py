@@ -68,7 +68,7 @@ def test_a_configuration_reads_no_secret_of_the_environment(monkeypatch):
 
 
 def test_a_traceback_holds_none(monkeypatch, capsys):
-    def fail(*_):
+    def fail(*_, **__):
         raise ValueError(TEXT)
 
     monkeypatch.setattr(app, "app", fail)
