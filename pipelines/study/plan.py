@@ -22,7 +22,8 @@ from pipelines.evaluate import check_suite
 from pipelines.evaluate.reader import check_reader
 from pipelines.finetune import check_finetuning
 from pipelines.finetune.memory import bytes_a_weight
-from pipelines.study.layout import Planned, StudyLayout, check_study, lay_out
+from pipelines.study.check import check_study
+from pipelines.study.layout import Planned, StudyLayout, lay_out
 from pipelines.study.sources import Access, ExpertRecipe, Lost, Source
 from pipelines.study.trial import Trial, open_merge
 

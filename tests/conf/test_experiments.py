@@ -11,7 +11,7 @@ from conf.compose import FOLDER, compose
 from conf.errors import UserError
 from conf.schema import Config
 from pipelines.evaluate.suite import check_suite
-from pipelines.study.layout import check_study
+from pipelines.study.check import check_study
 from pipelines.study.plan import Plan, make_plan
 from pipelines.study.sources import access_of, pool_recipes
 from pipelines.study.sweep import run_study

@@ -13,7 +13,7 @@ from conf.schema import FigureView, Statistics, TableView, Views
 from pipelines.report import write_report
 from pipelines.report.grouping import beside
 from pipelines.report.views import NAMES
-from pipelines.study.layout import check_study
+from pipelines.study.check import check_study
 
 STATISTICS = Statistics(resamples=200)
 SHAPE = {"skills": 4, "n": 40, "sizes": (2, 4), "samples": 4, "methods": {"ties": 0.05, "linear": -0.05}}

@@ -15,7 +15,8 @@ from conf.compose import compose
 from conf.errors import UserError
 from pipelines.store.samples import DOCUMENTS
 from pipelines.store.store import content_key
-from pipelines.study.layout import check_study, lay_out
+from pipelines.study.check import check_study
+from pipelines.study.layout import lay_out
 from pipelines.study.plan import make_plan
 from pipelines.study.single import evaluate_model, make_trial, merge_checkpoint
 from pipelines.study.sources import access_of
