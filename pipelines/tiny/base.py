@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from conf.errors import UserError
 from conf.schema import Base
@@ -89,7 +90,10 @@ def make_base(spec: Base, out: Path, progress: Progress = SILENT) -> None:
     with torch.random.fork_rng(devices=[]), torch.enable_grad(), threads(1):
         torch.manual_seed(spec.seed)
         model = fresh_model(spec, symbols)
-        _pretrain(model, symbols, spec, progress)
+        ids, lengths, share = _mixture(symbols, spec.seed)
+        pretrain(
+            model, lambda rows: answer_loss(model, ids[rows], lengths[rows]), share, spec, BATCH, PEAK_LR, progress
+        )
     out.mkdir(parents=True, exist_ok=True)
     model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(out)
@@ -137,22 +141,27 @@ def answer_loss(model: LlamaForCausalLM, ids: Tensor, lengths: Tensor) -> Tensor
     return cross_entropy(logits, ids[rows, places + 1])
 
 
-def _pretrain(model: LlamaForCausalLM, symbols: PreTrainedTokenizerFast, spec: Base, progress: Progress) -> None:
-    ids, lengths, share = _mixture(symbols, spec.seed)
+def pretrain(
+    model: PreTrainedModel, loss: Callable[[Tensor], Tensor], share: np.ndarray, spec: Base, batch: int, peak: float,
+    progress: Progress,
+) -> None:  # fmt: skip
+    """Train a model in place with AdamW, its rate rising to ``peak`` over the first steps.
+
+    ``loss`` is of the places [batch] of some rows, which are drawn by their cumulative probability ``share`` [n].
+    """
     rng = np.random.RandomState(spec.seed)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_LR, betas=(0.9, 0.98), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.01)
     model.train()
     with progress.step("pre-train the tiny base", total=spec.steps) as bar:
         for t in range(spec.steps):
             for group in optimizer.param_groups:
-                group["lr"] = PEAK_LR * min(1.0, (t + 1) / WARMUP)
-            batch = torch.from_numpy(share.searchsorted(rng.random_sample(BATCH), side="right"))
-            loss = answer_loss(model, ids[batch], lengths[batch])
+                group["lr"] = peak * min(1.0, (t + 1) / WARMUP)
+            value = loss(torch.from_numpy(share.searchsorted(rng.random_sample(batch), side="right")))
             optimizer.zero_grad()
-            loss.backward()
+            value.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
-            bar.advance(loss=loss.item())
+            bar.advance(loss=value.item())
     model.eval()
 
 

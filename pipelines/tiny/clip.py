@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, PreTraine
 from conf.schema import Base
 from pipelines.process import silence, threads
 from pipelines.progress import SILENT, Progress
-from pipelines.tiny.base import check_size
+from pipelines.tiny.base import check_size, pretrain
 from pipelines.tiny.pictures import SIZE, SKILLS, pictures
 
 VERSION = 1
@@ -23,7 +24,7 @@ VERSION = 1
 
 PAD, BOS, UNKNOWN, EOS = SPECIAL = ("<pad>", "<bos>", "<unk>", "<eos>")
 CONTEXT, PATCH, HEADS = 16, 8, 4
-BATCH, PEAK_LR, WARMUP, PICTURES = 64, 1e-3, 30, 512
+BATCH, PEAK_LR, PICTURES = 64, 1e-3, 512
 WEIGHTS = {"digits": 1.6, "letters": 1.6, "counts": 1.4, "lines": 0.6, "places": 0.6, "colours": 0.6}
 """Share of a task in the mixture (1 where it is not named), so that the base is mediocre at all of them."""
 
@@ -63,7 +64,8 @@ def make_base(spec: Base, out: Path, progress: Progress = SILENT) -> None:
     with torch.random.fork_rng(devices=[]), torch.enable_grad(), threads(1):
         torch.manual_seed(spec.seed)
         model = CLIPModel(_config(spec, words))
-        _pretrain(model, words, spec, progress)
+        pixels, target, share = _mixture(spec.seed)
+        pretrain(model, _loss(model, words, pixels, target), share, spec, BATCH, PEAK_LR, progress)
     with silence():
         model.save_pretrained(out)
     words.save_pretrained(out)
@@ -90,26 +92,15 @@ def _config(spec: Base, words: PreTrainedTokenizerFast) -> CLIPConfig:
     )
 
 
-def _pretrain(model: CLIPModel, words: PreTrainedTokenizerFast, spec: Base, progress: Progress) -> None:
-    """Pictures against the captions of all classes of all tasks, by cross-entropy of their cosines."""
-    pixels, target, share = _mixture(spec.seed)
+def _loss(model: CLIPModel, words: PreTrainedTokenizerFast, pixels: Tensor, target: Tensor) -> Callable[..., Tensor]:
+    """Of some pictures: cross-entropy of their cosines with the captions of all classes of all tasks."""
     texts = words([text for texts in captions().values() for text in texts], padding=True, return_tensors="pt")
-    rng = np.random.RandomState(spec.seed)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_LR, betas=(0.9, 0.98), weight_decay=0.01)
-    model.train()
-    with progress.step("pre-train the tiny base", total=spec.steps) as bar:
-        for t in range(spec.steps):
-            for group in optimizer.param_groups:
-                group["lr"] = PEAK_LR * min(1.0, (t + 1) / WARMUP)
-            batch = torch.from_numpy(share.searchsorted(rng.random_sample(BATCH), side="right"))
-            out = model(pixel_values=pixels[batch], input_ids=texts.input_ids, attention_mask=texts.attention_mask)
-            loss = cross_entropy(out.logits_per_image, target[batch])  # [B, captions]
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            bar.advance(loss=loss.item())
-    model.eval()
+
+    def loss(rows: Tensor) -> Tensor:
+        out = model(pixel_values=pixels[rows], input_ids=texts.input_ids, attention_mask=texts.attention_mask)
+        return cross_entropy(out.logits_per_image, target[rows])  # [B, captions]
+
+    return loss
 
 
 def _mixture(seed: int) -> tuple[Tensor, Tensor, np.ndarray]:
