@@ -6,6 +6,7 @@ import math
 import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import altair as alt
@@ -120,6 +121,11 @@ class Plot:
         edge = 0.05 * (values.max() - values.min()) or 0.05 * abs(values.max()) or 0.5
         return float(values.min() - edge), float(values.max() + edge)
 
+    @cached_property
+    def domains(self) -> dict[str, tuple[float, float]]:
+        """The domain of every panel: asked for each of them, and the same as soon as the first is drawn."""
+        return {str(name): self.domain(of=own) for name, own in self.means.groupby("panel")}
+
 
 def tidy(data: pd.DataFrame) -> pd.DataFrame:
     """The data with all columns that are drawn from, without points that have no height."""
@@ -172,8 +178,7 @@ def x_axis(plot: Plot, panel: str) -> Any:
 
 def _y_axis(plot: Plot, panel: str, zero: bool) -> Any:
     """One scale for all panels, said at the left, unless a panel's values would be squeezed to nothing by it."""
-    whole = plot.domain()
-    each = {str(name): plot.domain(of=own) for name, own in plot.means.groupby("panel")}
+    whole, each = plot.domain(), plot.domains
     shared = all((high - low) * 8 > whole[1] - whole[0] for low, high in each.values())
     low, high = whole if shared else each[panel]
     low, high = (low if low < 0 else 0.0, max(high, 0.0)) if zero else (low, high)

@@ -25,6 +25,9 @@ from pipelines.report.styles import styles
 from pipelines.report.tables import Report, Section
 from pipelines.report.verdict import comparison_verdicts, judge, overall_verdicts
 
+FORMER = ("experts", "interference", "robustness")
+"""Tables that earlier versions wrote beside the leaderboard."""
+
 
 def write_report(
     rows: Sequence[TrialRow], out: Path, *, statistics: Statistics, title: str, left_out: Sequence[str] = (),
@@ -145,7 +148,8 @@ def _write(report: Report, kept: Path | None) -> None:
     """Write every file, and remove those of an earlier report that this one has no rows for."""
     out = report.out
     out.mkdir(parents=True, exist_ok=True)
-    named: dict[str, Sequence[Any]] = {"leaderboard": report.leaderboard, "compare": report.comparisons}
+    named: dict[str, Sequence[Any]] = dict.fromkeys(FORMER, ())
+    named |= {"leaderboard": report.leaderboard, "compare": report.comparisons}
     paths = []
     for name, rows in named.items():
         file, text = out / f"{name}.csv", out / f"{name}.md"
