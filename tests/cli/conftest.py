@@ -8,8 +8,17 @@ import pytest
 
 from cli import terminal
 from cli.app import main
+from tests.cli.world import make_world
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A stranger's folder, one for all tests of a file."""
+    folder = tmp_path_factory.mktemp("world")
+    make_world(folder)
+    return folder
 
 
 @pytest.fixture

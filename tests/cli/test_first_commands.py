@@ -3,7 +3,6 @@
 import json
 import shlex
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,10 +10,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
-from world import ROWS, make_world
+from world import ROWS
 
-from cli import terminal
-from cli.app import app, main
+from cli.app import app
 from pipelines.store.store import Store
 
 SUMS = ("suite=custom", "+suite.tasks.sums.metric=acc", "suite.include_path=tasks", "executor.device=cpu")
@@ -23,15 +21,8 @@ OWN = ("--config-dir", "conf")
 TRAIN = ("training.steps=1", "executor.device=cpu")
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("world")
-    make_world(folder)
-    return folder
-
-
 @pytest.fixture
-def call(world, tmp_path, capsys, monkeypatch):
+def call(world, tmp_path, run, monkeypatch):
     """Run ``mergebench ARGS`` in the stranger's folder with a store of the test's own: code, output, error."""
     here = tmp_path / "here"
     here.mkdir()
@@ -40,19 +31,11 @@ def call(world, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(here)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
-    def run(*args: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["mergebench", *args])
-        code = 0
-        try:
-            main()
-        except SystemExit as done:
-            code = int(done.code or 0)
-        finally:
-            terminal.set_verbosity(terminal.NORMAL)
-        out = capsys.readouterr()
-        return code, out.out, out.err
+    def in_folder(*args: str) -> tuple[int, str, str]:
+        done = run(*args, cwd=here)
+        return done.returncode, done.stdout, done.stderr
 
-    return run
+    return in_folder
 
 
 def told(done: tuple[int, str, str]):

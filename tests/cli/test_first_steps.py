@@ -7,7 +7,7 @@ from pathlib import Path
 
 import mergebench
 import pytest
-from test_first_commands import OWN, SKILL, call, close, weights, world  # noqa: F401
+from test_first_commands import OWN, SKILL, call, close, weights  # noqa: F401
 
 from cli import terminal
 from cli.app import main
@@ -20,7 +20,7 @@ KINDS = {"results": 5, "merges": 1}
 
 
 @pytest.fixture(scope="module")
-def swept(world, tmp_path_factory):  # noqa: F811
+def swept(world, tmp_path_factory):
     """A store with the results of a study over found experts."""
     store = tmp_path_factory.mktemp("swept") / "store"
     with pytest.MonkeyPatch.context() as patch:

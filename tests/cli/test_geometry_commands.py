@@ -10,37 +10,22 @@ import time
 import pytest
 from typer.testing import CliRunner
 
-from cli.app import app, main
-from tests.cli.world import make_world
+from cli.app import app
 
 TASKS = ("+landscape.tasks.a.path=a.jsonl", "+landscape.tasks.b.path=b.jsonl")
 STUDY = ("+experiment=ours", "--config-dir", "conf")
 GRID = ("landscape.points=2", "landscape.examples=4", "executor.device=cpu")
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("world")
-    make_world(folder)
-    return folder
-
-
 @pytest.fixture
-def call(world, monkeypatch, capsys):
+def call(world, run):
     """Run a command in the world's folder; returns exit code, output and errors."""
-    monkeypatch.chdir(world)
 
-    def run(*args):
-        monkeypatch.setattr(sys, "argv", ["mergebench", *args])
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code or 0
-        seen = capsys.readouterr()
-        return code, seen.out, seen.err
+    def in_folder(*args):
+        done = run(*args, cwd=world)
+        return done.returncode, done.stdout, done.stderr
 
-    return run
+    return in_folder
 
 
 def test_geometry_of_experts_and_of_a_study(call, world):

@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 from omegaconf import OmegaConf
 
@@ -115,11 +117,12 @@ def test_every_choice_composes():
     of_pictures = [f"+images@suite.tasks.{name}.images={name}" for name in groups()["images"]]
     ((config, _),) = compose(["suite=custom", *of_pictures])
     assert list(config.suite.tasks) == groups()["images"]
-    for group, choices in groups().items():
-        plus = "+" if group in ("scale", "pool") else ""
-        for choice in choices if group not in ("experiment", "images") else ():
-            target = "pool@pools.p" if group == "pool" else group
-            compose([f"{plus}{target}={choice}"])
+    written = {"scale": "+scale", "pool": "+pool@pools.p"}
+    each = {
+        written.get(group, group): found for group, found in groups().items() if group not in ("experiment", "images")
+    }
+    for chosen in itertools.zip_longest(*each.values()):  # a choice of every group at a time
+        compose([f"{key}={choice}" for key, choice in zip(each, chosen) if choice is not None])
 
 
 def test_the_studies_of_a_sweep_have_names_of_their_own():
