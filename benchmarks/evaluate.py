@@ -28,6 +28,7 @@ import torch
 import yaml
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from benchmarks.real_models import word_rows
 from conf.schema import Suite, SuiteTask
 from pipelines.checkpoints.checkpoint import open_checkpoint
 from pipelines.evaluate.evaluator import Evaluator
@@ -88,26 +89,8 @@ def make_tasks(folder: Path, size: float) -> list[str]:
     if size == 0.25:
         export_tasks(folder, SKILLS, "test", DOCUMENTS // len(SKILLS))
         return list(SKILLS)
-    rng = random.Random(0)
-
-    def text(low: int, high: int) -> str:
-        return " ".join(f"w{rng.randrange(4092)}" for _ in range(rng.randint(low, high)))
-
-    rows = [{"q": text(25, 55), "a": [text(3, 8) for _ in range(4)], "gold": 0} for _ in range(DOCUMENTS)]
-    (folder / "random.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    task = {
-        "task": "random_words",
-        "dataset_path": "json",
-        "dataset_kwargs": {"data_files": {"test": str(folder / "random.jsonl")}},
-        "output_type": "multiple_choice",
-        "test_split": "test",
-        "doc_to_text": "{{q}}",
-        "doc_to_choice": "a",
-        "doc_to_target": "gold",
-        "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
-    }
-    (folder / "random.yaml").write_text(yaml.safe_dump(task))
-    return ["random_words"]
+    word_rows(folder, DOCUMENTS, (25, 55), (3, 8))
+    return ["words"]
 
 
 def theirs(folder: Path, recipe: Recipe, tasks: list[str]) -> tuple[float, float, dict[str, list[float]]]:

@@ -83,15 +83,17 @@ def _noise(info: TensorInfo, seed: int, device: str) -> torch.Tensor:
     return stretch.repeat(-(-(info.count + start) // len(stretch)))[start : start + info.count].view(info.shape)
 
 
-def word_rows(folder: Path, documents: int) -> list[dict[str, Any]]:
-    """Documents of random words with four options each, and the task that asks them, in a folder."""
+def word_rows(
+    folder: Path, documents: int, question: tuple[int, int] = (40, 300), option: tuple[int, int] = (3, 30)
+) -> list[dict[str, Any]]:
+    """Documents of random words with four options each, and the task ``words`` that asks them, in a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = random.Random(0)
 
-    def text(low: int, high: int) -> str:
-        return " ".join(f"w{rng.randrange(4092)}" for _ in range(rng.randint(low, high)))
+    def text(lengths: tuple[int, int]) -> str:
+        return " ".join(f"w{rng.randrange(4092)}" for _ in range(rng.randint(*lengths)))
 
-    rows = [{"q": text(40, 300), "a": [text(3, 30) for _ in range(4)], "gold": 0} for _ in range(documents)]
+    rows = [{"q": text(question), "a": [text(option) for _ in range(4)], "gold": 0} for _ in range(documents)]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     task = {
         "task": "words", "dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(folder / "rows.jsonl")}},
