@@ -18,8 +18,9 @@ GRID = ("landscape.points=2", "landscape.examples=4", "executor.device=cpu")
 
 
 @pytest.fixture
-def call(world, run):
+def call(world, run, monkeypatch):
     """Run a command in the world's folder; returns exit code, output and errors."""
+    monkeypatch.chdir(world)
 
     def in_folder(*args):
         done = run(*args, cwd=world)
