@@ -19,6 +19,7 @@ from cli import terminal
 from cli.completion import answer_bash
 from cli.options import app
 from conf.errors import UserError, disk_full, redacted
+from pipelines.ranks import rank, tells
 
 from cli import models, studies, geometry, compare, help, store  # isort: skip  # noqa: F401  # the order of their commands in help
 
@@ -48,6 +49,8 @@ def common(
 
 def _say(error: UserError) -> None:
     """What is wrong in one line, on standard output too where JSON is asked for."""
+    if not tells():
+        return
     if "--json" in sys.argv:
         terminal.print_json(error.to_dict())
     lines = [f"[bold red]error[/] {escape(terminal.one_line(str(error)))}"]
@@ -104,7 +107,7 @@ def main() -> None:
         code = 130
     if STOPPED:  # whatever became of the interrupt on its way here
         code = 128 + STOPPED[0]
-    if STOPPED or code == 130:
+    if (STOPPED or code == 130) and tells():
         sys.stderr.write("interrupted: what was finished is kept; the same command goes on\n")
     sys.exit(code)
 
@@ -114,6 +117,8 @@ def _run() -> int:
     try:
         arguments = sys.argv[1:]
         anywhere = [text for text in arguments if text in ANYWHERE]
+        if rank() > 0:  # the first one tells for all
+            anywhere, sys.stdout = ["--quiet"], open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
         arguments = [*anywhere, *(text for text in arguments if text not in ANYWHERE)]
         return app(arguments, prog_name="mergebench", standalone_mode=False) or 0
     except UserError as error:
@@ -126,7 +131,7 @@ def _run() -> int:
     except Exception as error:
         told = _cause(error)
         if told is None:
-            sys.stderr.write(redacted(traceback.format_exc()))
+            sys.stderr.write(redacted(traceback.format_exc()) if tells() else "")
             return 1
         _say(told[0])
         return told[1]

@@ -154,6 +154,10 @@ class Training:
     """Fill each sequence with several examples (attention and positions stay per example)."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass."""
+    ranks: int = 1
+    """Processes that train an expert together, each with batch_size examples; torchrun says how many."""
+    shard: bool = False
+    """Divide weights, gradients and the optimizer's state over the ranks (FSDP), for what does not fit one device."""
     lora: Lora = field(default_factory=Lora)
     """Train low-rank adapters instead of all weights, where lora.rank is set."""
     save_steps: Optional[int] = None

@@ -28,7 +28,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "optimizer.momentum": (0, 1), "optimizer.betas": (0, 1),
     "lora.rank": (0, 65_536), "lora.dropout": (0, 1), "lora.alpha": (0, 1e6),
     "training.steps": (1, 10**9), "training.epochs": (1e-9, 1e6), "training.batch_size": (1, 10**6),
-    "training.accumulation": (1, 10**6),
+    "training.accumulation": (1, 10**6), "training.ranks": (1, 65_536),
     "training.clip": (0, 1e9), "training.warmup_steps": (0, 10**9), "training.max_length": (1, 10**8),
     "training.save_steps": (1, 10**9),
     "task.limit": (1, 10**12), "task.epochs": (0, 1e6),

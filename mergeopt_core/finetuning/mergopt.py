@@ -88,8 +88,13 @@ class MergOPT(PerturbedOptimizer):
         self.alphas, self.max_tasks = tuple(float(a) for a in alphas), int(max_tasks)
         self.loc, self.distribution, self.seed = float(loc), distribution, int(seed)
         weights = self.perturbation.weights()
-        self.places = list(accumulate((w.numel() for w in weights), initial=0))
+        moved = self.perturbation.moved
+        self.places = list(accumulate((m.parameters[0].numel() for m in moved), initial=0))
         """Where each weight's noise begins in a stream; the last is the stream's length."""
+        self.begin = [place + m.before() for place, m in zip(self.places, moved)]
+        """Where that of this rank's rows begins: the same noise as for whole weights."""
+        if any(m.mesh is not None for m in moved) and (scale == "fitted" or inner == "ascent"):
+            raise ValueError("scale='fitted' and inner='ascent' need whole weights: do not shard them")
         if kernel == "auto":
             kernel = "compiled" if worth_compiling(self.places[-1], weights[0].device) else "plain"
         self.kernel, self.exact = kernel, own_vector == "exact"
@@ -147,7 +152,7 @@ class MergOPT(PerturbedOptimizer):
         """
         stream = self._stream(offset, expert)
         return {
-            moved.name or i: noise_like(moved.weight, stream, self.places[i], loc=self.loc, scale=self.scale_of(i))
+            moved.name or i: noise_like(moved.weight, stream, self.begin[i], loc=self.loc, scale=self.scale_of(i))
             for i, moved in enumerate(self.perturbation.moved)
         }
 
@@ -208,7 +213,7 @@ class MergOPT(PerturbedOptimizer):
     def _add(self, i: int, weight: Tensor, out: Tensor, factor: float, stream: Noise) -> None:
         """Write the i-th weight plus a multiple of its part of a stream."""
         add = add_noise_compiled if self.kernel == "compiled" else add_noise
-        add(weight, out, factor, stream, self.places[i], loc=self.loc, scale=self.scale_of(i))
+        add(weight, out, factor, stream, self.begin[i], loc=self.loc, scale=self.scale_of(i))
 
     def gradients(self, closure: Callable[[], Any]) -> Any:
         """Take the gradients that the base optimizer is to step with; the closure's loss at the moved weights."""

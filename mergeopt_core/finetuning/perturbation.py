@@ -27,8 +27,35 @@ class Moved:
 
     @property
     def weight(self) -> Tensor:
-        """The weight itself."""
-        return self.parameters[0].detach()
+        """The weight itself; of a sharded one (FSDP's ``fully_shard``) this rank's rows."""
+        return local(self.parameters[0].detach())
+
+    @property
+    def mesh(self) -> Any:
+        """The ranks that hold rows of a sharded weight; None where each has all."""
+        return getattr(self.parameters[0], "device_mesh", None)
+
+    def before(self) -> int:
+        """Elements of the whole weight before those of ``weight``.
+
+        Raises:
+            ValueError: Shards that are not the rows of one dimension of ranks.
+        """
+        if self.mesh is None:
+            return 0
+        whole: Any = self.parameters[0]
+        if self.mesh.ndim != 1 or not whole.placements[0].is_shard(0):
+            raise ValueError(
+                f"{self.name}: shards are to be rows, over one dimension of ranks, as fully_shard makes them"
+            )
+        rows = len(whole)
+        each = -(-rows // self.mesh.size())
+        return min(self.mesh.get_local_rank() * each, rows) * (whole.numel() // max(rows, 1))
+
+
+def local(tensor: Any) -> Tensor:
+    """A tensor as it is; of a sharded one this rank's part, in its own memory."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
 def select(
@@ -56,7 +83,7 @@ def select(
     for name, p in found:
         included = not include or any(fnmatchcase(name, pattern) for pattern in include)
         if included and not any(fnmatchcase(name, pattern) for pattern in exclude):
-            storage = (p.device, p.data_ptr() or id(p), p.shape, p.stride())
+            storage = (p.device, local(p.detach()).data_ptr() or id(p), p.shape, p.stride())
             weights.setdefault(storage, (name, {}))[1][id(p)] = p
     if not weights:
         raise ValueError("no weight is left to move: include, exclude and requires_grad leave nothing")
@@ -68,12 +95,14 @@ class Perturbation:
 
     The moved weights live in buffers of their own (one extra copy of what moves, kept between steps), so θ itself is
     never written: there is no rounding to undo. Where float32 masters of the weights exist, the working weights are
-    moved in place and brought back from the masters, at no extra copy.
+    moved in place and brought back from the masters, at no extra copy. Shards are moved in place too, since FSDP
+    gathers from their memory: they are brought back from the extra copy.
     """
 
     def __init__(self, moved: Sequence[Moved], masters: Mapping[Tensor, Tensor] | None = None):
         self.moved = list(moved)
-        self._masters = [masters.get(m.parameters[0]) if masters else None for m in self.moved]
+        found = [masters.get(m.parameters[0]) if masters else None for m in self.moved]
+        self._masters = [None if master is None else local(master.detach()) for master in found]
         self._buffers: list[Tensor | None] = [None] * len(self.moved)
         self._home: list[Tensor] | None = None
 
@@ -93,11 +122,14 @@ class Perturbation:
 
         Whatever ``fill`` raises, the weights are back at θ.
         """
-        theta = self.weights()
         if self._home is None:
-            self._home = [m.weight for m in self.moved]
+            self._home = [self._kept(i, m) for i, m in enumerate(self.moved)]
+        theta = self.weights()
         try:
             for i, (moved, home) in enumerate(zip(self.moved, self._home)):
+                if moved.mesh is not None:
+                    fill(i, theta[i], moved.weight)
+                    continue
                 place = home if self._masters[i] is not None else self._buffer(i, home)
                 fill(i, theta[i], place)
                 for p in moved.parameters:
@@ -115,6 +147,9 @@ class Perturbation:
         for moved, home, master in zip(self.moved, self._home, self._masters):
             if master is not None:
                 home.copy_(master)
+            if moved.mesh is not None:
+                moved.weight.copy_(home)
+                continue
             for p in moved.parameters:
                 p.data = home
         self._home = None
@@ -122,7 +157,7 @@ class Perturbation:
 
     def gradients(self) -> list[Tensor | None]:
         """The gradient of every weight that moves; of tied parameters, their sum."""
-        parts = [[p.grad for p in moved.parameters if p.grad is not None] for moved in self.moved]
+        parts = [[local(p.grad) for p in moved.parameters if p.grad is not None] for moved in self.moved]
         return [sum(grads[1:], grads[0]) if grads else None for grads in parts]
 
     @contextmanager
@@ -134,6 +169,18 @@ class Perturbation:
         finally:
             for p in frozen:
                 p.requires_grad_(False)
+
+    def norm(self, own: Tensor) -> float:
+        """The norm over all ranks' shards, from that of this rank's."""
+        if (mesh := self.moved[0].mesh) is not None:
+            torch.distributed.all_reduce(own.square_(), group=mesh.get_group())
+            own.sqrt_()
+        return float(own)
+
+    def _kept(self, i: int, moved: Moved) -> Tensor:
+        """Where θ is while the weight is away, unless there is a master of it."""
+        weight = moved.weight
+        return weight if moved.mesh is None or self._masters[i] is not None else self._buffer(i, weight).copy_(weight)
 
     def _buffer(self, i: int, home: Tensor) -> Tensor:
         buffer = self._buffers[i]

@@ -71,7 +71,7 @@ class SAM(PerturbedOptimizer):
                 size, dtype = self.element_size(i, weight), torch.promote_types(g.dtype, torch.float32)
                 norm = torch.linalg.vector_norm(g if size is None else size * g, dtype=dtype)
                 norms.append(norm.to(weights[0].device))
-        total = float(torch.linalg.vector_norm(torch.stack(norms))) if norms else 0.0
+        total = self.perturbation.norm(torch.linalg.vector_norm(torch.stack(norms))) if norms else 0.0
         factor = self.rho / (total + self.tiny)
 
         def fill(i: int, weight: Tensor, out: Tensor) -> None:

@@ -70,8 +70,10 @@ def load_model(
     attention: str | None = None,
     trust: Sequence[str] = (),
     part: str = "",
+    shards: int = 0,
 ) -> Any:
-    """The causal language model of a checkpoint folder, or one of the ``PARTS``, on the CPU, its weights in ``dtype``.
+    """The causal language model of a checkpoint folder, or one of the ``PARTS``, on the CPU, its weights in ``dtype``;
+    divided over so many ranks, of which each reads its part, where ``shards`` says so.
 
     Raises UserError for an adapter, an encoder-decoder model, a configuration that asks for other weights than the
     files hold (with ``whole``: that asks for any that they do not hold), and a model larger than the memory.
@@ -92,6 +94,7 @@ def load_model(
     _check_size(config, build, sum(info.count for info in checkpoint.header.values()), len(checkpoint.header), folder)
     _check_room(checkpoint.header.values(), dtype, device, folder)
     options = {**_local(folder, trust), "dtype": dtype, "attn_implementation": attention, "output_loading_info": True}
+    options |= {"distributed_config": _sharded(shards)} if shards else {}
     with silence():  # it lists what a part leaves out
         model, told = _sound("model", folder, lambda: kind.from_pretrained(folder, **own, **options))
     if whole and (missing := sorted(told["missing_keys"])):
@@ -119,6 +122,16 @@ def spread(model: Any, memory: dict[int | str, int] | None = None) -> Any:
 def check_saves(model: Any, folder: Path | str) -> None:
     """UserError for a model whose configuration transformers would not save."""
     _sound("model configuration", folder, getattr(model.config, "validate", lambda: None))
+
+
+def _sharded(shards: int) -> Any:
+    try:
+        from transformers.distributed import DistributedConfig
+
+        return DistributedConfig(fsdp_size=shards)
+    except (ImportError, TypeError):
+        what, do = "this version of transformers does not divide models", "pip install -U transformers"
+        raise UserError(what, where="training.shard", do=do) from None
 
 
 def quantised(model: Any, how: str) -> Any:

@@ -3,9 +3,9 @@
 from typing import Any
 
 from pipelines.finetune.data import task_fingerprint
-from pipelines.finetune.optimizers import check_finetuning
+from pipelines.finetune.optimizers import check_finetuning, settings_that_matter
 
-__all__ = ["check_finetuning", "finetune", "task_fingerprint"]
+__all__ = ["check_finetuning", "finetune", "settings_that_matter", "task_fingerprint"]
 
 
 def __getattr__(name: str) -> Any:

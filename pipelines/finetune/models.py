@@ -7,6 +7,7 @@ the frozen W below the adapter: the gradients of A and B are then taken at W + s
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from pipelines.checkpoints.load import check_saves, load_config, load_model, loa
 from pipelines.checkpoints.write import redact_files
 from pipelines.finetune.tangent import linearise
 from pipelines.images.clip import copy_processor, whole_model
+from pipelines.ranks import rank
 
 
 @dataclass
@@ -51,6 +53,16 @@ class Loaded:
         pad = self.tokenizer.pad_token_id
         return int(self.tokenizer.eos_token_id if pad is None else pad)
 
+    def gather(self, masters: Mapping[Tensor, Tensor]) -> None:
+        """Put the whole model on the CPU of the first rank in place of shards, and of the masters where they exist."""
+        whole = load_model(self.folder, torch.float32) if rank() == 0 else None
+        targets = dict(whole.named_parameters()) if whole is not None else {}
+        for name, shard in self.model.named_parameters():
+            value = masters.get(shard, shard).detach().full_tensor()
+            if name in targets:
+                targets[name].data.copy_(value)
+        self.model = whole or self.model
+
     def save(self, out: Path) -> None:
         """Write weights in the base's dtype, config, generation config and the base's own tokenizer files."""
         model = self.model
@@ -79,7 +91,7 @@ def load(folder: Path, training: Training, method: str, device: str = "auto") ->
     """
     half = training.precision == "bf16_masters"
     stored = load_config(folder).dtype
-    model = load_model(folder, torch.bfloat16 if half else torch.float32)
+    model = load_model(folder, torch.bfloat16 if half else torch.float32, shards=training.ranks * training.shard)
     check_saves(model, folder)
     tokenizer = load_tokenizer(folder)
     dtype = stored if isinstance(stored, torch.dtype) else torch.float32

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from conf.errors import UserError, nearest
 from conf.schema import Optimizer, Task, Training
 from conf.values import check_values
+from pipelines.ranks import ranks
 
 if TYPE_CHECKING:
     import torch
@@ -170,6 +171,8 @@ def check_training(training: Training, method: str) -> None:
             refuse(f"unknown reporter {reporter!r}", "reporters", f"valid names: {', '.join(REPORTERS)}")
         if find_spec(reporter) is None:
             refuse(f"{reporter} is not installed", "reporters", f"pip install 'mergebench[{reporter}]'")
+    if training.shard:
+        _check_shards(training, method, refuse)
     if method != "tangent":
         return
     for wrong, name in (
@@ -180,11 +183,28 @@ def check_training(training: Training, method: str) -> None:
             refuse("the tangent space takes all weights in float32", name, "leave it out")
 
 
-def total_steps(task: Task, training: Training, sequences: int, ranks: int = 1) -> int:
+def _check_shards(training: Training, method: str, refuse: Callable[[str, str, str], None]) -> None:
+    if training.ranks == 1:
+        refuse("weights are divided over several ranks", "shard", "torchrun --nproc-per-node 8 mergebench finetune …")
+    for wrong, name in (
+        (method == "tangent", "shard"), (training.lora.rank > 0, "lora"), (training.save_steps, "save_steps"),
+    ):  # fmt: skip
+        if wrong:
+            refuse("shards go with all weights, without resumable checkpoints, and not in the tangent space", name,
+                   "leave it out, or training.shard=false")  # fmt: skip
+
+
+def settings_that_matter(training: Training) -> dict[str, Any]:
+    """The training options that change the weights; the ranks where there are several."""
+    aside = {"reporters", "save_steps", "shard"} | ({"ranks"} if training.ranks == 1 else set())
+    return {name: value for name, value in asdict(training).items() if name not in aside}
+
+
+def total_steps(task: Task, training: Training, sequences: int) -> int:
     """Optimizer steps: ``training.steps``, or as many as the epochs take (a task's own epochs come first)."""
     if training.steps and not task.epochs:
         return training.steps
-    batches = math.ceil(sequences / (training.batch_size * ranks))
+    batches = math.ceil(sequences / (training.batch_size * training.ranks))
     return max(1, math.ceil((task.epochs or training.epochs) * math.ceil(batches / training.accumulation)))
 
 
@@ -250,7 +270,7 @@ def wrap(
         return base
     options |= {"named_parameters": list(model.named_parameters()), "masters": getattr(base, "masters", None)}
     if lora:
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and (name != "mergopt" or options.get("inner") == "ascent"):
+        if ranks() > 1 and (name != "mergopt" or options.get("inner") == "ascent"):
             do = "use one process: gradients of the frozen weights are not exchanged"
             raise UserError(f"{name} with adapters does not run on several ranks", where="training.lora", do=do)
         options |= {"named_parameters": merged_weights(model), "frozen": True}

@@ -30,7 +30,14 @@ from pipelines.finetune import images
 from pipelines.finetune.data import Row, read_pictures, read_rows, task_fingerprint
 from pipelines.finetune.exchange import Exchange, GivenVector, StoredOrigin, StretchOverError, take_part
 from pipelines.finetune.models import AdapterOrigin, Loaded, check_kind, load
-from pipelines.finetune.optimizers import base_optimizer, check_finetuning, check_training, total_steps, wrap
+from pipelines.finetune.optimizers import (
+    base_optimizer,
+    check_finetuning,
+    check_training,
+    settings_that_matter,
+    total_steps,
+    wrap,
+)
 from pipelines.finetune.tangent import delinearise
 from pipelines.finetune.tokens import Collator, PackCollator, encode, pack
 from pipelines.finetune.trainer import ExpertTrainer, MetricsCallback, NotFiniteError, PeakMemory
@@ -38,6 +45,7 @@ from pipelines.finetune.turns import Turns
 from pipelines.images.data import Pictures
 from pipelines.process import out_of_memory, silence, threads, uncollected
 from pipelines.progress import SILENT, Progress, Within
+from pipelines.ranks import rank, ranks
 
 SMALL = 2_000_000
 """Models below this many parameters are trained on one thread: faster, and the same bits whatever the thread count."""
@@ -72,16 +80,16 @@ class Run:
         return self.training.save_steps is not None or bool(self.exchange and self.exchange.wait is None)
 
     @property
-    def rank(self) -> int:
-        """This process among those that ``torchrun`` started."""
-        return int(os.environ.get("RANK", "0"))
+    def first(self) -> bool:
+        """Whether this is the rank that writes."""
+        return rank() == 0
 
     def about(self) -> dict[str, Any]:
         """What fixes the run, so that a checkpoint of another one is never resumed."""
-        training = {k: v for k, v in dataclasses.asdict(self.training).items() if k not in ("reporters", "save_steps")}
         return {
             "base": str(self.base.resolve()), "task": dataclasses.asdict(self.task), "method": self.method,
-            "optimizer": dataclasses.asdict(self.optimizer), "training": training, "seed": self.seed,
+            "optimizer": dataclasses.asdict(self.optimizer), "training": settings_that_matter(self.training),
+            "seed": self.seed,
             "data": task_fingerprint(self.task, self.datasets, self.online),
             **({"others": self.others} if self.others else {}),
             **({"more": [dataclasses.asdict(task) for task in self.more]} if self.more else {}),
@@ -123,7 +131,7 @@ def finetune(
     Raises:
         UserError: Bad data or parameters, a loss that is no number, a full disk.
     """
-    method = check_finetuning(finetuning)
+    method, training = check_finetuning(finetuning), dataclasses.replace(training, ranks=ranks())
     check_training(training, method["method"])
     checkpoints = checkpoints or out.with_name(out.name + ".checkpoints")
     run = Run(
@@ -133,7 +141,7 @@ def finetune(
     _check_offsets(run)
     waits = exchange is not None and exchange.wait is not None
     with nullcontext() if waits else _quiet(), random_state_restored(seed):
-        return _make(run, progress if run.rank == 0 else SILENT, base_name, device, cpu_threads)
+        return _make(run, progress if run.first else SILENT, base_name, device, cpu_threads)
 
 
 @contextmanager
@@ -177,7 +185,10 @@ def _check_offsets(run: Run) -> None:
     if offsets == "pool" and run.exchange is None:
         do = "train the pool by a study (mergebench sweep), or take finished experts: finetuning.offsets=experts"
         raise UserError("one expert has no pool to exchange task vectors with", where=where, do=do)
-    if offsets == "pool" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if offsets and run.training.shard:
+        what, do = "experts' task vectors are of whole weights", "leave training.shard out, or take offsets=noise"
+        raise UserError(what, where=where, do=do)
+    if offsets == "pool" and run.training.ranks > 1:
         do = "give each expert one process; a study's workers train several side by side"
         raise UserError("experts of a pool are not trained on several ranks", where=where, do=do)
 
@@ -198,7 +209,7 @@ def _make(run: Run, progress: Progress, base_name: str | None, device: str, cpu_
             return {}
         if run.exchange and summary["steps"] < summary.pop("total"):
             return {}
-        if run.rank == 0:
+        if run.first:
             loaded.save(out)
             waited = run.exchange.waited if run.exchange else 0.0
             summary["seconds"] = round(summary["seconds"] + time.perf_counter() - begun - waited, 3)
@@ -253,24 +264,24 @@ def _fit(run: Run, loaded: Loaded, rows: Data, progress: Progress) -> dict[str, 
     """Train ``loaded.model`` in place."""
     data, collator, loss = _sequences(run, loaded, rows)
     once = dataclasses.replace(run.task, epochs=None if run.training.steps else 1.0)  # all epochs are in the data
-    steps = total_steps(once if run.more else run.task, run.training, len(data), int(os.environ.get("WORLD_SIZE", "1")))
+    steps = total_steps(once if run.more else run.task, run.training, len(data))
     resumable = run.resumable
     metrics = (run.checkpoints if resumable else run.out) / "metrics.jsonl"
     with tempfile.TemporaryDirectory() as scratch, _tensorboard_in(run.out, bool(run.training.reporters)):
         args = _arguments(run, loaded, steps, run.checkpoints if resumable else Path(scratch))
         with args.main_process_first(local=False):
             newest = _newest_checkpoint(run.checkpoints, run.about()) if resumable else None
-        model = loaded.model.to(loaded.device)
+        model = loaded.model if run.training.shard else loaded.model.to(loaded.device)
         base = base_optimizer(run.optimizer, model, run.training.precision == "bf16_masters")
         method, more = _wrapped(run, base, model, steps)
         given = {"train_dataset": data, "data_collator": collator, "compute_loss_func": loss}
         trainer = ExpertTrainer(method, model=model, args=args, **given)
         with progress.step(f"fine-tune {run.name}", total=steps) as bar:
-            callback = MetricsCallback(metrics if run.rank == 0 else None, bar, trainer, run.exchange)
+            callback = MetricsCallback(metrics if run.first else None, bar, trainer, run.exchange)
             for one in (callback, *more):
                 trainer.add_callback(one)
             _train(run, loaded, trainer, newest)
-    if resumable and run.rank == 0:
+    if resumable and run.first:
         shutil.copyfile(metrics, run.out / "metrics.jsonl")
     _finish(run, loaded, trainer)
     last = {key: callback.last.get(key) for key in ("loss", "tokens")}
@@ -388,10 +399,11 @@ def _tell_model(run: Run, trainer: ExpertTrainer, error: Exception) -> None:
 
 def _keep(run: Run, loaded: Loaded, trainer: ExpertTrainer) -> str:
     """Where the last good weights are: those before the step, if they are numbers, else the last checkpoint's."""
-    if all(bool(p.isfinite().all()) for p in loaded.model.parameters()):
+    whole = not run.training.shard  # other ranks may not know yet
+    if whole and all(bool(p.isfinite().all()) for p in loaded.model.parameters()):
         folder = run.checkpoints / f"last-good-{trainer.state.global_step}"
         _finish(run, loaded, trainer)
-        if run.rank == 0:
+        if run.first:
             folder.mkdir(parents=True, exist_ok=True)
             loaded.save(folder)
         return str(folder)
@@ -400,10 +412,13 @@ def _keep(run: Run, loaded: Loaded, trainer: ExpertTrainer) -> str:
 
 
 def _finish(run: Run, loaded: Loaded, trainer: ExpertTrainer) -> None:
-    """Take the float32 masters where they exist, and the model's own forward pass again."""
+    """Take the float32 masters where they exist, the whole model of its shards, and its own forward pass again."""
+    masters: dict[Any, Any] = {}
     for optimizer in (trainer.method, getattr(trainer.method, "base", None)):
-        if isinstance(optimizer, MasterWeights):
-            for p, master in optimizer.masters.items():
-                p.data = master.detach()
+        masters |= optimizer.masters if isinstance(optimizer, MasterWeights) else {}
+    if run.training.shard:
+        return loaded.gather(masters)
+    for p, master in masters.items():
+        p.data = master.detach()
     if run.method["method"] == "tangent":
         delinearise(loaded.model)

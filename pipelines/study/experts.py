@@ -16,6 +16,7 @@ from typing import Any
 from conf.errors import UserError, disk_full, redacted
 from conf.schema import Checkpoint, Executor
 from pipelines.progress import SILENT, Progress
+from pipelines.ranks import agreed, rank, ranks
 from pipelines.store.store import content_key
 from pipelines.study.sources import Access, ExpertRecipe, Source, Unmade, find_checkpoint, find_expert
 
@@ -133,6 +134,11 @@ def make_expert(
     from pipelines.finetune import finetune
 
     key = recipe.key(base, access)
+    if recipe.training.ranks != ranks() and not access.store.has("experts", key):
+        do = f"torchrun --nproc-per-node {recipe.training.ranks} mergebench finetune … makes it in this store"
+        raise UserError(f"{recipe.name} is trained by {recipe.training.ranks} ranks", where="training.ranks", do=do)
+    if rank() > 0:
+        return _help(recipe, base, access, executor)
     with access.store.claim("experts", key):
         exchange = _exchange(recipe, base, access, until) if recipe.offsets == "pool" else None
         if exchange and until is not None:
@@ -140,11 +146,12 @@ def make_expert(
                 with tempfile.TemporaryDirectory(dir=access.store.root / "tmp") as unused:
                     given = arguments(recipe, base, access, executor, Path(unused))
                     finetune(**given, exchange=exchange, progress=progress)
-        elif not access.store.has("experts", key):
+        elif not agreed(access.store.has("experts", key), executor.device):
             with _drafts([recipe], base, access) as ((draft, about),):
                 given = arguments(recipe, base, access, executor, draft)
                 about["summary"] = finetune(**given, exchange=exchange, progress=progress)
                 about["fingerprint"] = access.open(str(draft)).fingerprint()
+            agreed("committed", executor.device)
 
 
 def _exchange(recipe: ExpertRecipe, base: Source, access: Access, until: int | None) -> Any:
@@ -153,6 +160,16 @@ def _exchange(recipe: ExpertRecipe, base: Source, access: Access, until: int | N
 
     members, own = members_of(recipe, base, access), dataclasses.replace(recipe, others=()).key(base, access)
     return Exchange(exchange_folder(members, base, access), own, tuple(members), recipe.rounds, until)
+
+
+def _help(recipe: ExpertRecipe, base: Source, access: Access, executor: Executor) -> None:
+    """The part of a rank that is not the first: it trains with the others, and what it has is thrown away."""
+    from pipelines.finetune import finetune
+
+    if not agreed(None, executor.device):
+        with tempfile.TemporaryDirectory(dir=access.store.root / "tmp") as aside:
+            finetune(**arguments(recipe, base, access, executor, Path(aside)))
+        agreed(None, executor.device)
 
 
 def _make_pool(

@@ -16,6 +16,7 @@ from pipelines.merge.recipe import Recipe
 from pipelines.merge.write import write_merge
 from pipelines.process import threads
 from pipelines.progress import SILENT, Progress
+from pipelines.ranks import rank, ranks
 from pipelines.store.store import Entry
 from pipelines.study.executors import run_trials
 from pipelines.study.experts import make_expert
@@ -54,7 +55,8 @@ def finetune_expert(config: Config, progress: Progress = SILENT) -> Made:
     find_device(config.executor)
     access = access_of(config)
     task = named(config.task)
-    settings = (config.finetuning, config.optimizer, config.training, config.seed)
+    training = replace(config.training, ranks=ranks()) if config.training.ranks == 1 else config.training
+    settings = (config.finetuning, config.optimizer, training, config.seed)
     recipe = ExpertRecipe(task.name, config.base, task, *settings)
     access.data_fingerprint(task)  # data that cannot be had are told before a base is made
     base = make_base(config.base, access, progress)
@@ -62,7 +64,7 @@ def finetune_expert(config: Config, progress: Progress = SILENT) -> Made:
     make_expert(recipe, base, access, progress, config.executor)
     folder = Path(access.must_hold("experts", recipe.key(base, access)).path)
     entry = Entry("experts", folder.name, folder).describe()
-    return Made(_copy_out(folder, config.out), entry, new)
+    return Made(_copy_out(folder, config.out if rank() == 0 else None), entry, new)
 
 
 def merge_checkpoint(config: Config, progress: Progress = SILENT) -> Made:

@@ -224,7 +224,7 @@ class ExpertRecipe:
 
     def key(self, base: Source, access: Access) -> str:
         """Content key: base weights, data, fine-tuning method and parameters, optimizer, training, seed, others'."""
-        from pipelines.finetune import check_finetuning
+        from pipelines.finetune import check_finetuning, settings_that_matter
 
         method = check_finetuning(self.finetuning)
         given = method.pop("experts", [])
@@ -238,7 +238,7 @@ class ExpertRecipe:
                 **self._data(self.task, access),
                 "finetuning": method,
                 "optimizer": dataclasses.asdict(self.optimizer),
-                "training": fields_without(self.training, "reporters", "save_steps"),
+                "training": settings_that_matter(self.training),
                 "seed": self.seed,
                 **({"others": others} if others else {}),
                 **({"more": [self._data(task, access) for task in self.more]} if self.more else {}),
