@@ -1,6 +1,6 @@
 """Commands killed and stopped at random moments: repeated, they end as if undisturbed and compute nothing twice.
 
-``python benchmarks/kills.py [COUNT] [SEED]``
+``python benchmarks/kills.py [COUNT] [SEED] [COMMAND …]``
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ os.environ.update(OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", HF_HUB_OF
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tests import hostile_runs
-from tests.hostile_store import KINDS, SEARCH, STUDY
+from tests.hostile_store import KINDS, POOL, SEARCH, STUDY, SUITE
 
 BASE = ("base=tiny", "base.hidden=16", "base.layers=1", "base.steps=1")
 COMMANDS: dict[str, tuple[str, ...]] = {
@@ -32,8 +32,31 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "evaluate": ("evaluate", *BASE, "experts=[one,two]", "method=ties", "suite.limit=20", "store=store"),
     "geometry": ("geometry", *STUDY, "out=out"),
     "report": ("report", *STUDY),
-}
-NEEDS = {"finetune": (), "sweep": (), "search": ("bases", "experts"), "merge": ("bases",), "evaluate": ("bases",)}
+    "pool": (
+        "sweep", *STUDY, "name=pool", "pools.p.finetuning.method=mergopt", "+pools.p.finetuning.offsets=pool",
+        "+pools.p.finetuning.rounds=2", "pools.p.training.steps=3", "+pools.p.training.save_steps=1",
+    ),
+    "select": (
+        "sweep", *POOL, *SUITE, "name=chosen", "+pools.q=${pools.p}",
+        "+methods={ta: {method: task_arithmetic, grid: {lambda: [0.2, 1.0]}, select: validation}}",
+    ),
+    "nsga2": (
+        "search", *SEARCH, "search=nsga2", "search.trials=6", "search.startup=3", "search.objectives=[add,dist]",
+    ),
+    "landscape": ("landscape", *STUDY, "out=out", "landscape.points=2", "landscape.examples=4"),
+    "diagnose": ("diagnose", *BASE, "experts=[one,two]", "store=store"),
+    "calibrate": ("calibrate", *STUDY),
+    "extract": ("extract", *BASE, "model=one", "out_adapter=2", "out=out", "store=store"),
+    "push": ("push", "experts:EXPERT", "me/x", "out=out", "store=store"),
+    "export": ("export", "experts:EXPERT", "out=out", "store=store"),
+    "verify": ("verify", "--all", "store=store"),
+    "gc": ("gc", "--delete", "store=store"),
+}  # fmt: skip
+NEEDS = {
+    "finetune": (), "sweep": (), "search": ("bases", "experts"), "nsga2": ("bases", "experts"), "merge": ("bases",),
+    "evaluate": ("bases",), "pool": ("bases",), "select": ("bases", "experts"),
+    "calibrate": ("bases", "experts", "statistics"),
+}  # fmt: skip
 """Kinds of entries that a command's store holds before it; others: all."""
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
 
@@ -62,10 +85,11 @@ def stops(count: int, seed: int, names: Sequence[str] = tuple(COMMANDS)) -> Iter
 def main() -> None:
     """Print what is wrong, and how many stops came in time; exits with 1 where anything is wrong."""
     count, seed = map(int, (*sys.argv[1:], *("100", "0")[len(sys.argv) - 1 :])[:2])
+    names = sys.argv[3:] or tuple(COMMANDS)
     hostile_runs.warm()
     counts: Counter[str] = Counter()
     wrong = 0
-    for case, faults in stops(count, seed):
+    for case, faults in stops(count, seed, names):
         counts[" ".join(case.split()[:2]) + (" too late" if "too late" in case else "")] += 1
         wrong += bool(faults)
         if faults:
@@ -76,9 +100,14 @@ def main() -> None:
 
 def undisturbed(name: str, whole: Path, place: Path) -> tuple[float, dict[str, str]]:
     """How long a command takes, and what it makes."""
-    ran = hostile_runs.run(COMMANDS[name], ready(name, whole, place))
+    ran = hostile_runs.run(command(name, ready(name, whole, place)), place)
     assert ran.code == 0, (name, ran.err)
     return ran.seconds, made(place)
+
+
+def command(name: str, place: Path) -> list[str]:
+    """A command's arguments, with the key of an expert where it takes one."""
+    return [text.replace("EXPERT", (place / "one").resolve().name) for text in COMMANDS[name]]
 
 
 def ready(name: str, whole: Path, place: Path) -> Path:
@@ -97,14 +126,15 @@ def stopped(
     name: str, place: Path, stop: int, at: float, expected: dict[str, str]
 ) -> tuple[list[str], hostile_runs.Ran]:
     """Stop a command, repeat it, and say what is wrong with either, and how the first one ended."""
-    first = hostile_runs.run(COMMANDS[name], place, stop, at)
+    args = command(name, place)
+    first = hostile_runs.run(args, place, stop, at)
     allowed = {signal.SIGKILL: (-9, 0), signal.SIGINT: (130, 0), signal.SIGTERM: (143, 0)}[signal.Signals(stop)]
     faults = [] if first.code in allowed else [f"code {first.code}: {first.err[-300:]}"]
     faults += ["traceback"] if "Traceback" in first.err else []
     told = [line for line in first.err.splitlines() if line.startswith("interrupted: ")]
     faults += [f"{len(told)} lines on the stop"] if stop != signal.SIGKILL and len(told) != (first.code != 0) else []
     before = ages(place)
-    again = hostile_runs.run(COMMANDS[name], place)
+    again = hostile_runs.run(args, place)
     faults += [] if again.code == 0 else [f"again: code {again.code}: {again.err[-300:]}"]
     faults += [f"{entry} was computed again" for entry, age in before.items() if ages(place).get(entry) != age]
     found = made(place)

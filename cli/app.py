@@ -18,7 +18,7 @@ from rich.markup import escape
 from cli import terminal
 from cli.completion import answer_bash
 from cli.options import app
-from conf.errors import UserError, disk_full, redacted
+from conf.errors import UserError, disk_full, out_of_memory, redacted
 from pipelines.ranks import rank, tells
 
 from cli import models, studies, geometry, compare, help, store  # isort: skip  # noqa: F401  # the order of their commands in help
@@ -150,7 +150,7 @@ def _cause(error: Exception) -> tuple[UserError, int] | None:
     where, kept = str(getattr(error, "filename", None) or "")[:300], "what was finished is kept"
     if disk_full(error):
         return UserError("the disk is full", where=where, do=f"free some space; {kept}"), 1
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "allocate memory" in str(error):
+    if out_of_memory(error):
         reason = str(error).partition("\n")[0][:300]
         do = "choose a smaller model or batch, bfloat16, or another device"
         return UserError("out of memory", where=reason, do=f"{do}; {kept}"), 1

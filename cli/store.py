@@ -87,8 +87,9 @@ def list_entries(arguments: Words = None, kind: Kind = None, json: Json = False,
             raise UserError(f"the store has no kind {name!r}", where="--kind", do=nearest(name, KINDS))
     store = Store(config.store)
     entries = listed(store, kinds or KINDS, texts)
-    payload = [{"folder": entry.folder, **about} for entry, about in entries]
-    terminal.answer(json, payload, entries_table(entries, str(store.root)))
+    if json:
+        return terminal.print_json([{"folder": entry.folder, **about} for entry, about in entries])
+    terminal.show(entries_table(entries, str(store.root)))
 
 
 @command(PANEL, "3f2a", "experts:3f2a --json")

@@ -62,8 +62,14 @@ def set_verbosity(level: int) -> None:
 
 
 def print_json(payload: Any) -> None:
-    """One JSON document on standard output."""
-    sys.stdout.write(redacted(json.dumps(payload, indent=2, default=str)) + "\n")
+    """One JSON document on standard output; a list has a line for each of its parts, which are written one by one."""
+    if not isinstance(payload, list):
+        sys.stdout.write(redacted(json.dumps(payload, indent=2, default=str)) + "\n")
+        return
+    sys.stdout.write("[")
+    for i, part in enumerate(payload):
+        sys.stdout.write(("," if i else "") + "\n" + redacted(json.dumps(part, default=str)))
+    sys.stdout.write("\n]\n")
 
 
 def show(*parts: Any, **style: Any) -> None:

@@ -50,13 +50,6 @@ def device_of(model: nn.Module) -> torch.device:
     return next(model.parameters()).device if place is None else torch.device(place)
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the memory of the host or of a device ran out."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and "allocate memory" in str(error)  # torch's allocator on the CPU
-
-
 def free_memory(device: torch.device) -> int:
     """Bytes that are free on a device, or in the host for the CPU."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available

@@ -5,6 +5,7 @@ sight of other programs; importing ``mergebench`` puts that folder on the module
 ``import pipelines`` works as it does in a checkout. ``mergebench.study`` and its like are in ``api``.
 """
 
+import atexit
 import os
 import signal
 import sys
@@ -38,17 +39,19 @@ def __dir__() -> list[str]:
 
 
 def main() -> None:
-    """Run the command line; a stop while it still loads ends it in one line, too."""
+    """Run the command line; a stop while it still loads, or ends, is one line, too."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _leave)
+        atexit.register(signal.signal, number, signal.SIG_IGN)  # the last to be called: Python then drops handlers
     from cli.app import main
 
     main()
 
 
 def _leave(number: int, frame: object) -> None:
-    sys.stderr.write("interrupted: nothing was begun\n")
-    sys.stderr.flush()
+    if not getattr(sys.modules.get("cli.app"), "STOPPED", None):  # else it was told
+        sys.stderr.write("interrupted: what was finished is kept; the same command goes on\n")
+        sys.stderr.flush()
     os._exit(128 + number)
 
 

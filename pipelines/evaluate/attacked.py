@@ -11,14 +11,14 @@ from lm_eval.api import metrics
 from lm_eval.api.instance import Instance
 from torch import nn
 
-from conf.errors import UserError
+from conf.errors import UserError, out_of_memory
 from conf.schema import Suite
 from pipelines.evaluate.attacks import words_of
 from pipelines.evaluate.attacks.instruction import BREAK, HOLE, Instruction, strongest
 from pipelines.evaluate.build import BuiltTask, Leaf, reason
 from pipelines.evaluate.requests import LiveLM, NotFiniteError, Scorer, Tick
 from pipelines.evaluate.score import per_document
-from pipelines.process import out_of_memory, restore
+from pipelines.process import restore
 
 
 def attacked(

@@ -10,7 +10,7 @@ from typing import Any
 from lm_eval.api.instance import Instance
 from torch import nn
 
-from conf.errors import UserError
+from conf.errors import UserError, out_of_memory
 from conf.schema import Suite
 from mergeopt_core.randomness import random_state_restored
 from pipelines.evaluate.attacked import attacked
@@ -28,7 +28,6 @@ from pipelines.process import (
     fitting_threads,
     fresh_maps,
     offline,
-    out_of_memory,
     random_states,
     restore,
     silence,

@@ -18,7 +18,7 @@ from typing import Any, cast
 
 from transformers import TrainingArguments
 
-from conf.errors import UserError, disk_full
+from conf.errors import UserError, disk_full, out_of_memory
 from conf.schema import Optimizer, Task, Training
 from mergeopt_core.finetuning import MasterWeights
 from mergeopt_core.randomness import random_state_restored
@@ -43,7 +43,7 @@ from pipelines.finetune.tokens import Collator, PackCollator, encode, pack
 from pipelines.finetune.trainer import ExpertTrainer, MetricsCallback, NotFiniteError, PeakMemory
 from pipelines.finetune.turns import Turns
 from pipelines.images.data import Pictures
-from pipelines.process import out_of_memory, silence, threads, uncollected
+from pipelines.process import silence, threads, uncollected
 from pipelines.progress import SILENT, Progress, Within
 from pipelines.ranks import rank, ranks
 

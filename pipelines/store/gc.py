@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import time
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -127,7 +126,7 @@ def _delete(found: Collection, store: Store) -> None:
             if not mine:
                 found.busy.append(waste)
                 continue
-            aside = store.root / "tmp" / f"gone-{waste.key}-{uuid.uuid4().hex[:8]}"
+            aside = store.aside(waste.key)
             waste.path.rename(aside)
             _remove(aside)
     for record in found.forgotten:

@@ -25,15 +25,13 @@ NO_TRAINING = ("steps", "epochs", "batch_size", "accumulation", "save_steps", "r
 """Fields of a training that its description gives in another way, or that change nothing."""
 
 
-def provenance(about: Mapping[str, Any], task: str | None = None) -> dict[str, Any]:
+def provenance(about: Mapping[str, Any]) -> dict[str, Any]:
     """Base, training, seeds, evaluation settings and machine of a result as plain columns.
 
     ``training`` and ``training_seed`` are those of the experts that the model is made of (None for a base),
-    ``settings`` is a hash over all that an evaluation depends on. Where experts, or tasks (unless one is named),
-    differ: all values.
+    ``settings`` is a hash over all that an evaluation depends on. Where experts, or tasks, differ: all values.
     """
     settings, base = about["settings"], Path(about["base"]["path"])
-    tasks = [settings["tasks"][task]] if task else list(settings["tasks"].values())
     trained = about.get("training") or [training_of(expert["path"]) for expert in about["experts"]]
     return {
         "base": _entry(base).get("name") or base_name(base),
@@ -42,17 +40,28 @@ def provenance(about: Mapping[str, Any], task: str | None = None) -> dict[str, A
         "seed": about["model"].get("seed"),
         "merge_dtype": (about["recipe"] or {}).get("dtype"),
         "suite": about["suite"],
-        "fewshot": joined("the task's own" if (n := t.get("num_fewshot", 0)) is None else n for t in tasks),
-        "sample": joined(_sample(t, settings) for t in tasks),
+        "fewshot": None,
+        "sample": None,
         "attack": _attack(settings),
         "chat_template": settings.get("chat_template", False),
-        "options": joined(_options(t, settings) for t in tasks),
+        "options": None,
         "max_length": settings.get("max_length"),
         "dtype": settings["dtype"],
         "device": about.get("device") or UNKNOWN,
         "batch_size": about.get("batch_size") or UNKNOWN,
         "engine": _engine(about),
         "settings": content_key(settings)[:8],
+        **asked_of(settings["tasks"], settings),
+    }
+
+
+def asked_of(tasks: Iterable[str], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns that are of tasks: few-shots, sample and options, all values where they differ."""
+    asked = [settings["tasks"][task] for task in tasks]
+    return {
+        "fewshot": joined("the task's own" if (n := t.get("num_fewshot", 0)) is None else n for t in asked),
+        "sample": joined(_sample(t, settings) for t in asked),
+        "options": joined(_options(t, settings) for t in asked),
     }
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from conf.errors import UserError, nearest
-from pipelines.store.provenance import apart, joined, provenance
+from pipelines.store.provenance import apart, asked_of, joined, provenance
 from pipelines.store.records import Record, mean, studies
 from pipelines.store.store import Entry, Store
 
@@ -45,20 +45,22 @@ def entries_of(store: Store, study: str | None = None) -> list[tuple[Entry, list
 
 
 def _rows(about: dict[str, Any], records: list[Record]) -> Iterator[dict[str, Any]]:
-    recipe = about["recipe"] or {}
+    recipe, common = about["recipe"] or {}, provenance(about)
+    pool, studied = pools_of(about["key"], records), sorted({record.name for record in records})
     for task, score in about["tasks"].items():
         asked = about["settings"]["tasks"].get(task, {})
         yield {
             "key": about["key"],
-            "studies": sorted({record.name for record in records}),
-            "pool": pools_of(about["key"], records),
+            "studies": studied,
+            "pool": pool,
             "kind": about["trial"],
             "method": recipe.get("method"),
             "experts": about["names"],
             "experts_merged": len(about["experts"]) if recipe else None,
             "weights": about.get("weights"),
             "update_norm": about.get("update_norm"),
-            **provenance(about, task),
+            **common,
+            **asked_of([task], about["settings"]),
             "parameters": recipe.get("parameters", {}),
             "base_path": about["base"]["path"],
             "task": task,

@@ -8,11 +8,13 @@ marked done by the existence of a folder that is still being filled.
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import logging
 import marshal
 import os
+import platform
 import re
 import shutil
 import time
@@ -34,6 +36,8 @@ LATE = (0, 0.1, 0.3, 1, 2)
 """Seconds between looks for an entry that another process has committed."""
 UNLOCKED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 KEY = re.compile("[0-9a-f]{32}")
+MACHINE = f".{re.sub('[^A-Za-z0-9-]', '', platform.node())[:32]}."
+"""Part of the names of drafts: some file systems lock among the processes of one machine alone."""
 log = logging.getLogger("mergebench.store")
 
 
@@ -88,6 +92,7 @@ class Store:
         self.root = Path(root).expanduser().absolute()
         self._read: dict[tuple[str, str], bytes] = {}
         self._told: set[Path] = set()
+        self._cleared = False
         try:
             (self.root / "tmp").mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -192,23 +197,49 @@ class Store:
         ``about`` is read when the block ends, so the block may still add to it. An entry that is there already stays,
         unless it is marked incomplete (a result with failed tasks): then it is replaced.
         """
-        draft = self.root / "tmp" / f"{key}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        draft.mkdir(parents=True)
-        try:
+        with self.draft(key) as draft:
             yield draft
             entry = {"kind": kind, "key": key, "made": time.time(), **about}
             write_entry(draft, entry)
             _sync(draft)
             self._publish(draft, kind, key)
+
+    def aside(self, name: str) -> Path:
+        """A new path below ``tmp/``: a folder there that no process holds is removed by this machine's next draft."""
+        return self.root / "tmp" / f"{name}{MACHINE}{uuid.uuid4().hex[:8]}"
+
+    @contextmanager
+    def draft(self, name: str) -> Iterator[Path]:
+        """A fresh folder below ``tmp/``, removed at the end; that of a killed process goes with the next one."""
+        if not self._cleared:
+            self._cleared = True
+            self._clear()
+        draft, held = self.aside(name), 0
+        try:
+            while not draft.is_dir():  # another process can take it for one that was left, until it is held
+                if held:
+                    os.close(held)
+                draft.mkdir(parents=True)
+                held = _hold(draft)
+            yield draft
         finally:
             shutil.rmtree(draft, ignore_errors=True)
+            if held:
+                os.close(held)
+
+    def _clear(self) -> None:
+        """Remove what killed processes of this machine left: the lock on a draft dies with its process."""
+        for path in (self.root / "tmp").glob(f"*{MACHINE}*"):
+            if held := _hold(path, wait=False):
+                shutil.rmtree(path, ignore_errors=True)
+                os.close(held)
 
     def _publish(self, draft: Path, kind: str, key: str) -> None:
         place = self.folder(kind, key)
         place.parent.mkdir(exist_ok=True)
         if not self.has(kind, key, complete=True) and os.path.lexists(place):
-            os.rename(place, draft.with_name(draft.name + "-replaced"))
-            shutil.rmtree(draft.with_name(draft.name + "-replaced"), ignore_errors=True)
+            os.rename(place, replaced := self.aside(key))
+            shutil.rmtree(replaced, ignore_errors=True)
         try:
             os.rename(draft, place)
         except OSError:  # another process was first; on some network file systems its entry shows a little later
@@ -241,6 +272,20 @@ class Store:
             yield True
         finally:
             lock.release()
+
+
+def _hold(folder: Path, wait: bool = True) -> int:
+    """A descriptor that locks a folder until it is closed or its process ends; 0 where that cannot be."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return 0
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return descriptor
+    except OSError:
+        os.close(descriptor)
+        return 0
 
 
 def _sync(folder: Path) -> None:

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import math
 import shutil
-import tempfile
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -167,8 +166,8 @@ def _help(recipe: ExpertRecipe, base: Source, access: Access, executor: Executor
     from pipelines.finetune import finetune
 
     if not agreed(None, executor.device):
-        with tempfile.TemporaryDirectory(dir=access.store.root / "tmp") as aside:
-            finetune(**arguments(recipe, base, access, executor, Path(aside)))
+        with access.store.draft("aside") as aside:
+            finetune(**arguments(recipe, base, access, executor, aside))
         agreed(None, executor.device)
 
 
@@ -180,13 +179,13 @@ def _make_pool(
     keys = [recipe.key(base, access) for recipe in recipes]
     with (
         access.store.claim("experts", content_key(keys)),
-        tempfile.TemporaryDirectory(dir=access.store.root / "tmp") as at,
+        access.store.draft("exchange") as at,
     ):
         if all(access.store.has("experts", key) for key in keys):
             return
         with _drafts(recipes, base, access) as drafts:
             given = [arguments(r, base, access, executor, draft) for r, (draft, _) in zip(recipes, drafts)]
-            summaries = finetune_pool(given, Path(at) / "exchange", recipes[0].rounds, progress)
+            summaries = finetune_pool(given, at, recipes[0].rounds, progress)
             for (draft, about), summary in zip(drafts, summaries):
                 about |= {"summary": summary, "fingerprint": access.open(str(draft)).fingerprint()}
 

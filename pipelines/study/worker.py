@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import nn
 
-from conf.errors import UserError, disk_full, redacted
+from conf.errors import UserError, disk_full, out_of_memory, redacted
 from conf.schema import Executor, Suite
 from pipelines.checkpoints.fingerprint import WeightHash
 from pipelines.checkpoints.load import load_model, quantised, spread
@@ -34,7 +34,7 @@ from pipelines.merge.live import merge_into
 from pipelines.merge.resident import DeviceTensors
 from pipelines.merge.stream import Merge, single_model
 from pipelines.merge.write import write_tokenizer
-from pipelines.process import free_memory, give_back, out_of_memory, threads
+from pipelines.process import free_memory, give_back, threads
 from pipelines.progress import SILENT, Progress
 from pipelines.store.provenance import training_of
 from pipelines.store.samples import DOCUMENTS, SAMPLES

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-import tempfile
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,17 +65,12 @@ def push(
         raise UserError(
             f"{entry.kind}:{entry.key[:10]} is no expert and no merge", where="push", do="name one of those"
         )
-    temporary = None if config.out else tempfile.mkdtemp(dir=access.store.root / "tmp")
-    folder = Path(config.out or temporary or "").expanduser()
-    try:
+    with nullcontext(Path(config.out).expanduser()) if config.out else access.store.draft("push") as folder:
         export(key, dataclasses.replace(config, out=str(folder)), access, progress)
         card, notes = _finish(entry, folder, repo, access, licence)
         files = {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
         url = _upload(folder, repo, private) if upload else None
         return Pushed(repo, str(folder), files, card, notes, url)
-    finally:
-        if temporary:
-            shutil.rmtree(temporary, ignore_errors=True)
 
 
 TASKS = ("text-generation", "zero-shot-image-classification")

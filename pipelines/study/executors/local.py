@@ -7,9 +7,13 @@ done, so that they share the work instead of repeating it.
 from __future__ import annotations
 
 import os
+import signal
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import cache
 
 import psutil
 
@@ -26,8 +30,22 @@ OF_ITS_OWN = 1 << 29
 """Bytes that a process holds beside."""
 
 
-def _attempt(job: Job, access: Access, executor: Executor) -> tuple[Job, str]:
+def _attempt(job: Job, access: Access, executor: Executor, parent: int) -> tuple[Job, str]:
+    _end_with(parent)
     return job, job.attempt(access, executor)
+
+
+@cache
+def _end_with(parent: int) -> None:
+    """Have this process end when its parent has, however that was, and leave Ctrl-C to it."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=watch, daemon=True).start()
 
 
 class LocalWorker:
@@ -69,7 +87,7 @@ class LocalWorker:
 
             executor = replace(executor, threads=executor.threads or max(1, (os.cpu_count() or 1) // count))
             side_by_side = Parallel(count, return_as="generator_unordered", batch_size=1, pre_dispatch="all")
-            attempts = side_by_side(delayed(_attempt)(job, access, executor) for job in jobs)
+            attempts = side_by_side(delayed(_attempt)(job, access, executor, os.getpid()) for job in jobs)
         for job, reason in attempts:
             reasons += [reason] if reason else []
             ended(job)

@@ -2,7 +2,7 @@
 
 import json
 
-from pipelines.store.provenance import apart, provenance, said, training_costs, training_of
+from pipelines.store.provenance import apart, asked_of, provenance, said, training_costs, training_of
 
 TASK = {"num_fewshot": None, "limit": None, "split": None}
 SETTINGS = {
@@ -19,7 +19,7 @@ def about(**tasks):
 
 def test_a_limit_says_how_its_documents_were_chosen():
     chosen = {"a": {"limit": 20}, "b": {"limit": 20, "sample": "first"}, "c": {"limit": 0.1, "split": "test"}, "d": {}}
-    told = [provenance(about(**chosen), task)["sample"] for task in chosen]
+    told = [asked_of([task], about(**chosen)["settings"])["sample"] for task in chosen]
     assert told == ["20 drawn by seed 1234", "first 20", "10% of test drawn by seed 1234", "all"]
     assert provenance(about(**chosen))["sample"] == " + ".join(told)
 

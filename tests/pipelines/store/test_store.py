@@ -73,10 +73,11 @@ def test_find_by_first_digits(tmp_path):
             store.find(prefix)
 
 
-def test_a_claim_excludes_others_and_dies_with_its_process(tmp_path):
+def test_a_claim_and_a_draft_exclude_others_and_die_with_their_process(tmp_path):
     script = (
         "import sys, time; from pipelines.store.store import Store\n"
-        "with Store(sys.argv[1]).claim('results', 'k') as mine:\n"
+        "store = Store(sys.argv[1])\n"
+        "with store.claim('results', 'k') as mine, store.draft('k'):\n"
         "    print(mine, flush=True); time.sleep(60)"
     )
     holder = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True)
@@ -85,9 +86,13 @@ def test_a_claim_excludes_others_and_dies_with_its_process(tmp_path):
         assert holder.stdout.readline().strip() == "True"
         with Store(tmp_path).claim("results", "k", wait=False) as mine:
             assert not mine
+        put(Store(tmp_path), "k1")
+        assert len(list((tmp_path / "tmp").iterdir())) == 1
     finally:
         os.kill(holder.pid, signal.SIGKILL)
         holder.wait()
+    put(Store(tmp_path), "k2")
+    assert list((tmp_path / "tmp").iterdir()) == []
     with Store(tmp_path).claim("results", "k", wait=False) as mine:
         assert mine
 
