@@ -8,18 +8,18 @@ import shutil
 import struct
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from glob import escape
 from itertools import accumulate
 from pathlib import Path
 
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor
 
 from conf.errors import UserError, redacted
 from pipelines.checkpoints.headers import CODES, TensorInfo, itemsize
+from pipelines.checkpoints.hold import hold
 
 
 @dataclass
@@ -125,9 +125,6 @@ def _write_all(descriptor: int, data: memoryview, position: int, folder: Path) -
         raise UserError(what, where=str(folder), do="free some room on the disk") from error
 
 
-LOCK = ".lock"
-"""The file that a living process locks in a folder that it is writing."""
-
 RECIPE = "mergebench_recipe.json"
 """The file by which a folder is known as a merge made here."""
 TOLD = ("config.json", "README.md", "mergekit_config.yml")
@@ -157,17 +154,17 @@ def new_folder(out: Path, size: int) -> Iterator[Path]:
         raise UserError(f"{out} is not empty and is no merge made here", do="give an empty or new folder")
     out.parent.mkdir(parents=True, exist_ok=True)
     for left in out.parent.glob(f".{escape(out.name)}.*.part"):
-        with suppress(Timeout, OSError), FileLock(left / LOCK, timeout=0):
+        if lock := hold(left, wait=False):
             shutil.rmtree(left, ignore_errors=True)
+            os.close(lock)
     free = shutil.disk_usage(out.parent).free
     if free < size + SLACK:
         what = f"the merged model takes {size / 1e9:.1f} GB, the disk has {free / 1e9:.1f} GB free"
         raise UserError(what, where=str(out.parent), do="free some room, give another folder, or choose dtype=bfloat16")
     beside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent))
+    lock = hold(beside)
     try:
-        with FileLock(beside / LOCK):
-            yield beside
-        (beside / LOCK).unlink(missing_ok=True)
+        yield beside
         beside.chmod(0o755)
         if out.is_dir() and any(out.iterdir()):
             out.rename(earlier := beside.with_suffix(".old"))
@@ -177,3 +174,5 @@ def new_folder(out: Path, size: int) -> Iterator[Path]:
             beside.rename(out)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+        if lock:
+            os.close(lock)

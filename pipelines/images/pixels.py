@@ -10,9 +10,8 @@ import psutil
 import torch
 from torch import Tensor
 
-from conf.errors import UserError
+from conf.errors import UserError, out_of_memory
 from pipelines.images.data import Pictures
-from pipelines.process import out_of_memory
 
 SHARE = 8
 """Of the free memory one part in so many, at most, is taken for the pixels of all tasks that are held at once."""

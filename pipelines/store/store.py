@@ -8,7 +8,6 @@ marked done by the existence of a folder that is still being filled.
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import logging
@@ -28,6 +27,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from conf.errors import UserError
+from pipelines.checkpoints.hold import hold
 from pipelines.store.integrity import Damaged, changed_file, read_entry, write_entry
 
 KINDS = ("bases", "experts", "results", "merges", "statistics")
@@ -220,7 +220,7 @@ class Store:
                 if held:
                     os.close(held)
                 draft.mkdir(parents=True)
-                held = _hold(draft)
+                held = hold(draft)
             yield draft
         finally:
             shutil.rmtree(draft, ignore_errors=True)
@@ -230,7 +230,7 @@ class Store:
     def _clear(self) -> None:
         """Remove what killed processes of this machine left: the lock on a draft dies with its process."""
         for path in (self.root / "tmp").glob(f"*{MACHINE}*"):
-            if held := _hold(path, wait=False):
+            if held := hold(path, wait=False):
                 shutil.rmtree(path, ignore_errors=True)
                 os.close(held)
 
@@ -272,20 +272,6 @@ class Store:
             yield True
         finally:
             lock.release()
-
-
-def _hold(folder: Path, wait: bool = True) -> int:
-    """A descriptor that locks a folder until it is closed or its process ends; 0 where that cannot be."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return 0
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return descriptor
-    except OSError:
-        os.close(descriptor)
-        return 0
 
 
 def _sync(folder: Path) -> None:

@@ -142,8 +142,8 @@ def make_expert(
         exchange = _exchange(recipe, base, access, until) if recipe.offsets == "pool" else None
         if exchange and until is not None:
             if not exchange.reached(until):
-                with tempfile.TemporaryDirectory(dir=access.store.root / "tmp") as unused:
-                    given = arguments(recipe, base, access, executor, Path(unused))
+                with access.store.draft("unused") as unused:
+                    given = arguments(recipe, base, access, executor, unused)
                     finetune(**given, exchange=exchange, progress=progress)
         elif not agreed(access.store.has("experts", key), executor.device):
             with _drafts([recipe], base, access) as ((draft, about),):

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
+import os
 import shutil
 from contextlib import contextmanager
 
 import pytest
 import torch
 import yaml
-from filelock import FileLock
 from merge_helpers import assert_same, merge_of, weights
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from conf.errors import UserError
-from pipelines.checkpoints.write import LOCK
+from pipelines.checkpoints.hold import hold
 from pipelines.merge.live import merge_into
 from pipelines.merge.recipe import Recipe
 from pipelines.merge.write import write_merge
@@ -122,10 +124,21 @@ def test_what_a_killed_process_left_goes_with_the_next_attempt_and_a_living_ones
     for folder in (dead, alive):
         folder.mkdir()
         (folder / "model.safetensors").write_text("half")
-    with FileLock(alive / LOCK):
-        write_merge(merge_of(*pool, "linear"), tmp_path / "out")
+    lock = hold(alive)
+    write_merge(merge_of(*pool, "linear"), tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == [".out.2.part", "out"]
-    assert not (tmp_path / "out" / LOCK).exists()
+    os.close(lock)
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EBADF])
+def test_a_file_system_without_locks_is_written_to(pool, tmp_path, monkeypatch, number):
+    def without(descriptor, how):
+        raise OSError(number, "no locks")
+
+    (tmp_path / ".out.1.part").mkdir()
+    monkeypatch.setattr(fcntl, "flock", without)
+    write_merge(merge_of(*pool, "linear"), tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".out.1.part", "out"]
 
 
 def test_progress_counts_tensors_and_tells_the_speed(pool, tmp_path):
