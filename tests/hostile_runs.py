@@ -77,6 +77,7 @@ def warm() -> None:
     import pipelines.upkeep.verify  # noqa: F401
 
     vl_convert.vegalite_to_svg, vl_convert.svg_to_png = (lambda spec: "<svg >"), (lambda svg, scale: b"")
+    vl_convert.javascript_bundle = lambda source: ""  # V8 ends the process by SIGTRAP where its address space is short
     torch.set_num_threads(1)
     gc.collect()
     gc.freeze()  # what is there already is not touched, and so not copied, by forks
