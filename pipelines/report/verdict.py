@@ -211,7 +211,9 @@ def _best_training(panels: list[Panel]) -> str:
     known = [panel.provenance.get("training") for panel in panels]
     apart = None not in known and len(set(known)) == len(known)
     line = _best(panels[0], "Training" if apart else "Pools", scored, f"the {len(common)} merges that every pool has")
-    return f"{line} Each expert was trained once: the luck of a training is not in the interval."
+    times = len({row.run for panel in panels for row in panel.rows if row.kind == "merge"})
+    trained = "Each expert was trained once" if times == 1 else f"Experts were trained {times} times, none drawn anew"
+    return f"{line} {trained}: the luck of a training is not in the interval."
 
 
 def _best_merging(panels: list[Panel]) -> str:

@@ -99,6 +99,14 @@ def test_equal_trainings_are_level(tmp_path):
     training = next(line for line in report.verdicts if line.startswith("Training"))
     assert "inside the noise" in training
     assert "Level with the best: " in training
+    assert training.endswith("Each expert was trained once: the luck of a training is not in the interval.")
+
+
+def test_several_training_seeds_are_counted(tmp_path):
+    rows = three(shift=0.0)
+    again = [replace(row, run=1, key=row.key + "b") for row in rows if row.kind != "base"]
+    training = next(line for line in sentences([*rows, *again], tmp_path) if line.startswith("Training"))
+    assert "Experts were trained 2 times" in training
 
 
 def test_the_training_sentence_is_the_paired_bootstrap(tmp_path):
