@@ -57,7 +57,7 @@ def test_log_likelihoods_equal_lm_evals(evaluator, theirs, model):
     with evaluator.lm.holding(model, 8):
         evaluator.scorer.prepare(model)
         for leaf in (leaf for task in evaluator.tasks for leaf in task.leaves):
-            evaluator.scorer.run(leaf, model, lambda n: None)
+            evaluator.scorer.run(leaf, model, lambda n, task: None)
             ours = [a for requests in leaf.instances for request in requests for a in request.resps]
             want = [a[0] for s in theirs[leaf.name] for a in s["resps"]]
             # lm-eval sums hundreds of float32 terms: 1e-4, and float32's own rounding where sums are large

@@ -161,7 +161,7 @@ def test_a_full_disk_keeps_what_was_finished(tiny_pool, store, monkeypatch):
     sync = room._sync
 
     def full(folder: Path) -> None:
-        if folder.name.split("-")[0] in keys and len(written) >= 5:
+        if folder.name.split(".")[0] in keys and len(written) >= 5:
             raise OSError(errno.ENOSPC, "No space left on device", str(folder))
         written.append(folder)
         sync(folder)
