@@ -78,7 +78,8 @@ def show(*parts: Any, **style: Any) -> None:
         for part in parts:
             out.print(part, highlight=False, **style)
     text = held.get()
-    sys.stdout.write(text if out.is_terminal else re.sub(r"[ \t]+$", "", text, flags=re.MULTILINE))
+    bare = text if out.is_terminal else "\n".join(line.rstrip(" \t") for line in text.split("\n"))
+    sys.stdout.write(bare)
 
 
 def answer(as_json: bool, payload: Any, *parts: Any, **style: Any) -> None:
