@@ -5,6 +5,7 @@ Yang et al. 2024, https://arxiv.org/abs/2310.02575.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from conf.errors import UserError
 from conf.schema import Search
 from mergeopt_core.merging.lines import block_of
+from pipelines.checkpoints.untrusted import check_types, read_json
 from pipelines.evaluate.engine import Pair, answer, batches, forest, rows_only, tree
 from pipelines.evaluate.evaluator import Evaluator
 from pipelines.process import fitting_threads, threads
@@ -160,11 +162,16 @@ class _Descent:
         self.names, self.search, self.file, self.done = names, search, state, 0
         self.raw = torch.tensor([list(start)] * len(names), dtype=torch.float64, requires_grad=True)
         self.adam = torch.optim.Adam([self.raw], lr=search.lr)
-        if state.is_file():
-            kept = json.loads(state.read_text())
-            self.done, self.raw.data = kept["done"], torch.tensor(kept["raw"], dtype=torch.float64)
-            moments = {name: torch.tensor(value, dtype=torch.float64) for name, value in kept["adam"].items()}
-            self.adam.state[self.raw] = {**moments, "step": torch.tensor(float(self.done))}
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, UserError):  # a damaged file: from the start
+            self._go_on(read_json(state))
+
+    def _go_on(self, kept: Mapping[str, Any]) -> None:
+        check_types(kept, {"done": int, "raw": list, "adam": dict}, self.file)
+        found = [torch.tensor(part, dtype=torch.float64) for part in (kept["raw"], *kept["adam"].values())]
+        if any(part.shape != self.raw.shape or not part.isfinite().all() for part in found) or kept["done"] < 1:
+            raise ValueError(self.file)
+        self.done, self.raw.data = int(kept["done"]), found[0]
+        self.adam.state[self.raw] = {**dict(zip(kept["adam"], found[1:])), "step": torch.tensor(float(self.done))}
 
     def read(self) -> dict[str, list[float]]:
         """The coefficients as the model reads them, by group."""

@@ -8,6 +8,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from conf.errors import UserError
+from conf.schema import Search
 from pipelines.search import entropy
 from pipelines.search.run import run_search
 
@@ -81,6 +82,15 @@ def test_a_descent_makes_the_model_surer_and_goes_on_after_a_stop(make, other_st
     again = run_search(make(*ADAMERGING, "search.steps=12"))
     assert [c.tuning.key for c in again.candidates] == [c.tuning.key for c in whole.candidates]
     assert json.loads((again.folder / "descent.json").read_text())["done"] == 12
+
+
+@pytest.mark.parametrize(
+    "damage", ["", "[]", "{}", '{"done": 3, "raw": [[1]], "adam": {}}', '{"done": "x", "raw": 0, "adam": 0}']
+)
+def test_a_damaged_file_of_steps_is_begun_anew(tmp_path, damage):
+    (tmp_path / "descent.json").write_text(damage)
+    descent = entropy._Descent(["outside"], [0.3, 0.3], Search(), tmp_path / "descent.json")
+    assert (descent.done, descent.read()) == (0, {"outside": [0.3, 0.3]})
 
 
 @pytest.mark.parametrize(
