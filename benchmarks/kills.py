@@ -135,7 +135,7 @@ def stopped(
     faults += [f"{len(told)} lines on the stop"] if stop != signal.SIGKILL and len(told) != (first.code != 0) else []
     before = ages(place)
     again = hostile_runs.run(args, place)
-    faults += [] if again.code == 0 else [f"again: code {again.code}: {again.err[-300:]}"]
+    faults += [] if again.code == 0 or first.code == 0 else [f"again: code {again.code}: {again.err[-300:]}"]
     faults += [f"{entry} was computed again" for entry, age in before.items() if ages(place).get(entry) != age]
     found = made(place)
     faults += [f"{part} differs" for part in expected.keys() | found.keys() if expected.get(part) != found.get(part)]

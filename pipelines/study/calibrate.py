@@ -14,7 +14,7 @@ from pipelines.study.worker import find_device
 
 
 def calibrate_study(config: Config, progress: Progress = SILENT) -> None:
-    """Run one new trial of every base and method, each of a subset of middle size.
+    """Run one trial of every base and method of which the store has none yet, each of a subset of middle size.
 
     They are the study's own trials: their results stay, and a plan made then knows their times. Raises UserError for
     what is wrong with the study, for one whose experts are still to be made, and where a trial failed.
@@ -26,7 +26,10 @@ def calibrate_study(config: Config, progress: Progress = SILENT) -> None:
     if plan.layout.unmade:
         do = "run it with mergebench sweep: after its first trials mergebench plan tells the time"
         raise UserError(f"{len(plan.layout.unmade)} of its models are still to be made", where=plan.name, do=do)
-    trials = by_inputs(one_of_each([p.trial for p in plan.todo if p.trial is not None]))
+    new = [planned.trial for planned in plan.todo if planned.trial is not None]
+    keys = {trial.key for trial in new}
+    measured = {_kind(trial) for trial in plan.layout.trials if trial.key not in keys}
+    trials = by_inputs(one_of_each([trial for trial in new if _kind(trial) not in measured]))
     access.fetch(progress, [source.path for trial in trials for source in (trial.base, *trial.experts)])
     with progress.step("calibrate", len(trials)) as step:
         outcome = run_trials(trials, config.executor, access, lambda _, became, __: step.advance(became != "started"))
@@ -40,5 +43,9 @@ def one_of_each(trials: list[Trial]) -> list[Trial]:
     """Of every base and method the trial that stands in the middle by its number of experts."""
     kinds: dict[tuple[str, str], list[Trial]] = {}
     for trial in trials:
-        kinds.setdefault((trial.base.path, trial.merge.method if trial.merge else ""), []).append(trial)
+        kinds.setdefault(_kind(trial), []).append(trial)
     return [sorted(kind, key=lambda trial: len(trial.experts))[len(kind) // 2] for kind in kinds.values()]
+
+
+def _kind(trial: Trial) -> tuple[str, str]:
+    return trial.base.path, trial.merge.method if trial.merge else ""

@@ -32,6 +32,8 @@ def test_one_trial_of_each_kind_tells_the_time_of_the_others(tiny_pool, store): 
     assert four["hours"] == pytest.approx(plan.resources["hours"] / 4)
     assert four["dollars"] == pytest.approx(len(plan.todo) * expected * 2)
     assert all(about["bytes"]["read"] >= 0 for about in entries)
+    calibrate_study(config)
+    assert make_plan(config, access_of(config)).cached == 4, "repeated, it runs nothing more"
 
 
 def test_a_study_whose_experts_are_not_made_is_told(tiny_pool, tmp_path):
