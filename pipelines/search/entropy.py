@@ -165,7 +165,7 @@ class _Descent:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, UserError):  # a damaged file: from the start
             self._go_on(read_json(state))
 
-    def _go_on(self, kept: Mapping[str, Any]) -> None:
+    def _go_on(self, kept: dict[str, Any]) -> None:
         check_types(kept, {"done": int, "raw": list, "adam": dict}, self.file)
         found = [torch.tensor(part, dtype=torch.float64) for part in (kept["raw"], *kept["adam"].values())]
         if any(part.shape != self.raw.shape or not part.isfinite().all() for part in found) or kept["done"] < 1:

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import time
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -52,9 +51,9 @@ def write_record(
     file = store.root / FOLDER / f"{plain}-{key[:8]}.json"
     file.parent.mkdir(exist_ok=True)
     record = {"name": name, "kind": kind, "made": time.time(), "keys": keys, "pools": pools or {}}
-    beside = store.root / "tmp" / f"{file.name}-{uuid.uuid4().hex[:8]}"
-    beside.write_text(json.dumps(record, indent=1) + "\n")
-    os.replace(beside, file)
+    with store.draft(plain) as draft:
+        (draft / file.name).write_text(json.dumps(record, indent=1) + "\n")
+        os.replace(draft / file.name, file)
     return file
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from conf.errors import UserError
 from conf.schema import Config
 from pipelines.checkpoints.fingerprint import WeightHash
+from pipelines.checkpoints.write import new_folder
 from pipelines.merge.card import model_card
 from pipelines.merge.recipe import Recipe
 from pipelines.merge.stream import Merge
@@ -34,11 +35,38 @@ def export(key: str, config: Config, access: Access, progress: Progress = SILENT
     """
     if not config.out:
         raise UserError("there is no folder to export to", where="out", do="name one with out=DIR")
-    out = Path(config.out).expanduser()
+    out, entry = empty_place(config.out), access.store.find(key)
+    source = checkpoint_of(entry, access.store)
+    with new_folder(out, size_of(source)) as beside:
+        fill(entry, source, beside, out.name, config, access, progress)
+    return entry
+
+
+def empty_place(name: str) -> Path:
+    """The path of a folder that is not there yet, or empty; UserError for another."""
+    out = Path(name).expanduser()
     if out.exists() and (out.is_file() or any(out.iterdir())):
         raise UserError("the folder is not empty", where=str(out), do="name a new folder with out=DIR")
-    store = access.store
-    entry = store.find(key)
+    return out
+
+
+def fill(
+    entry: Entry, source: Path | None, folder: Path, name: str, config: Config, access: Access, progress: Progress
+) -> None:
+    """Put an entry's checkpoint, and the card that calls it ``name``, into an empty folder."""
+    if source is None:
+        _merge_again(entry.describe(), folder, config, access, progress)
+    else:
+        _copy(source, folder, name)
+    if entry.kind == "results":
+        about, card = entry.describe(), folder / "README.md"
+        how = markdown({"pool": pools_of(about["key"], studies(access.store)), **provenance(about)})
+        parts = (card.read_text(encoding="utf-8").rstrip(), scores_markdown(about), how)
+        card.write_text("\n\n".join(parts), encoding="utf-8")
+
+
+def checkpoint_of(entry: Entry, store: Store) -> Path | None:
+    """The folder that holds an entry's checkpoint; None for a merge that was not kept."""
     if entry.kind == "statistics":
         where = f"statistics:{entry.key}"
         raise UserError("statistics are no checkpoint", where=where, do="export an expert or a merge")
@@ -47,38 +75,37 @@ def export(key: str, config: Config, access: Access, progress: Progress = SILENT
         do = "make it again by the command that made it"
         raise UserError(f"{entry.kind}:{entry.key[:10]} is damaged", where=str(entry.folder), do=do)
     if entry.kind != "results":
-        _copy(entry.folder, out)
-    elif about["recipe"] is None:
-        _copy(Path(sources_of(about, store)[-1].path), out)
-    elif store.has("merges", model_key(about["model"]), whole=True):
-        _copy(store.folder("merges", model_key(about["model"])), out)
-    else:
-        _merge_again(about, out, config, access, progress)
-    if entry.kind == "results":
-        card = out / "README.md"
-        how = markdown({"pool": pools_of(about["key"], studies(store)), **provenance(about)})
-        parts = (card.read_text(encoding="utf-8").rstrip(), scores_markdown(about), how)
-        card.write_text("\n\n".join(parts), encoding="utf-8")
-    return entry
+        return entry.folder
+    if about["recipe"] is None:
+        return Path(sources_of(about, store)[-1].path)
+    kept = model_key(about["model"])
+    return store.folder("merges", kept) if store.has("merges", kept, whole=True) else None
 
 
-def _copy(folder: Path, out: Path) -> None:
+def size_of(folder: Path | None) -> int:
+    """Bytes of a folder's files; 0 for none."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) if folder else 0
+
+
+def _copy(folder: Path, out: Path, name: str) -> None:
     shutil.copytree(folder, out, dirs_exist_ok=True, ignore=shutil.ignore_patterns(ENTRY))
     card = out / "README.md"
     if not card.is_file():
-        card.write_text(f"---\nlibrary_name: transformers\n---\n# {out.name}\n\nExported from a store of mergebench.\n")
+        card.write_text(f"---\nlibrary_name: transformers\n---\n# {name}\n\nExported from a store of mergebench.\n")
 
 
 def _merge_again(about: dict[str, Any], out: Path, config: Config, access: Access, progress: Progress) -> None:
-    """Merge from the recipe; the folder goes again where its weights are not those that were scored."""
+    """Merge from the recipe. UserError where the weights are not those that were scored."""
     device = Worker(access, config.executor).device
     merge = merge_of(about, access)
     merge.digest = WeightHash()
-    write_merge(merge, out, progress, device=str(device))
+    made = write_merge(merge, out / "merge", progress, device=str(device))
+    for file in made.iterdir():
+        file.rename(out / file.name)
+    made.rmdir()
     (out / "README.md").write_text(model_card(merge, title(about)))
     if about.get("weights") in (None, merge.digest.hexdigest()):
         return
-    shutil.rmtree(out)
     what = "merging again gives other weights than those that were scored"
     do = f"see `mergebench verify results:{about['key'][:8]}`; it was merged on {about['device']}"
     raise UserError(what, where=f"executor.device={config.executor.device}", do=do)

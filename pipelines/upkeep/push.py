@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +15,13 @@ from pipelines.checkpoints.fingerprint import PROCESSOR_FILES
 from pipelines.checkpoints.folder import HUB_ID, hub_id
 from pipelines.checkpoints.headers import KEPT
 from pipelines.checkpoints.untrusted import read_json
+from pipelines.checkpoints.write import new_folder
 from pipelines.merge.recipe import Recipe
 from pipelines.progress import SILENT, Progress
 from pipelines.store.provenance import markdown, provenance, scores_markdown, training_of
 from pipelines.store.store import KINDS, Entry, title
 from pipelines.study.sources import Access
-from pipelines.upkeep.export import export, located
+from pipelines.upkeep.export import checkpoint_of, empty_place, fill, located, size_of
 
 MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "*.jinja")
 TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.model")
@@ -65,12 +64,13 @@ def push(
         raise UserError(
             f"{entry.kind}:{entry.key[:10]} is no expert and no merge", where="push", do="name one of those"
         )
-    with nullcontext(Path(config.out).expanduser()) if config.out else access.store.draft("push") as folder:
-        export(key, dataclasses.replace(config, out=str(folder)), access, progress)
+    out, source = empty_place(config.out) if config.out else None, checkpoint_of(entry, access.store)
+    with new_folder(out, size_of(source)) if out else access.store.draft("push") as folder:
+        fill(entry, source, folder, repo.partition("/")[2], config, access, progress)
         card, notes = _finish(entry, folder, repo, access, licence)
         files = {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
         url = _upload(folder, repo, private) if upload else None
-        return Pushed(repo, str(folder), files, card, notes, url)
+        return Pushed(repo, str(out or folder), files, card, notes, url)
 
 
 TASKS = ("text-generation", "zero-shot-image-classification")
