@@ -171,7 +171,9 @@ def _sound(what: str, folder: Path | str, load: Callable[[], Loaded], do: str = 
         return load()
     except UserError:
         raise
-    except Exception as error:  # whatever the many readers below raise
+    except BaseException as error:  # whatever the many readers below raise; tokenizers' Rust panics are no Exception
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         reason = (str(error).strip().splitlines() or [""])[0] or type(error).__name__
         raise UserError(f"there is no {what} that can be read: {reason[:300]}", where=str(folder), do=do) from error
 
